@@ -1,0 +1,97 @@
+"""From a density to an exact number of active weights per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lightning_sparse.maskable import Pattern, Weight, matching
+from lightning_sparse.topology.density import allocate
+
+Density = float | Mapping[str, float]
+
+
+def initial_counts(
+    weights: dict[str, Weight],
+    density: Density,
+    distribution: str = "uniform",
+    dense: Sequence[Pattern] = (),
+    minimum: int = 1,
+) -> dict[str, int]:
+    """Return the number of active weights per layer; for a number as density they sum to `round(density * N)`.
+
+    Args:
+        weights: What can be masked, N weights in all.
+        density: Fraction in (0, 1] of all N weights that are active; or a mapping of layer patterns to the density of
+            each layer they match, of which the first match counts and every layer needs one.
+        distribution: How a number is spread over layers: a name in `topology.density.DISTRIBUTIONS`.
+        dense: Patterns of layers that stay dense; they count in N and use up budget.
+        minimum: The least number of active weights per layer.
+
+    Raises:
+        ValueError: If a density is outside (0, 1] or out of reach, or a pattern or the distribution is unknown.
+    """
+    full = {name for pattern in dense for name in matching(weights, pattern)}
+    open_names = [name for name in weights if name not in full]
+    sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
+    if isinstance(density, Mapping):
+        counts = _by_pattern({name: weights[name] for name in open_names}, density, distribution, minimum)
+    else:
+        counts = _by_total(weights, open_names, check_density(density), distribution, minimum)
+    return {name: counts.get(name, sizes[name]) for name in weights}
+
+
+def check_density(density: float, where: str = "") -> float:
+    """Return the density as a float.
+
+    Raises:
+        ValueError: If it is not a number in (0, 1].
+    """
+    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
+        raise ValueError(
+            f"Expected a density in (0, 1], the fraction of weights that stay active{where}; got {density!r}. "
+            "Cure: for a sparsity of 95 % the density is 0.05."
+        )
+    return float(density)
+
+
+def _by_total(
+    weights: dict[str, Weight], open_names: list[str], density: float, distribution: str, minimum: int
+) -> dict[str, int]:
+    sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
+    whole, open_size = sum(sizes.values()), sum(sizes[name] for name in open_names)
+    total = round(density * whole)
+    least = sum(min(minimum, sizes[name]) for name in open_names)
+    closed = whole - open_size
+    if not closed + least <= total <= whole:
+        raise ValueError(
+            f"Expected a density from {(closed + least) / whole:.4g} to 1: of {whole} weights {closed} stay dense and "
+            f"the other {len(open_names)} layers keep at least {minimum} each; got {density}. "
+            "Cure: a higher density, fewer dense layers or a lower minimum."
+        )
+    shapes = [tuple(weights[name].parameter.shape) for name in open_names]
+    if not shapes:
+        return {}
+    return dict(zip(open_names, allocate(shapes, total - closed, distribution, minimum), strict=True))
+
+
+def _by_pattern(
+    weights: dict[str, Weight], densities: Mapping[str, float], distribution: str, minimum: int
+) -> dict[str, int]:
+    if distribution != "uniform":
+        raise ValueError(
+            "Expected either densities per layer or a distribution of one density; "
+            f"got {dict(densities)!r} and {distribution!r}. Cure: drop one of the two."
+        )
+    for pattern, value in densities.items():
+        check_density(value, f" in the layers {pattern!r}")
+        matching(weights, pattern)
+    counts = {}
+    for name, weight in weights.items():
+        matched = [value for pattern, value in densities.items() if weight.matches(pattern)]
+        if not matched:
+            raise ValueError(
+                f"Expected a density for every layer; got none for {name!r}. Cure: add '*' as the last pattern."
+            )
+        size = weight.parameter.numel()
+        counts[name] = max(round(matched[0] * size), min(minimum, size))
+    return counts

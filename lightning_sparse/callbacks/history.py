@@ -1,0 +1,46 @@
+"""The record of a topology update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_sparse.topology.plan import LayerChange
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """One topology update.
+
+    Attributes:
+        epoch: Completed epochs.
+        step: Completed optimizer steps.
+        prune_rate: Fraction in [0, 1] of each layer's active weights that was to be pruned.
+        layers: The changes by parameter name: active counts, pruned, grown, redistribution share.
+    """
+
+    epoch: int
+    step: int
+    prune_rate: float
+    layers: dict[str, LayerChange]
+
+    @property
+    def pruned(self) -> int:
+        """Weights pruned in all layers."""
+        return sum(change.pruned for change in self.layers.values())
+
+    @property
+    def grown(self) -> int:
+        """Weights grown in all layers."""
+        return sum(change.grown for change in self.layers.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, as a checkpoint needs them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UpdateRecord:
+        """Return the record that `to_dict` was called on."""
+        layers = {name: LayerChange(**change) for name, change in values["layers"].items()}
+        return cls(values["epoch"], values["step"], values["prune_rate"], layers)

@@ -1,0 +1,233 @@
+"""Sparse training by any recipe, in any Lightning Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_sparse.budget import Density, check_density
+from lightning_sparse.callbacks.history import UpdateRecord
+from lightning_sparse.callbacks.timetable import Timetable, progress
+from lightning_sparse.maskable import Patterns, as_patterns
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.topology.density import DISTRIBUTIONS
+from lightning_sparse.topology.recipes import RECIPES
+from lightning_sparse.topology.registry import resolve
+from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.schedule import SCHEDULES
+
+
+class SparseTrainingCallback(Callback):
+    """Train sparsely from the first step: masks at the start of fit, topology updates between epochs or steps.
+
+    An update belongs to the boundary of an epoch (or to a number of optimizer steps) and is carried out at the first
+    training batch after it. So the weights that were validated are those that a checkpoint saves, the last boundary
+    has no update, and a run resumes exactly from any checkpoint. Masks and counters are in the callback's state.
+    Fitting the same module again continues with its masks; another module gets new ones.
+
+    Args:
+        recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
+            path of a `Recipe`, or a `Recipe`.
+        density: Fraction in (0, 1] of the maskable weights that stay active, or a mapping of layer patterns to it.
+        prune_rate: Fraction in [0, 1] of each layer's active weights that the first update prunes.
+        schedule: Decay of the prune rate: "cosine" (to zero at the last update), "linear", "constant", the import
+            path of a function or a function of progress in [0, 1] that returns a factor.
+        every_n_epochs: Update period in epochs; 1 if neither period is given.
+        every_n_steps: Update period in optimizer steps, instead.
+        distribution: How active weights are spread over layers at first: "uniform", "erdos_renyi" or
+            "erdos_renyi_kernel".
+        include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names.
+        exclude: Leave these out, likewise; they don't count in the density.
+        dense: These stay dense, likewise, but count in the density.
+        minimum: No layer falls below so many active weights.
+        seed: Of random masks and growth; default: the seed that PyTorch was given (`seed_everything`).
+
+    Attributes:
+        network: The `SparseNetwork`, from the start of fit on.
+        history: One `UpdateRecord` per topology update.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "sparse_momentum",
+        density: Density = 0.05,
+        prune_rate: float = 0.5,
+        schedule: str | Callable[[float], float] = "cosine",
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        distribution: str = "uniform",
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        dense: Patterns | None = None,
+        minimum: int = 1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._recipe = _as_recipe(recipe)
+        self._schedule = resolve("schedule", schedule, SCHEDULES)
+        self._timetable = _timetable(every_n_epochs, every_n_steps)
+        self._prune_rate = _check_prune_rate(prune_rate)
+        self._seed = seed
+        self._network_options: dict[str, Any] = {
+            "density": density,
+            "distribution": distribution,
+            "include": include,
+            "exclude": exclude,
+            "dense": dense,
+            "minimum": minimum,
+        }
+        _check_network_options(**self._network_options)
+        self.network: SparseNetwork | None = None
+        self._restored: dict[str, Any] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.history: list[UpdateRecord] = []
+        self._last_epoch = 0
+        self._last_step = 0
+        self._total_updates = inf
+        self._restored = None
+        self._resumes_without_state = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the counters of an earlier fit."""
+        if stage == "fit":
+            self._reset()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros."""
+        self._resumes_without_state = self.state_key not in checkpoint.get("callbacks", {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the module is ready for it."""
+        self._restored = state_dict
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masks, random state, counters and history; tensors and plain Python values only."""
+        if self.network is None:
+            return {}
+        return {
+            "network": self.network.state_dict(gradients="gradient" in self._recipe.signals),
+            "last_epoch": self._last_epoch,
+            "last_step": self._last_step,
+            "history": [record.to_dict() for record in self.history],
+        }
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bind masks to the module and its optimizers.
+
+        Raises:
+            ValueError: If no weight can be masked, the density is out of reach, no optimizer steps a masked weight,
+                or the checkpoint to resume from has no masks, or masks of another model or density.
+        """
+        if self._resumes_without_state:
+            raise ValueError(
+                f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
+                "a full checkpoint of a run with this callback, or load the weights into the module and fit without "
+                "ckpt_path to start sparse training from them."
+            )
+        if self.network is None or self.network.model is not pl_module:
+            seed = torch.initial_seed() if self._seed is None else self._seed
+            self.network = SparseNetwork(pl_module, seed=trainer.strategy.broadcast(seed), **self._network_options)
+        self._last_epoch, self._last_step = trainer.current_epoch, self.network.steps
+        if self._restored is not None:
+            self._restore(self.network, self._restored)
+        self._attach(self.network, trainer)
+
+    def _restore(self, network: SparseNetwork, state: Mapping[str, Any]) -> None:
+        network.load_state_dict(state["network"])
+        self._last_epoch, self._last_step = int(state["last_epoch"]), int(state["last_step"])
+        self.history = [UpdateRecord.from_dict(values) for values in state["history"]]
+        self._restored = None
+
+    def _attach(self, network: SparseNetwork, trainer: Trainer) -> None:
+        network.detach()
+        stepping = [optimizer for optimizer in trainer.optimizers if network.is_stepped_by(optimizer)]
+        if not stepping:
+            raise ValueError(
+                f"Expected an optimizer that steps a masked weight; got {len(trainer.optimizers)} optimizers that step "
+                "none. Cure: return the model's parameters in configure_optimizers, or choose layers with include."
+            )
+        for optimizer in stepping:
+            network.attach(optimizer, track_momentum="momentum" in self._recipe.signals)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out how many updates the run will have.
+
+        Raises:
+            ValueError: If the prune rate is to decay over a run without a known end.
+        """
+        steps = float(trainer.estimated_stepping_batches)
+        epochs = float(inf if trainer.max_epochs in (None, -1) else trainer.max_epochs)
+        steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        self._total_updates = self._timetable.total_updates(steps, steps_per_epoch, epochs)
+        if self._total_updates == inf and self._schedule is not SCHEDULES["constant"]:
+            raise ValueError(
+                f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
+                f"max_steps={trainer.max_steps}. Cure: set one of them, or schedule='constant'."
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Carry out the topology update of a boundary that has been passed."""
+        if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
+            return
+        epoch, step = trainer.current_epoch, self.network.steps
+        if self._timetable.is_due(epoch, step, self._last_epoch, self._last_step):
+            self._update(self.network, epoch, step)
+
+    def _update(self, network: SparseNetwork, epoch: int, step: int) -> None:
+        factor = self._schedule(progress(len(self.history), self._total_updates))
+        changes = network.rewire(self._recipe, self._prune_rate * factor)
+        record = UpdateRecord(epoch, step, self._prune_rate * factor, {change.name: change for change in changes})
+        self.history.append(record)
+        self._last_epoch, self._last_step = epoch, step
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the optimizers; masks and history stay."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the optimizers: after an exception there is no teardown."""
+        self._release()
+
+    def _release(self) -> None:
+        if self.network is not None:
+            self.network.detach()
+
+
+def _as_recipe(recipe: str | Recipe) -> Recipe:
+    return resolve("recipe", recipe, RECIPES, accepts=lambda choice: isinstance(choice, Recipe))
+
+
+def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> Timetable:
+    if every_n_epochs is None and every_n_steps is None:
+        every_n_epochs = 1
+    return Timetable(every_n_epochs, every_n_steps)
+
+
+def _check_prune_rate(prune_rate: float) -> float:
+    if isinstance(prune_rate, bool) or not isinstance(prune_rate, (int, float)) or not 0 <= prune_rate <= 1:
+        raise ValueError(
+            f"Expected a prune rate in [0, 1], a fraction of each layer's active weights; got {prune_rate!r}. "
+            "Cure: the paper's is 0.5."
+        )
+    return float(prune_rate)
+
+
+def _check_network_options(density: Density, distribution: str, minimum: int, **patterns: Patterns | None) -> None:
+    """Check what can be checked before there is a model."""
+    for value in density.values() if isinstance(density, Mapping) else (density,):
+        check_density(value)
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}.")
+    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
+        raise ValueError(f"Expected a minimum number of active weights per layer, an integer >= 0; got {minimum!r}.")
+    for chosen in patterns.values():
+        as_patterns(chosen)

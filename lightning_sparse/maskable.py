@@ -1,0 +1,163 @@
+"""Which weights of a model can be masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedParameter
+
+Pattern = str | type[nn.Module]
+Patterns = Pattern | Sequence[Pattern]
+
+DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_NEVER: tuple[type[nn.Module], ...] = (
+    _NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+# What wrappers put into module paths; the weights keep the names that the user wrote.
+_WRAPPERS = ("_orig_mod.",)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter that can be masked, and where it sits.
+
+    Attributes:
+        name: Name of the parameter in the model, without what wrappers add.
+        module: The module that owns it.
+        parameter: The parameter, at least two-dimensional.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: nn.Parameter
+
+    def matches(self, pattern: Pattern) -> bool:
+        """Tell whether a type, or a glob on the layer's, the parameter's or the type's name, means this weight."""
+        if isinstance(pattern, type):
+            return isinstance(self.module, pattern)
+        names = (self.name, self.name.rpartition(".")[0], type(self.module).__name__)
+        return any(fnmatchcase(name, pattern) for name in names)
+
+
+def find_weights(
+    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
+) -> dict[str, Weight]:
+    """Return the weights to mask by parameter name, in the order of the model.
+
+    By default these are the weights of linear and (transposed) convolutional layers. Biases, frozen parameters and
+    whatever belongs to a normalization or embedding layer (a weight tied to an embedding too) are never masked. A
+    tied weight counts once.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: Take these instead of the default: module types, or globs on layer, parameter or type names. Other
+            trainable parameters with two or more dimensions (LSTM, attention, your own) are masked if included.
+        exclude: Leave these out, likewise.
+
+    Raises:
+        ValueError: If nothing is left to mask or a pattern matches nothing.
+        TypeError: If a pattern is neither a string nor a module type.
+    """
+    candidates = {weight.name: weight for weight in _candidates(model)}
+    included, excluded = as_patterns(include), as_patterns(exclude)
+    for pattern in (*included, *excluded):
+        matching(candidates, pattern)
+    chosen = {
+        name: weight
+        for name, weight in candidates.items()
+        if (any(map(weight.matches, included)) if included else _is_default(weight))
+        and not any(map(weight.matches, excluded))
+    }
+    if not chosen:
+        raise ValueError(
+            "Expected at least one weight to mask; got none from "
+            f"{type(model).__name__} with include={include!r}, exclude={exclude!r}. {_cure(candidates)}"
+        )
+    return chosen
+
+
+def matching(weights: dict[str, Weight], pattern: Pattern) -> list[str]:
+    """Return the names of the weights that a pattern means.
+
+    Raises:
+        ValueError: If there are none: most likely a typing error, which must not pass for an empty wish.
+    """
+    names = [name for name, weight in weights.items() if weight.matches(pattern)]
+    if not names:
+        raise ValueError(f"Expected a pattern that matches a maskable weight; got {pattern!r}. {_cure(weights)}")
+    return names
+
+
+def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
+    """Return one pattern or several as a tuple.
+
+    Raises:
+        TypeError: If one is neither a string nor a module type.
+    """
+    if patterns is None:
+        return ()
+    listed = (patterns,) if isinstance(patterns, (str, type)) else tuple(patterns)
+    for pattern in listed:
+        if not isinstance(pattern, str) and not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
+            raise TypeError(f"Expected a glob or a module type to choose layers by; got {pattern!r}.")
+    return listed
+
+
+def _cure(weights: dict[str, Weight]) -> str:
+    listed = ", ".join(list(weights)[:8]) + (", ..." if len(weights) > 8 else "")
+    return (
+        f"Cure: choose from {listed}." if weights else "Cure: the model needs trainable linear or convolutional layers."
+    )
+
+
+def _is_default(weight: Weight) -> bool:
+    return isinstance(weight.module, DEFAULT_TYPES) and weight.name.rpartition(".")[2] == "weight"
+
+
+def _candidates(model: nn.Module) -> Iterator[Weight]:
+    never = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NEVER)
+        for parameter in module.parameters(recurse=False)
+    }
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for local, parameter in module.named_parameters(recurse=False):
+            name = _plain(f"{path}.{local}" if path else local)
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(
+                    f"Expected initialized parameters; got the lazy {name!r}. Cure: run one forward pass before."
+                )
+            if (
+                parameter.requires_grad
+                and parameter.dim() > 1
+                and parameter.numel()
+                and id(parameter) not in never | seen
+            ):
+                seen.add(id(parameter))
+                yield Weight(name, module, parameter)
+
+
+def _plain(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name

@@ -1,0 +1,184 @@
+"""Momentum and gradients of the masked weights, from the optimizers that step them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+# Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
+DECAY = 0.9
+
+
+def has_momentum(optimizer: Optimizer, parameter: Parameter) -> bool:
+    """Tell whether `read_momentum` would find something, without computing it."""
+    state = optimizer.state.get(parameter, {})
+    return state.get("momentum_buffer") is not None or state.get("exp_avg") is not None
+
+
+def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
+    """Return the momentum that the optimizer's state holds for a parameter, or None if it holds none.
+
+    Read by what the state contains, so that subclasses and look-alikes of PyTorch's optimizers work too:
+
+    - `momentum_buffer` (SGD, RMSprop with momentum), as it is. It lacks the factor `1 - alpha` of the paper, which
+      changes no rank and no share, and has weight decay in it, which is zero for inactive weights;
+    - `exp_avg / (sqrt(exp_avg_sq) + eps)` (Adam, AdamW, NAdam, RAdam), without bias correction, as in the original
+      authors' library;
+    - `exp_avg / (exp_inf + eps)` (Adamax); `exp_avg` alone where there is no second moment (Lion and others).
+    """
+    state = optimizer.state.get(parameter, {})
+    buffer: Tensor | None = state.get("momentum_buffer")
+    if buffer is not None:
+        return buffer
+    first: Tensor | None = state.get("exp_avg")
+    if first is None:
+        return None
+    groups = (group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
+    eps = next(groups, {}).get("eps", 1e-8)
+    scale: Tensor | None = state["exp_avg_sq"].sqrt() if "exp_avg_sq" in state else state.get("exp_inf")
+    return first if scale is None else first / (scale + eps)
+
+
+@dataclass
+class _Attachment:
+    optimizer: Optimizer
+    names: list[str]
+    # Weights whose momentum the optimizer was not yet seen to keep, and for which an average is kept instead.
+    averaged: set[str]
+    handle: RemovableHandle
+    steps: int
+
+
+class Signals:
+    """What topology updates know about each weight besides its value.
+
+    Momentum is the optimizer's own where it has one, else an exponential moving average of gradients,
+    `0.9 * average + 0.1 * gradient` after every step (the paper's definition: Dettmers & Zettlemoyer 2019,
+    section 3.2). A weight that never had a gradient has momentum zero.
+
+    Args:
+        parameters: The weights by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self._parameters = dict(parameters)
+        self._attachments: list[_Attachment] = []
+        self._averages: dict[str, Tensor] = {}
+        self._restored_gradients: dict[str, Tensor] = {}
+        self._steps_before = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken; with several optimizers, those of the busiest one."""
+        return max((attachment.steps for attachment in self._attachments), default=self._steps_before)
+
+    def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
+        """Return the names of the weights that an optimizer steps."""
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return [name for name, parameter in self._parameters.items() if id(parameter) in stepped]
+
+    def attach(
+        self, optimizer: Optimizer, *, track_momentum: bool, after_step: Callable[[Sequence[str]], None]
+    ) -> None:
+        """Follow an optimizer; after each of its steps call `after_step` with the names of the weights it steps.
+
+        Raises:
+            ValueError: If it steps none of the weights, or is attached already.
+        """
+        if any(attachment.optimizer is optimizer for attachment in self._attachments):
+            raise ValueError("Expected each optimizer once; got one that is attached already. Cure: detach first.")
+        names = self.names_stepped_by(optimizer)
+        if not names:
+            raise ValueError(
+                f"Expected an optimizer of the masked weights; got a {type(optimizer).__name__} that steps none of "
+                "them. Cure: build it from the parameters of the same model."
+            )
+
+        def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            attachment.steps += 1
+            self._restored_gradients.clear()
+            self._update_averages(attachment)
+            after_step(attachment.names)
+
+        attachment = _Attachment(
+            optimizer,
+            names,
+            averaged=set(names) if track_momentum else set(),
+            handle=optimizer.register_step_post_hook(hook),
+            steps=self.steps,
+        )
+        self._attachments.append(attachment)
+
+    def detach(self) -> None:
+        """Stop following; the averages and the number of steps stay."""
+        self._steps_before = self.steps
+        for attachment in self._attachments:
+            attachment.handle.remove()
+        self._attachments.clear()
+
+    def momentum(self, name: str) -> Tensor | None:
+        """Return the momentum of a weight, or None before the first step."""
+        parameter = self._parameters[name]
+        for attachment in self._attachments:
+            if name in attachment.names and has_momentum(attachment.optimizer, parameter):
+                return read_momentum(attachment.optimizer, parameter)
+        if name in self._averages:
+            return self._averages[name]
+        return torch.zeros_like(parameter) if self.steps else None
+
+    def gradient(self, name: str) -> Tensor | None:
+        """Return the dense gradient of the last step, or None if it is gone."""
+        gradient = self._parameters[name].grad
+        return self._restored_gradients.get(name) if gradient is None else gradient
+
+    @torch.no_grad()
+    def _update_averages(self, attachment: _Attachment) -> None:
+        for name in sorted(attachment.averaged):
+            parameter = self._parameters[name]
+            if has_momentum(attachment.optimizer, parameter):
+                attachment.averaged.discard(name)
+            elif parameter.grad is not None:
+                average = self._averages.setdefault(name, torch.zeros_like(parameter))
+                average.lerp_(parameter.grad, 1 - DECAY)
+
+    def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
+        """Return copies of what neither the model nor the optimizers save.
+
+        Args:
+            gradients: Whether to add the gradients of the last step, for a recipe that decides by them.
+        """
+        found = {name: self.gradient(name) for name in self._parameters} if gradients else {}
+        return {
+            "steps": self.steps,
+            "averages": {name: average.clone() for name, average in self._averages.items()},
+            "gradients": {name: gradient.clone() for name, gradient in found.items() if gradient is not None},
+        }
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a state is not one of these parameters."""
+        for kind in ("averages", "gradients"):
+            for name, values in state[kind].items():
+                parameter = self._parameters.get(name)
+                if parameter is None or values.shape != parameter.shape:
+                    raise ValueError(
+                        f"Expected saved {kind} of the masked weights; got {name!r} of shape {tuple(values.shape)}. "
+                        "Cure: load the state of a run with the same model."
+                    )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a checked state."""
+        copies = {
+            kind: {name: values.detach().clone().to(self._parameters[name]) for name, values in state[kind].items()}
+            for kind in ("averages", "gradients")
+        }
+        self._averages, self._restored_gradients = copies["averages"], copies["gradients"]
+        self._steps_before = int(state["steps"])
+        for attachment in self._attachments:
+            attachment.steps = self._steps_before

@@ -1,0 +1,30 @@
+"""What changes in a topology update: pure functions, tensors in, tensors out."""
+
+from lightning_sparse.topology.layer import (
+    LayerClaim,
+    LayerView,
+    MissingSignalError,
+    NonFiniteError,
+    WeightScore,
+    uses,
+)
+from lightning_sparse.topology.plan import LayerChange
+from lightning_sparse.topology.recipes import RECIPES
+from lightning_sparse.topology.rewire import Recipe, Rewiring, rewire
+from lightning_sparse.topology.select import apportion, top_k_mask
+
+__all__ = [
+    "RECIPES",
+    "LayerChange",
+    "LayerClaim",
+    "LayerView",
+    "MissingSignalError",
+    "NonFiniteError",
+    "Recipe",
+    "Rewiring",
+    "WeightScore",
+    "apportion",
+    "rewire",
+    "top_k_mask",
+    "uses",
+]

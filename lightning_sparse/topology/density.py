@@ -1,0 +1,60 @@
+"""The initial number of active weights per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from lightning_sparse.topology.select import apportion
+
+Shape = Sequence[int]
+
+
+def uniform(shape: Shape) -> float:
+    """Claim in proportion to the number of weights: the same density everywhere (Dettmers & Zettlemoyer 2019)."""
+    return float(prod(shape))
+
+
+def erdos_renyi(shape: Shape) -> float:
+    """Claim `size * (out + in) / (out * in)`: sparser, the larger the layer (Mocanu et al. 2018, eq. 3)."""
+    out_features, in_features, *kernel = shape
+    return float(prod(kernel) * (out_features + in_features))
+
+
+def erdos_renyi_kernel(shape: Shape) -> float:
+    """Claim the sum of all dimensions, the kernel's included (Evci et al. 2020, section 3)."""
+    return float(sum(shape))
+
+
+DISTRIBUTIONS: dict[str, Callable[[Shape], float]] = {
+    "uniform": uniform,
+    "erdos_renyi": erdos_renyi,
+    "erdos_renyi_kernel": erdos_renyi_kernel,
+}
+
+
+def allocate(shapes: Sequence[Shape], total: int, distribution: str = "uniform", minimum: int = 1) -> list[int]:
+    """Split `total` active weights over layers, exactly; full layers pass on what they can't take, in proportion.
+
+    Args:
+        shapes: Shapes of the weights, `(out, in, *kernel)`.
+        total: Active weights of the whole network.
+        distribution: A name in `DISTRIBUTIONS`.
+        minimum: The least number of active weights per layer (or its size, if that is less).
+
+    Raises:
+        ValueError: If the distribution is unknown or the total out of reach, with the feasible range.
+
+    >>> allocate([(300, 784), (100, 300), (10, 100)], 26620, "erdos_renyi_kernel")
+    [18714, 6906, 1000]
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}.")
+    sizes = [prod(shape) for shape in shapes]
+    least = [min(minimum, size) for size in sizes]
+    if not sum(least) <= total <= sum(sizes):
+        raise ValueError(
+            f"Expected between {sum(least)} and {sum(sizes)} active weights (at least {minimum} per layer), a density "
+            f"from {sum(least) / sum(sizes):.3g} to 1; got {total}. Cure: another density or minimum."
+        )
+    return apportion(total, [DISTRIBUTIONS[distribution](shape) for shape in shapes], sizes, least, "proportional")

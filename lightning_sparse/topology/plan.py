@@ -1,0 +1,114 @@
+"""How many weights each layer loses and gains in one update: integers in, integers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lightning_sparse.topology.select import apportion
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What one update does to one layer, in weights.
+
+    Attributes:
+        name: Name of the weight.
+        size: Number of weights, active or not.
+        before: Active weights before the update.
+        pruned: Active weights that lose their value.
+        grown: Inactive weights that become active, with value zero.
+        share: Fraction in [0, 1] of all regrown weights that the layer's claim stands for.
+    """
+
+    name: str
+    size: int
+    before: int
+    pruned: int
+    grown: int
+    share: float
+
+    @property
+    def active(self) -> int:
+        """Active weights after the update."""
+        return self.before - self.pruned + self.grown
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """What the counts of one layer depend on.
+
+    Attributes:
+        name: Name of the weight.
+        size: Number of weights, active or not.
+        active: Number of active weights.
+        claim: The layer's claim on regrown weights, finite and >= 0; None if every layer regrows what it lost.
+    """
+
+    name: str
+    size: int
+    active: int
+    claim: float | None
+
+    @property
+    def spare(self) -> int:
+        """Inactive weights."""
+        return self.size - self.active
+
+
+def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: int = 1) -> tuple[LayerChange, ...]:
+    """Return how many weights each layer loses and gains; as many are grown as are pruned, exactly.
+
+    A layer prunes `round(prune_rate * active)` weights. What all layers lost is apportioned by their claims: a layer
+    takes at most its inactive and just-pruned positions, and the excess goes in equal parts to the layers with room.
+    A layer that would grow although its sparsity is below the prune rate prunes at most the fraction of its sparsity
+    (Dettmers & Zettlemoyer 2019, Algorithm 1 and the two edge cases of section 3.2). Claims that are zero everywhere
+    say nothing: then each layer regrows what it lost. A network without inactive weights has no topology to change.
+
+    Args:
+        layers: The evidence; claims for all layers or for none.
+        prune_rate: Fraction in [0, 1] of each layer's active weights.
+        minimum: No layer falls below so many active weights (or what it had, if that is less).
+
+    Raises:
+        ValueError: If the prune rate is out of range.
+    """
+    if not 0 <= prune_rate <= 1:
+        raise ValueError(f"Expected a prune rate in [0, 1], a fraction of the active weights; got {prune_rate}.")
+    movable = any(layer.spare for layer in layers)
+    pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]
+    claims = [layer.claim or 0.0 for layer in layers]
+    if not any(claims):
+        grown, shares = pruned, _shares([float(lost) for lost in pruned])
+    else:
+        pruned = _spare_nearly_dense(layers, pruned, claims)
+        grown, shares = _redistribute(layers, pruned, claims, minimum), _shares(claims)
+    return tuple(
+        LayerChange(layer.name, layer.size, layer.active, lost, gained, share)
+        for layer, lost, gained, share in zip(layers, pruned, grown, shares, strict=True)
+    )
+
+
+def _spare_nearly_dense(layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float]) -> list[int]:
+    """Let a layer whose claim exceeds its loss prune at most its sparsity: min(rate, sparsity) of its weights."""
+    total, whole = sum(pruned), sum(map(Fraction, claims))
+    return [
+        min(lost, layer.active * layer.spare // layer.size) if total * Fraction(claim) > lost * whole else lost
+        for layer, lost, claim in zip(layers, pruned, claims, strict=True)
+    ]
+
+
+def _redistribute(
+    layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float], minimum: int
+) -> list[int]:
+    room = [layer.spare + lost for layer, lost in zip(layers, pruned, strict=True)]
+    needed = [
+        max(0, min(minimum, layer.active) - (layer.active - lost)) for layer, lost in zip(layers, pruned, strict=True)
+    ]
+    return apportion(sum(pruned), claims, room, needed)
+
+
+def _shares(claims: Sequence[float]) -> list[float]:
+    total = sum(claims)
+    return [claim / total if total else 0.0 for claim in claims]

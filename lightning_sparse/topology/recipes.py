@@ -1,0 +1,31 @@
+"""Published methods, a line each.
+
+A recipe fixes which weights move at an update. When updates happen and how the prune rate decays belongs to whoever
+calls it; so does what a paper prescribes beyond that.
+"""
+
+from lightning_sparse.topology.growth import gradient, momentum, random
+from lightning_sparse.topology.pruning import magnitude, signed_magnitude
+from lightning_sparse.topology.redistribution import mean_momentum
+from lightning_sparse.topology.rewire import Recipe
+
+# Dettmers & Zettlemoyer 2019.
+SPARSE_MOMENTUM = Recipe(prune=magnitude, redistribute=mean_momentum, grow=momentum)
+
+# Sparse evolutionary training as Mostafa & Wang 2019 compare with it, and as Mocanu et al. 2018 prune.
+SET = Recipe(prune=magnitude, redistribute=None, grow=random)
+SET_ORIGINAL = Recipe(prune=signed_magnitude, redistribute=None, grow=random)
+
+# The rules of RigL (Evci et al. 2020). Here a weight that is pruned and grown in the same update restarts at zero.
+RIGL = Recipe(prune=magnitude, redistribute=None, grow=gradient)
+
+# A fixed random topology.
+STATIC = Recipe(prune=None, redistribute=None, grow=None)
+
+RECIPES: dict[str, Recipe] = {
+    "sparse_momentum": SPARSE_MOMENTUM,
+    "set": SET,
+    "set_original": SET_ORIGINAL,
+    "rigl": RIGL,
+    "static": STATIC,
+}

@@ -1,0 +1,46 @@
+"""Rules and recipes by name, by import path, or as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar, cast
+
+_Entry = TypeVar("_Entry")
+
+
+def resolve(
+    kind: str, choice: object, known: Mapping[str, _Entry], accepts: Callable[[object], bool] = callable
+) -> _Entry:
+    """Return what a choice stands for: a name in `known`, an import path `"package.module.attribute"`, or itself.
+
+    Args:
+        kind: What is chosen, for messages ("growth rule").
+        choice: A name, an import path or a callable.
+        known: The registry of that kind.
+        accepts: What is told apart from a mistake; default: anything callable.
+
+    Raises:
+        ValueError: If the name is unknown or the path can't be imported.
+        TypeError: If the choice is not accepted.
+    """
+    if isinstance(choice, str):
+        if choice in known:
+            return known[choice]
+        choice = _import(kind, choice, known)
+    if not accepts(choice):
+        raise TypeError(
+            f"Expected a {kind} as a name ({', '.join(known)}), an import path, or one of your own; got {choice!r}."
+        )
+    return cast(_Entry, choice)  # of a type that its first use will show
+
+
+def _import(kind: str, path: str, known: Mapping[str, Any]) -> object:
+    module, _, attribute = path.replace(":", ".").rpartition(".")
+    expected = f"Expected a {kind} from {', '.join(known)}, or an import path; got {path!r}"
+    if not module:
+        raise ValueError(f"{expected}.")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{expected}, which can't be imported ({error}).") from error

@@ -1,0 +1,179 @@
+"""One topology update: prune, apportion, grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite, isnan
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteError, WeightScore, signals_of
+from lightning_sparse.topology.plan import LayerChange, LayerEvidence, plan_changes
+from lightning_sparse.topology.select import top_k_mask, widest_float
+
+_Mask = TypeVar("_Mask")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published method: what to keep, how to share the freed budget out, what to grow.
+
+    Attributes:
+        prune: Weight score; of each layer's active weights the lowest are pruned. None prunes nothing.
+        redistribute: Layer claim; None regrows in each layer what it lost.
+        grow: Weight score; of each layer's inactive weights, just-pruned ones included, the highest are grown.
+    """
+
+    prune: WeightScore | None
+    redistribute: LayerClaim | None
+    grow: WeightScore | None
+
+    def __post_init__(self) -> None:
+        if (self.prune is None) != (self.grow is None):
+            raise ValueError(
+                "Expected both a pruning and a growth rule, or neither (a fixed topology); "
+                f"got prune={self.prune!r}, grow={self.grow!r}. Cure: name the missing rule."
+            )
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """The signals that the rules of this recipe may ask for."""
+        return signals_of(self.prune) | signals_of(self.redistribute) | signals_of(self.grow)
+
+
+@dataclass(frozen=True)
+class Rewiring(Generic[_Mask]):
+    """The outcome of one update, by layer name.
+
+    Attributes:
+        survivors: Which weights keep their value: active before and not pruned.
+        masks: Which weights are active now: the survivors and the grown, which start at zero.
+        changes: The counts, in the order of the layers.
+    """
+
+    survivors: dict[str, _Mask]
+    masks: dict[str, _Mask]
+    changes: tuple[LayerChange, ...]
+
+
+def rewire(layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, *, minimum: int = 1) -> Rewiring[Tensor]:
+    """Return the masks after one topology update; nothing that comes in is changed.
+
+    The number of active weights is conserved exactly; `plan_changes` has the counts, measured before pruning
+    (Dettmers & Zettlemoyer 2019, Algorithm 1).
+
+    Args:
+        layers: One view per masked weight. A sequence that builds its views on access keeps the memory of an update
+            at a few tensors of the largest layer: each view is used and dropped.
+        recipe: The three rules.
+        prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
+        minimum: No layer falls below so many active weights (or what it had, if that is less).
+
+    Raises:
+        ValueError: If the prune rate is out of range or a rule returns something unusable.
+        MissingSignalError: If a layer lacks a signal that a rule requires.
+        NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
+    """
+    return rewire_into(layers, recipe, prune_rate, store=lambda mask: mask, minimum=minimum)
+
+
+def rewire_into(
+    layers: Sequence[LayerView],
+    recipe: Recipe,
+    prune_rate: float,
+    *,
+    store: Callable[[Tensor], _Mask],
+    minimum: int = 1,
+) -> Rewiring[_Mask]:
+    """Do what `rewire` does, but pass each mask through `store` as soon as it is made (to pack it, for instance).
+
+    All device synchronization is in two places, whatever the number of layers: counts and claims are fetched once
+    before pruning, the extremes of the scores once after growing.
+    """
+    evidence = _measure(layers, recipe)
+    changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, minimum)
+    survivors, masks = {}, {}
+    extremes: list[tuple[int, Tensor]] = []
+    for index, change in enumerate(changes):
+        layer = layers[index]
+        kept = mask = layer.mask
+        if recipe.prune and change.pruned:
+            scores = _scores(recipe.prune, layer)
+            extremes.append((index, _extremes(scores)))
+            kept = mask = top_k_mask(scores, change.before - change.pruned, eligible=layer.mask)
+        if recipe.grow and change.grown:
+            scores = _scores(recipe.grow, layer)
+            extremes.append((index, _extremes(scores)))
+            mask = kept | top_k_mask(scores, change.grown, eligible=~kept)
+        survivors[layer.name], masks[layer.name] = store(kept), store(mask)
+    for (index, _), (lowest, highest) in zip(extremes, _fetch(row for _, row in extremes), strict=True):
+        if not (isfinite(lowest) and isfinite(highest)):
+            _check_signals(layers[index])
+        if isnan(lowest) or isnan(highest):
+            raise NonFiniteError(f"Expected scores without NaN for layer {layers[index].name!r}; got NaN from a rule.")
+    return Rewiring(survivors, masks, changes)
+
+
+def _measure(layers: Sequence[LayerView], recipe: Recipe) -> list[LayerEvidence]:
+    """Return counts and claims of all layers, fetched from the device in one piece."""
+    names, sizes, rows = [], [], []
+    for index in range(len(layers)):
+        layer = layers[index]
+        wide = widest_float(layer.weight.device)
+        claim = recipe.redistribute(layer) if recipe.redistribute else 0.0
+        if not isinstance(claim, Tensor):  # filled in on the device: copying it there would synchronize
+            claim = torch.full((), claim, device=layer.weight.device)
+        # A count goes as two digits, each exact in single precision too.
+        count = torch.count_nonzero(layer.mask)
+        digits = torch.stack([count >> 20, count & (2**20 - 1)]).to(wide)
+        rows.append(torch.cat([digits, claim.to(wide).reshape(1), _extremes(layer.weight).to(wide)]))
+        names.append(layer.name)
+        sizes.append(layer.weight.numel())
+    evidence = []
+    for index, (high, low, claim, *weights) in enumerate(_fetch(rows)):
+        if not all(map(isfinite, (claim, *weights))):
+            _check_signals(layers[index])
+        if not isfinite(claim) or claim < 0:
+            raise ValueError(f"Expected a finite claim >= 0 for layer {names[index]!r}; got {claim} from the rule.")
+        active = (int(high) << 20) + int(low)
+        evidence.append(LayerEvidence(names[index], sizes[index], active, claim if recipe.redistribute else None))
+    return evidence
+
+
+def _fetch(rows: Iterable[Tensor]) -> list[list[float]]:
+    """Copy equally long rows to the host, all at once."""
+    stacked = list(rows)
+    if not stacked:
+        return []
+    home = stacked[0]
+    values: list[list[float]] = torch.stack([row.to(home.device, home.dtype) for row in stacked]).tolist()
+    return values
+
+
+def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
+    scores = rule(layer)
+    if scores.shape != layer.weight.shape:
+        raise ValueError(
+            f"Expected one score per weight of layer {layer.name!r}, shape {tuple(layer.weight.shape)}; "
+            f"got shape {tuple(scores.shape)} from {rule!r}."
+        )
+    return scores.detach()
+
+
+def _extremes(values: Tensor) -> Tensor:
+    """Return minimum and maximum, shape `(2,)`: NaN if any value is; one reading pass, no temporary."""
+    return torch.stack(torch.aminmax(values))
+
+
+def _check_signals(layer: LayerView) -> None:
+    """Raise if a weight or a signal of the layer is NaN or infinite; slow, called only where a result is."""
+    for kind in ("weight", "momentum", "gradient"):
+        values: Tensor | None = getattr(layer, kind)
+        if values is not None and not torch.isfinite(values).all():
+            raise NonFiniteError(
+                f"Expected finite numbers in the {kind} of layer {layer.name!r}; got NaN or infinity, so the topology "
+                "was not updated. Cure: find where training diverged (learning rate, loss scaling, gradient clipping)."
+            )
