@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteError, WeightScore, signals_of
 from lightning_sparse.topology.plan import LayerChange, LayerEvidence, plan_changes
-from lightning_sparse.topology.select import top_k_mask, widest_float
+from lightning_sparse.topology.reduction import extremes, widest_float
+from lightning_sparse.topology.select import top_k_mask
 
 _Mask = TypeVar("_Mask")
 
@@ -96,20 +97,20 @@ def rewire_into(
     evidence = _measure(layers, recipe)
     changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, minimum)
     survivors, masks = {}, {}
-    extremes: list[tuple[int, Tensor]] = []
+    ranges: list[tuple[int, Tensor]] = []
     for index, change in enumerate(changes):
         layer = layers[index]
         kept = mask = layer.mask
         if recipe.prune and change.pruned:
             scores = _scores(recipe.prune, layer)
-            extremes.append((index, _extremes(scores)))
+            ranges.append((index, extremes(scores)))
             kept = mask = top_k_mask(scores, change.before - change.pruned, eligible=layer.mask)
         if recipe.grow and change.grown:
             scores = _scores(recipe.grow, layer)
-            extremes.append((index, _extremes(scores)))
+            ranges.append((index, extremes(scores)))
             mask = kept | top_k_mask(scores, change.grown, eligible=~kept)
         survivors[layer.name], masks[layer.name] = store(kept), store(mask)
-    for (index, _), (lowest, highest) in zip(extremes, _fetch(row for _, row in extremes), strict=True):
+    for (index, _), (lowest, highest) in zip(ranges, _fetch(row for _, row in ranges), strict=True):
         if not (isfinite(lowest) and isfinite(highest)):
             _check_signals(layers[index])
         if isnan(lowest) or isnan(highest):
@@ -129,7 +130,7 @@ def _measure(layers: Sequence[LayerView], recipe: Recipe) -> list[LayerEvidence]
         # A count goes as two digits, each exact in single precision too.
         count = torch.count_nonzero(layer.mask)
         digits = torch.stack([count >> 20, count & (2**20 - 1)]).to(wide)
-        rows.append(torch.cat([digits, claim.to(wide).reshape(1), _extremes(layer.weight).to(wide)]))
+        rows.append(torch.cat([digits, claim.to(wide).reshape(1), extremes(layer.weight).to(wide)]))
         names.append(layer.name)
         sizes.append(layer.weight.numel())
     evidence = []
@@ -161,11 +162,6 @@ def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
             f"got shape {tuple(scores.shape)} from {rule!r}."
         )
     return scores.detach()
-
-
-def _extremes(values: Tensor) -> Tensor:
-    """Return minimum and maximum, shape `(2,)`: NaN if any value is; one reading pass, no temporary."""
-    return torch.stack(torch.aminmax(values))
 
 
 def _check_signals(layer: LayerView) -> None:

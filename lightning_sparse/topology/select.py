@@ -6,12 +6,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from math import floor, isfinite
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_Values = NDArray[Any]
 
 # Below this size a plain partition is faster than sampling first.
 _SAMPLE_SIZE = 16384
@@ -47,11 +49,6 @@ def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor
     return select(flat, k, candidates).view(scores.shape)
 
 
-def widest_float(device: torch.device) -> torch.dtype:
-    """Return the dtype for sums whose rounding must not decide: double, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _comparable(scores: Tensor) -> Tensor:
     """Widen half precision, which NumPy and some selection kernels lack; every value stays exact."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
@@ -70,14 +67,12 @@ def _top_k_on_device(flat: Tensor, k: int, eligible: Tensor | None) -> Tensor:
 
 def _top_k_on_host(flat: Tensor, k: int, eligible: Tensor | None) -> Tensor:
     values = flat.numpy()
-    allowed = None if eligible is None else eligible.numpy()
-    candidates = values if allowed is None else values[allowed]
-    if k > candidates.size:
-        raise ValueError(f"Expected k at most the {candidates.size} eligible scores; got {k}.")
-    threshold = _kth_largest(candidates, k)
-    chosen = values >= threshold
-    if allowed is not None:
-        chosen &= allowed
+    allowed = np.ones(1, dtype=np.bool_) if eligible is None else eligible.numpy()
+    number = values.size if eligible is None else int(np.count_nonzero(allowed))
+    if k > number:
+        raise ValueError(f"Expected k at most the {number} eligible scores; got {k}.")
+    threshold = _kth_largest(values, k, allowed, number)
+    chosen = (values >= threshold) & allowed
     surplus = np.count_nonzero(chosen) - k
     if surplus > 0:
         tied = np.flatnonzero(chosen & (values == threshold))
@@ -85,24 +80,38 @@ def _top_k_on_host(flat: Tensor, k: int, eligible: Tensor | None) -> Tensor:
     return torch.from_numpy(chosen)
 
 
-def _kth_largest(values: NDArray[np.generic], k: int) -> np.generic:
-    """Return the k-th largest value; fast also where thousands of values tie or k is a small part of them.
+def _kth_largest(values: _Values, k: int, allowed: NDArray[np.bool_], number: int) -> np.generic:
+    """Return the k-th largest of the `number` allowed values.
 
-    A sample bounds the answer from below, and only what lies strictly above the bound is partitioned. Masses of
-    equal values (zero momentum of unused inputs), which slow a partition down twentyfold, end up as the bound.
+    Where k is a small part, a sample bounds the answer from below and only what lies strictly above the bound is
+    gathered and partitioned. Masses of equal values (zero momentum of unused inputs), which slow a partition down
+    twentyfold, then end up as the bound.
     """
-    size = values.size
-    if size > _SAMPLE_SIZE and 4 * k < size:
-        sample = values[np.random.default_rng(0).integers(size, size=_SAMPLE_SIZE)]
-        expected = k / size * _SAMPLE_SIZE
-        rank = int(expected + 4 * expected**0.5 + 8)
-        bound = np.partition(sample, _SAMPLE_SIZE - rank)[_SAMPLE_SIZE - rank]
-        above = values[values > bound]
-        if above.size >= k:
-            values, size = above, above.size
-        elif np.count_nonzero(values == bound) >= k - above.size:
-            return bound  # type: ignore[no-any-return]  # NumPy types an element of a partition as Any
-    return np.partition(values, size - k)[size - k]  # type: ignore[no-any-return]  # as above
+    if number > _SAMPLE_SIZE and 4 * k < number:
+        bound = _lower_bound(values, k / number, allowed)
+        if bound is not None:
+            above = (values > bound) & allowed
+            missing = k - np.count_nonzero(above)
+            if missing <= 0:
+                return _partition(np.compress(above, values), k)
+            if missing <= np.count_nonzero((values == bound) & allowed):
+                return bound
+    return _partition(values if allowed.size < values.size else np.compress(allowed, values), k)
+
+
+def _lower_bound(values: _Values, fraction: float, allowed: NDArray[np.bool_]) -> np.generic | None:
+    """Return a value that most likely more than the given fraction of the allowed values exceeds, from a sample."""
+    # Only the time depends on the sample, never the result: a fixed seed serves.
+    where = np.random.default_rng(0).integers(values.size, size=_SAMPLE_SIZE)
+    sample = values[where] if allowed.size < values.size else values[where[allowed[where]]]
+    expected = fraction * sample.size
+    rank = int(expected + 4 * expected**0.5 + 8)
+    return _partition(sample, rank) if rank <= sample.size else None
+
+
+def _partition(values: _Values, k: int) -> np.generic:
+    kth: np.generic = np.partition(values, values.size - k)[values.size - k]
+    return kth
 
 
 def apportion(

@@ -1,10 +1,9 @@
 """The redistribution of sparse momentum."""
 
-import torch
 from torch import Tensor
 
 from lightning_sparse.topology.layer import LayerView, uses
-from lightning_sparse.topology.select import widest_float
+from lightning_sparse.topology.reduction import mean_magnitude
 
 
 @uses("momentum")
@@ -13,6 +12,4 @@ def mean_momentum(layer: LayerView) -> Tensor:
 
     A layer without active weights claims nothing.
     """
-    wide = widest_float(layer.weight.device)
-    magnitudes = layer.require("momentum").abs() * layer.mask
-    return magnitudes.sum(dtype=wide) / torch.count_nonzero(layer.mask).clamp_min(1)
+    return mean_magnitude(layer.require("momentum"), layer.mask)
