@@ -2,8 +2,8 @@
 
     python benchmarks/mask_enforcement.py [--batch 128] [--rounds 5]
 
-Prints the CPU time of enforcing the masks of all layers once, as after every optimizer step, relative to that of a whole
-step (forward, backward, SGD with momentum), interleaved in one run on one thread.
+Prints the CPU time of enforcing the masks of all layers once, as after every optimizer step, relative to that of a
+whole step (forward, backward, SGD with momentum), interleaved in one run on one thread.
 """
 
 from __future__ import annotations

@@ -1,0 +1,26 @@
+"""Check that a wheel holds what the source tree has: every module, configuration, the type marker, the licence."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+
+def main(wheel: str) -> None:
+    """Exit with the list of what is missing from the wheel, or of what it has and should not."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = Path(__file__).parent.parent / "lightning_sparse"
+    expected = {
+        str(path.relative_to(package.parent))
+        for path in package.rglob("*")
+        if path.suffix in (".py", ".yaml") or path.name == "py.typed"
+    }
+    missing = sorted(expected - names)
+    foreign = sorted(name for name in names if not name.startswith("lightning_sparse"))
+    licences = [name for name in names if name.endswith("LICENSE")]
+    if missing or foreign or not licences:
+        sys.exit(f"wheel: missing {missing}, foreign {foreign}, licence {licences}")
+    print(f"wheel: {len(expected)} files of the package and the licence")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""What happened: measurements and pictures."""

@@ -1,0 +1,70 @@
+"""Pictures of a training run. Each function draws into given axes, or new ones, and returns the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+# Okabe & Ito's palette: told apart with any colour vision. Line styles repeat the distinction for print.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+
+
+def plot_layer_densities(
+    epochs: Sequence[int], densities: Mapping[str, Sequence[float]], ax: Axes | None = None
+) -> Figure:
+    """Draw the density of each layer over epochs, as steps.
+
+    Args:
+        epochs: Completed epochs at which the topology was as given, ascending.
+        densities: By layer, one density in [0, 1] per entry of `epochs`.
+        ax: Where to draw; default: a new figure.
+    """
+    axes = _axes(ax)
+    for index, (layer, values) in enumerate(densities.items()):
+        percent = [100 * value for value in values]
+        axes.step(epochs, percent, where="post", label=layer, color=_colour(index), linestyle=_style(index))
+    axes.set(
+        xlabel="epochs completed", ylabel="active weights of the layer (%)", title="Density per layer", yscale="log"
+    )
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    return _finish(axes)
+
+
+def plot_accuracy(accuracies: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Figure:
+    """Draw validation accuracy over epochs, one line per network.
+
+    Args:
+        accuracies: By network, the accuracy in [0, 1] after each epoch.
+        ax: Where to draw; default: a new figure.
+    """
+    axes = _axes(ax)
+    for index, (network, values) in enumerate(accuracies.items()):
+        epochs, percent = range(1, len(values) + 1), [100 * value for value in values]
+        axes.plot(epochs, percent, label=network, color=_colour(index), linestyle=_style(index))
+    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Accuracy")
+    return _finish(axes)
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _style(index: int) -> str:
+    return _STYLES[index % len(_STYLES)]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    # A Figure of its own needs no display and is not kept alive by pyplot.
+    return Figure(figsize=(7, 4.2), layout="constrained").add_subplot() if ax is None else ax
+
+
+def _finish(axes: Axes) -> Figure:
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)  # a SubFigure would have no file of its own to be saved to
+    return figure

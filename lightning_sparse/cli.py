@@ -1,0 +1,91 @@
+"""The command line: `lightning-sparse demo | configs | fit | validate | test | predict`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import jsonargparse
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_sparse import callbacks, configs, data, models
+from lightning_sparse._version import __version__
+from lightning_sparse.demo import demo
+
+_USAGE = """\
+lightning-sparse: train sparse neural networks from scratch
+
+  lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about a minute
+  lightning-sparse configs                    list the shipped experiments
+  lightning-sparse fit --config NAME_OR_FILE  train; likewise validate, test, predict
+  lightning-sparse COMMAND --help             options of a command
+  lightning-sparse --version
+"""
+
+
+def list_configs() -> None:
+    """List the shipped experiments by name."""
+    for name, title in configs.available().items():
+        print(f"{name:<26}{title}")
+
+
+_COMMANDS = {"demo": demo, "configs": list_configs}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the program's name; default: what this process was called with.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = given[0] if given else "--help"
+    if command in ("-h", "--help"):
+        print(_USAGE)
+    elif command == "--version":
+        print(__version__)
+    elif command in _COMMANDS:
+        jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=False)
+    else:
+        SparseCLI(given)
+
+
+class SparseCLI(LightningCLI):
+    """LightningCLI over any module and data, ours known by their bare class names.
+
+    Args:
+        args: The command line, as `lightning-sparse` takes it; the names of shipped configurations are understood.
+        run: Whether to run the subcommand that the arguments begin with; False only builds trainer, model and data.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            args=_with_config_files(args),
+            run=run,
+        )
+
+
+def _with_config_files(arguments: Sequence[str]) -> list[str]:
+    """Replace the names of shipped configurations by their files."""
+    replaced: list[str] = []
+    for argument in arguments:
+        flag, equals, name = argument.partition("=")
+        try:
+            if replaced and replaced[-1] in ("--config", "-c"):
+                argument = str(configs.find(argument))
+            elif flag in ("--config", "-c") and equals:
+                argument = f"{flag}={configs.find(name)}"
+        except ValueError as error:
+            sys.exit(f"lightning-sparse: {error}")
+        replaced.append(argument)
+    return replaced
+
+
+# Importing them makes the class names known to the command line.
+__all__ = ["SparseCLI", "callbacks", "data", "list_configs", "main", "models"]

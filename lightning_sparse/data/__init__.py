@@ -1,0 +1,22 @@
+"""Image data sets in memory, as LightningDataModules, and the loader that resumes in the middle of an epoch."""
+
+from lightning_sparse.data.array_datamodules import ArrayDataModule, NpzDataModule
+from lightning_sparse.data.arrays import ImageArrays, image_arrays
+from lightning_sparse.data.datamodule import InMemoryDataModule
+from lightning_sparse.data.digits import DigitsDataModule
+from lightning_sparse.data.in_memory_loader import InMemoryLoader
+from lightning_sparse.data.mnist import MNISTDataModule
+from lightning_sparse.data.normalize import Batch, Normalize
+
+__all__ = [
+    "ArrayDataModule",
+    "Batch",
+    "DigitsDataModule",
+    "ImageArrays",
+    "InMemoryDataModule",
+    "InMemoryLoader",
+    "MNISTDataModule",
+    "Normalize",
+    "NpzDataModule",
+    "image_arrays",
+]

@@ -1,0 +1,155 @@
+"""Image data sets as arrays: their one internal form, and what is refused on the way there."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+"""The arrays of an ``.npz`` file, as in Keras' ``mnist.npz``."""
+
+
+class ImageArrays(NamedTuple):
+    """A data set in memory: images ``(images, channels, height, width)`` and int64 labels ``(images,)``.
+
+    Attributes:
+        x_train: Training images, uint8 or float32. Validation images are taken from these.
+        y_train: Their labels, 0 <= label < num_classes.
+        x_test: Test images, of the same dtype and shape as the training images.
+        y_test: Their labels.
+        num_classes: Number of classes.
+        white: The stored value of a white pixel, > 0.
+        mean: The data set's customary mean per channel, in units of ``white``; None: not known.
+        std: The data set's customary standard deviation per channel; None: not known.
+    """
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    num_classes: int
+    white: float = 255.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_classes: int | None = None) -> ImageArrays:
+    """Checks four arrays and brings them into the form of `ImageArrays`.
+
+    Args:
+        x_train: Array or tensor ``(images, height, width)`` or ``(images, height, width, channels)``: uint8,
+            or floating point with white = 1.
+        y_train: Integers ``(images,)``.
+        x_test: As ``x_train``.
+        y_test: As ``y_train``.
+        num_classes: Number of classes, >= 1. None: the largest training label plus one.
+
+    Raises:
+        TypeError: If images are neither uint8 nor floating point, or labels are not integers.
+        ValueError: If shapes or lengths do not fit together, or labels are out of range.
+    """
+    train, test = _images(x_train, "x_train"), _images(x_test, "x_test")
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        raise ValueError(
+            f"Expected training and test images alike; got {tuple(train.shape[1:])} {train.dtype} in x_train "
+            f"and {tuple(test.shape[1:])} {test.dtype} in x_test (channels first). Convert them the same way."
+        )
+    train_labels = _labels(y_train, "y_train", len(train))
+    test_labels = _labels(y_test, "y_test", len(test))
+    classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
+    _check_range(train_labels, "y_train", classes)
+    _check_range(test_labels, "y_test", classes)
+    white = 255.0 if train.dtype == torch.uint8 else 1.0
+    return ImageArrays(train, train_labels, test, test_labels, classes, white)
+
+
+def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
+    """Reads the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Nothing in the file is executed.
+
+    Args:
+        path: An ``.npz`` file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, no ``.npz`` file, or lacks one of the arrays.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected an .npz file; got {path}, which does not exist. Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in NPZ_KEYS if key not in file]
+            arrays = {key: file[key] for key in NPZ_KEYS if key in file}
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"Expected an intact .npz file of numbers; got {path}, which cannot be read ({error}). "
+            "Write it again with numpy.savez."
+        ) from error
+    if missing:
+        raise ValueError(
+            f"Expected the arrays {', '.join(NPZ_KEYS)}; got {path} without {', '.join(missing)}. "
+            "Write all four with numpy.savez(path, x_train=..., ...)."
+        )
+    return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
+
+
+def _images(array: Any, name: str) -> Tensor:
+    images = _tensor(array, name)
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(
+            f"Expected {name} to be uint8 (0 to 255) or floating point (0 to 1); got {images.dtype}. "
+            "Convert it with astype('uint8')."
+        )
+    if images.ndim not in (3, 4) or 0 in images.shape or _looks_channels_first(images):
+        raise ValueError(
+            f"Expected {name} of shape (images, height, width) or (images, height, width, channels), "
+            f"at least one image; got {tuple(images.shape)}. Move the channels to the end."
+        )
+    channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    stored = torch.uint8 if images.dtype == torch.uint8 else torch.float32
+    return channels_first.to(stored).contiguous()
+
+
+def _tensor(array: Any, name: str) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
+    try:
+        # A copy: NumPy's array may be read-only, and may be changed later.
+        return torch.tensor(np.asarray(array))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Expected {name} to be an array of numbers; got {type(array).__name__} ({error}). "
+            "Convert it with numpy.asarray(..., dtype='uint8')."
+        ) from error
+
+
+def _looks_channels_first(images: Tensor) -> bool:
+    # Read as channels last, (images, 3, 32, 32) would be a 3 x 32 image of 32 channels, and train to nonsense.
+    return images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4
+
+
+def _labels(array: Any, name: str, count: int) -> Tensor:
+    labels = _tensor(array, name)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"Expected {name} to be integers; got {labels.dtype}. Convert it with astype('int64').")
+    if labels.shape != (count,):
+        raise ValueError(
+            f"Expected {name} of shape ({count},), one label per image; got {tuple(labels.shape)}. "
+            "Use reshape(-1) on labels in a column; otherwise check that images and labels belong together."
+        )
+    return labels.long()
+
+
+def _check_range(labels: Tensor, name: str, num_classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"Expected labels from 0 to {num_classes - 1} in {name}; got {low} to {high}. "
+            "Number the classes from 0, or give the right num_classes."
+        )

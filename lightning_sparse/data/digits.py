@@ -1,0 +1,44 @@
+"""scikit-learn's digits: 1,797 handwritten digits of 8 x 8 pixels, which need no download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lightning_sparse.data.arrays import ImageArrays, image_arrays
+from lightning_sparse.data.datamodule import InMemoryDataModule
+
+
+class DigitsDataModule(InMemoryDataModule):
+    """scikit-learn's digits: images of shape ``(1, 8, 8)`` with 17 grey levels, small enough for a laptop test.
+
+    Args:
+        test_fraction: Share of the 1,797 images that are test images, in (0, 1). Which ones is fixed, with
+            the same share of every class.
+        **options: Those of `InMemoryDataModule`.
+
+    Raises:
+        ValueError: If an option is outside its range.
+    """
+
+    def __init__(self, *, test_fraction: float = 0.2, **options: Any) -> None:
+        super().__init__(**options)
+        if not 0 < test_fraction < 1:
+            raise ValueError(
+                f"Expected 0 < test_fraction < 1; got {test_fraction}. Give the share of the images that are "
+                "test images, such as 0.2."
+            )
+        self.test_fraction = test_fraction
+
+    def _load(self) -> ImageArrays:
+        # Here, because scikit-learn takes a second to import and only this needs it.
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        images, labels = digits.images.astype(np.uint8), digits.target
+        parts = train_test_split(images, labels, test_size=self.test_fraction, stratify=labels, random_state=0)
+        x_train, x_test, y_train, y_test = parts
+        # Grey levels go from 0 to 16.
+        return image_arrays(x_train, y_train, x_test, y_test, num_classes=10)._replace(white=16.0)

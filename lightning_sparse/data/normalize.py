@@ -1,0 +1,75 @@
+"""From stored pixels to what a network is fed: float32 of about zero mean and unit variance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``(batch, channels, height, width)`` and int64 labels ``(batch,)``."""
+
+
+class Normalize:
+    """Maps the images of a batch to float32: ``(pixel / white - mean) / std``, channel by channel.
+
+    Args:
+        mean: One value per channel (or one for all), in units in which black is 0 and white is 1.
+        std: As many values, same units, each > 0.
+        white: The stored value of a white pixel, > 0: 255 for uint8, 1 for floating-point images.
+
+    Raises:
+        ValueError: If the lengths differ, or a ``std`` or ``white`` is not positive.
+
+    >>> to_unit_range = Normalize(mean=[0.0], std=[1.0])
+    >>> images, _ = to_unit_range((torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8), torch.tensor([7])))
+    >>> [round(value, 3) for value in images.flatten().tolist()]
+    [0.0, 0.2, 1.0]
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], white: float = 255.0) -> None:
+        _check_statistics(mean, std, white)
+        self.mean, self.std, self.white = tuple(mean), tuple(std), white
+        # x * scale + shift costs two passes over the batch; the textbook form would cost four.
+        shape = (1, len(self.mean), 1, 1)
+        self._scale = torch.tensor([1 / (white * s) for s in self.std]).view(shape)
+        self._shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)]).view(shape)
+
+    @classmethod
+    def fit(cls, images: Tensor, white: float = 255.0) -> Normalize:
+        """Takes the statistics from images, so that these come out with mean 0 and standard deviation 1.
+
+        Args:
+            images: ``(images, channels, height, width)``, any real dtype.
+            white: The stored value of a white pixel, > 0.
+        """
+        # Channel by channel, because a float copy of all of CIFAR-10 at once would take 600 MB.
+        channels = [torch.std_mean(channel.float() / white, correction=0) for channel in images.unbind(1)]
+        mean = [m.item() for _, m in channels]
+        # A constant channel has nothing to scale: 1 keeps it at zero instead of turning it into NaN.
+        std = [s.item() if s > 0 else 1.0 for s, _ in channels]
+        return cls(mean, std, white)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Normalizes the images and leaves the labels as they are."""
+        images, labels = batch
+        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
+        # A fresh float32 tensor of our own, hence in place from here on.
+        return images.to(torch.float32, copy=True).mul_(scale).add_(shift), labels
+
+    def __repr__(self) -> str:
+        return f"Normalize(mean={self.mean}, std={self.std}, white={self.white})"
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float], white: float) -> None:
+    if not mean or len(mean) != len(std):
+        raise ValueError(
+            f"Expected as many values in mean as in std, one per channel; got {len(mean)} and {len(std)}. "
+            "Give one value of each per channel."
+        )
+    if min(std) <= 0 or white <= 0:
+        raise ValueError(
+            f"Expected every std and white to be greater than 0; got std={tuple(std)}, white={white}. "
+            "Use 1.0 for a channel that is not to be scaled."
+        )
