@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +89,7 @@ class SparseNetwork:
         self._active = initial_counts(weights, density, distribution, kept_dense, minimum)
         self._parameters = {name: weight.parameter for name, weight in weights.items()}
         self._minimum = minimum
-        self._generator = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
+        self._generator = _own_generator(torch.initial_seed() if seed is None else seed)
         # Masks have the dtype and device of their weight: multiplying by them is then the fastest way to apply them.
         self._masks = {
             name: self._random_mask(name)
@@ -264,6 +265,16 @@ class SparseNetwork:
                 "Cure: give the density of the run that the state comes from."
             )
         return masks
+
+
+def _own_generator(seed: int) -> torch.Generator:
+    """Return a generator whose stream differs from that of PyTorch's global one with the same seed.
+
+    With the same stream, the noise that picks a layer's first mask would be the very noise that its weights were drawn
+    from: the mask would keep the largest initial weights, all of one sign.
+    """
+    digest = hashlib.blake2b(f"lightning_sparse masks {seed}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def _briefly(shapes: Mapping[str, Sequence[int]]) -> str:

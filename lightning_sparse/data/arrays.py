@@ -83,7 +83,8 @@ def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected an .npz file; got {path}, which does not exist. Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because np.load leaves a damaged file open.
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in NPZ_KEYS if key not in file]
             arrays = {key: file[key] for key in NPZ_KEYS if key in file}
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:

@@ -136,19 +136,13 @@ class ImageClassifier(LightningModule):
         if "train_loss" in checkpoint:
             self._train_loss.load_state_dict(checkpoint["train_loss"])
 
-    # The three methods below change nothing but time: together a twentieth of a step of LeNet-300-100.
+    # The two methods below change nothing but time: a twentieth of a step of LeNet-300-100.
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Drops the gradients, as ``optimizer.zero_grad()`` without its instrumentation."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves a batch that is where it should be; otherwise moves it."""
-        if batch[0].device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the current hook some 40 times per step, and nn.Module looks long at each value.
@@ -169,8 +163,6 @@ class ImageClassifier(LightningModule):
 
 
 def _metrics(stage: str, num_classes: int) -> nn.ModuleDict:
-    # Not a MetricCollection: it merges metrics whose first update leaves them in the same state, as top-1 and
-    # top-5 are when the first batch is all right or all wrong.
     metrics: dict[str, Metric] = {f"{stage}/loss": MeanMetric(), f"{stage}/accuracy": _accuracy(num_classes, 1)}
     if num_classes > 5:
         metrics[f"{stage}/accuracy_top5"] = _accuracy(num_classes, 5)

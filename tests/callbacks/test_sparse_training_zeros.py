@@ -1,0 +1,128 @@
+"""Inactive weights are exactly zero after every batch, in whatever way a Trainer takes its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from tiny_training import (
+    OPTIMIZERS,
+    At,
+    Batch,
+    ManualModule,
+    ShufflingLoader,
+    TinyModule,
+    active_weights,
+    fit,
+    stray_weights,
+)
+from torch import Tensor
+
+from lightning_sparse import SparseMomentumCallback
+
+BUDGET = 24  # 0.3 of 80 weights
+
+
+def check_every_batch(callback: SparseMomentumCallback, module: LightningModule, **options: Any) -> Trainer:
+    """Train and compare weights with masks at the start and the end of every batch and of every validation."""
+    seen = []
+
+    def check(trainer: Trainer, module: LightningModule) -> None:
+        assert stray_weights(callback, module) == {}
+        assert active_weights(callback) == BUDGET
+        seen.append(trainer.global_step)
+
+    hooks = ("on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_train_epoch_end", "on_train_end")
+    run = fit(callback, *(At(hook, check) for hook in hooks), module=module, **options)
+    assert len(seen) > 3 * run.global_step // 2
+    return run
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 2},
+        {"gradient_clip_val": 0.01},
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+        {"precision": "bf16-true"},
+        {"precision": "64-true"},
+        {"precision": "bf16-mixed"},
+    ],
+    ids=str,
+)
+def test_inactive_weights_stay_zero_with_every_optimizer(optimizer: str, options: dict[str, Any]) -> None:
+    callback = SparseMomentumCallback(density=0.3, every_n_steps=2)
+    check_every_batch(callback, TinyModule(optimizer), **options)
+    assert sum(record.grown for record in callback.history) > 0
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_without_the_callback_the_same_weights_are_not_zero(optimizer: str) -> None:
+    callback = SparseMomentumCallback(density=0.3)
+    module = TinyModule(optimizer)
+    fit(callback, module=module, max_epochs=1)
+    assert stray_weights(callback, module) == {}
+    fit(module=module, max_epochs=1)
+    assert set(stray_weights(callback, module)) == {"net.0.weight", "net.3.weight"}
+
+
+def test_steps_are_optimizer_steps_when_gradients_are_accumulated_with_a_ragged_tail() -> None:
+    callback = SparseMomentumCallback(density=0.3)
+    run = check_every_batch(callback, TinyModule(), loader=ShufflingLoader(5), accumulate_grad_batches=2)
+    assert callback.network is not None
+    assert callback.network.steps == run.global_step == 9
+    assert [record.step for record in callback.history] == [3, 6]
+
+
+def test_inactive_weights_stay_zero_under_manual_optimization_with_a_raw_optimizer() -> None:
+    callback = SparseMomentumCallback(density=0.3)
+    check_every_batch(callback, ManualModule())
+    assert callback.network is not None
+    assert callback.network.steps == 9
+    assert [record.epoch for record in callback.history] == [1, 2]
+
+
+class Overflowing(TinyModule):
+    """The gradient scaler skips the second step: its gradients are infinite."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(batch) * (torch.inf if self.global_step == 1 else 1)
+
+
+def test_a_step_that_the_gradient_scaler_skips_does_not_count() -> None:
+    callback = SparseMomentumCallback(density=0.3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4)
+    check_every_batch(callback, Overflowing(), plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
+    assert callback.network is not None
+    assert callback.network.steps == 8
+
+
+def test_gradients_are_left_to_the_user() -> None:
+    norms: list[list[float]] = []
+    for callbacks in ((SparseMomentumCallback(density=1.0),), ()):
+        seen: list[float] = []
+        spy = At("on_before_optimizer_step", lambda trainer, module, seen=seen: seen.append(_norm(module)))
+        fit(*callbacks, spy)
+        norms.append(seen)
+    assert norms[0] == norms[1]
+
+
+def test_gradients_of_inactive_weights_are_not_masked() -> None:
+    callback, found = SparseMomentumCallback(density=0.3), []
+
+    def look(trainer: Trainer, module: LightningModule) -> None:
+        assert callback.network is not None
+        mask = callback.network.masks["net.3.weight"]
+        found.append(int(torch.count_nonzero(module.get_parameter("net.3.weight").grad[~mask])))
+
+    fit(callback, At("on_train_batch_end", look))
+    assert all(found)
+
+
+def _norm(module: LightningModule) -> float:
+    return float(sum(parameter.grad.square().sum() for parameter in module.parameters()))

@@ -1,0 +1,285 @@
+"""What all data modules share: split, statistics, seeds, shares, and their work with a Trainer and YAML."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringModel
+from torch import Tensor
+
+from lightning_sparse.data import ArrayDataModule, ImageArrays, InMemoryDataModule, InMemoryLoader
+
+pytestmark = [
+    # Lightning 2.6 uses a spelling of PyTorch's tree utilities that PyTorch 2.15 deprecates.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+]
+COUNT = 57
+
+
+def numbered(**options: Any) -> ArrayDataModule:
+    """57 training images with one pixel each, which is the image's number."""
+    images = np.arange(COUNT, dtype=np.uint8)[:, None, None]
+    labels = np.arange(COUNT) % 3
+    options = {"mean": [0.0], "std": [1 / 255], "batch_size": 8, **options}
+    return ArrayDataModule(images, labels, images[:10], labels[:10], **options)
+
+
+def numbers_in(loader: InMemoryLoader) -> list[int]:
+    return [round(pixel) for images, _ in loader for pixel in images.flatten().tolist()]
+
+
+def ready(**options: Any) -> ArrayDataModule:
+    module = numbered(**options)
+    module.setup()
+    return module
+
+
+def validation_images(module: InMemoryDataModule) -> list[int]:
+    loader = module.val_dataloader()
+    assert isinstance(loader, InMemoryLoader)
+    return numbers_in(loader)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_the_split_is_exact_and_disjoint(fraction: float) -> None:
+    module = ready(val_fraction=fraction)
+    val, train = validation_images(module), numbers_in(module.train_dataloader())
+    assert len(val) == round(fraction * COUNT)
+    assert sorted(val + train) == list(range(COUNT))
+
+
+def test_the_split_depends_on_its_seed_only() -> None:
+    torch.manual_seed(1)
+    first = validation_images(ready(shuffle_seed=1))
+    torch.manual_seed(2)
+    assert validation_images(ready(shuffle_seed=2)) == first
+    assert validation_images(ready(split_seed=1)) != first
+
+
+def test_without_a_validation_fraction_all_images_are_trained_on() -> None:
+    module = ready(val_fraction=0)
+    assert module.val_dataloader() == []
+    assert sorted(numbers_in(module.train_dataloader())) == list(range(COUNT))
+
+
+def test_evaluation_comes_in_the_order_of_the_data() -> None:
+    module = ready()
+    assert numbers_in(module.test_dataloader()) == list(range(10))
+    assert numbers_in(module.predict_dataloader()) == list(range(10))
+    val = validation_images(module)
+    assert val == sorted(val) == validation_images(module)
+
+
+def test_statistics_come_from_the_training_split() -> None:
+    module = ready(mean=None, std=None, val_fraction=0.5)
+    train = torch.cat([images for images, _ in module.train_dataloader()])
+    assert train.mean().item() == pytest.approx(0, abs=1e-5)
+    assert train.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_global_seed_varies_the_order_and_no_random_number_is_drawn() -> None:
+    orders = []
+    for seed in (1, 2, 1):
+        seed_everything(seed, verbose=False)
+        before = torch.get_rng_state()
+        orders.append(numbers_in(ready().train_dataloader()))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_shuffle_seed_of_its_own_overrides_the_global_one() -> None:
+    orders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        orders.append(numbers_in(ready(shuffle_seed=5).train_dataloader()))
+    assert orders[0] == orders[1]
+
+
+def test_a_second_setup_looks_at_the_global_seed_again() -> None:
+    torch.manual_seed(1)
+    module = ready()
+    first = numbers_in(module.train_dataloader())
+    torch.manual_seed(2)
+    module.setup()
+    assert numbers_in(module.train_dataloader()) != first
+
+
+def test_the_state_carries_the_shuffling_seed() -> None:
+    torch.manual_seed(1)
+    first = ready()
+    torch.manual_seed(2)
+    second = ready()
+    second.load_state_dict(first.state_dict())
+    assert numbers_in(second.train_dataloader()) == numbers_in(first.train_dataloader())
+
+
+class TwoProcesses:
+    """What a data module sees of a Trainer that runs in two processes, of which the first had seed 7."""
+
+    world_size = 2
+    overfit_batches = 0
+
+    def __init__(self, rank: int) -> None:
+        self.global_rank = rank
+        self.strategy = SimpleNamespace(broadcast=lambda seed: 7)
+
+
+def test_processes_share_an_epoch_though_their_seeds_differ() -> None:
+    shares = []
+    for rank in range(2):
+        torch.manual_seed(100 + rank)
+        module = numbered(val_fraction=7 / COUNT)
+        module.trainer = TwoProcesses(rank)  # type: ignore[assignment]
+        module.setup()
+        shares.append(numbers_in(module.train_dataloader()))
+    assert len(shares[0]) == len(shares[1]) == 25
+    assert len(set(shares[0] + shares[1])) == 50
+
+
+def test_batches_before_setup_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="before setup"):
+        numbered().train_dataloader()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"eval_batch_size": 0},
+        {"val_fraction": 1.0},
+        {"val_fraction": -0.1},
+        {"mean": [0.1], "std": None},
+        {"mean": [0.1], "std": [0.0]},
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        numbered(**options)
+
+
+@pytest.mark.parametrize("options", [{"val_fraction": 0.999}, {"mean": [0.1] * 3, "std": [1.0] * 3}], ids=str)
+def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str, Any]) -> None:
+    module = numbered(**options)
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        module.setup()
+
+
+class Blank(InMemoryDataModule):
+    """A new data set is one class with one method."""
+
+    def _load(self) -> ImageArrays:
+        images, labels = torch.zeros(20, 3, 4, 4, dtype=torch.uint8), torch.zeros(20, dtype=torch.int64)
+        return ImageArrays(images, labels, images, labels, num_classes=2, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def test_the_customary_statistics_of_a_data_set_are_used_unless_others_are_given() -> None:
+    given = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    for module, pixel in ((Blank(), -2.0), (Blank(**given), 0.0)):
+        module.setup()
+        assert next(iter(module.train_dataloader()))[0].unique().tolist() == [pixel]
+
+
+class Watcher(BoringModel):
+    """Notes which images it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 2)
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.seen.append(batch[0].flatten().int().tolist())
+        return self.layer(batch[0].flatten(1)).sum()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        pass
+
+    test_step = validation_step
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return batch[1]
+
+
+def trainer(**options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **options)
+
+
+def test_a_trainer_runs_all_stages() -> None:
+    module, data = Watcher(), numbered()
+    runner = trainer(max_epochs=2)
+    runner.fit(module, data)
+    runner.test(module, data, verbose=False)
+    predictions = runner.predict(module, data)
+    epochs = [[n for batch in module.seen[start : start + 7] for n in batch] for start in (0, 7)]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
+    assert torch.equal(predictions[0], torch.arange(10) % 3)  # type: ignore[index,arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero:UserWarning")
+def test_a_trainer_runs_without_validation_images() -> None:
+    module = Watcher()
+    trainer(max_epochs=1).fit(module, numbered(val_fraction=0))
+    assert len(module.seen) == 8
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit:UserWarning")
+def test_overfitting_sees_the_same_batches_in_every_epoch() -> None:
+    module = Watcher()
+    trainer(max_epochs=2, overfit_batches=2).fit(module, numbered())
+    assert module.seen[:2] == module.seen[2:]
+
+
+@pytest.fixture
+def no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["test"])
+    # Lightning 2.6 calls a method that jsonargparse 4.53 deprecates.
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+def build(config: dict[str, Any]) -> LightningDataModule:
+    cli = LightningCLI(
+        BoringModel,
+        LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        run=False,
+        args={"seed_everything": False, "data": config, "trainer": {"logger": False, "accelerator": "cpu"}},
+    )
+    return cli.datamodule
+
+
+@pytest.mark.usefixtures("no_command_line")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("NpzDataModule", {"path": "images.npz", "num_classes": 10}),
+        ("MNISTDataModule", {"data_dir": "somewhere", "download": False}),
+        ("DigitsDataModule", {"test_fraction": 0.5}),
+    ],
+)
+def test_yaml_builds_every_data_module_with_its_own_and_the_common_options(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    common = {"batch_size": 7, "shuffle_seed": 3, "mean": [0.5], "std": [0.25]}
+    module = build({"class_path": f"lightning_sparse.data.{name}", "init_args": {**arguments, **common}})
+    assert type(module).__name__ == name
+    assert isinstance(module, InMemoryDataModule)
+    assert {key: getattr(module, key) for key in arguments} == arguments
+    assert (module.batch_size, module.shuffle_seed) == (7, 3)
+    assert (module.mean, module.std) == ([0.5], [0.25])
+
+
+@pytest.mark.usefixtures("no_command_line")
+def test_yaml_with_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build({"class_path": "lightning_sparse.data.DigitsDataModule", "init_args": {"batchsize": 7}})
+    assert "batchsize" in capsys.readouterr().err

@@ -1,0 +1,261 @@
+"""Properties of the in-memory loader: what an epoch contains, how it is shared, and how it resumes."""
+
+from __future__ import annotations
+
+import io
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_sparse.data import Batch, InMemoryLoader
+
+COUNTS = st.integers(1, 40)
+BATCH_SIZES = st.integers(1, 15)
+SEEDS = st.integers(0, 2**63)
+
+
+def make_loader(count: int = 10, batch_size: int = 3, **options: Any) -> InMemoryLoader:
+    """Of images whose only pixel is the image's number, and whose label is twice that."""
+    numbers = torch.arange(count)
+    images = numbers.to(torch.uint8).view(count, 1, 1, 1)
+    return InMemoryLoader(images, numbers * 2, batch_size, **{"shuffle": True, **options})
+
+
+def numbers_in(batch: Batch) -> list[int]:
+    return [int(number) for number in batch[0].flatten()]
+
+
+def epoch_of(loader: InMemoryLoader) -> list[list[int]]:
+    return [numbers_in(batch) for batch in loader]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [number for batch in batches for number in batch]
+
+
+@given(COUNTS, BATCH_SIZES, st.booleans(), SEEDS)
+def test_every_image_comes_exactly_once_per_epoch(count: int, batch_size: int, shuffle: bool, seed: int) -> None:
+    loader = make_loader(count, batch_size, shuffle=shuffle, seed=seed)
+    for _ in range(2):
+        batches = epoch_of(loader)
+        assert sorted(flat(batches)) == list(range(count))
+        assert len(batches) == len(loader)
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+
+
+@given(COUNTS, BATCH_SIZES, st.integers(1, 6), SEEDS)
+def test_shares_are_equal_and_together_cover_every_image(
+    count: int, batch_size: int, world_size: int, seed: int
+) -> None:
+    loaders = [make_loader(count, batch_size, seed=seed, rank=r, world_size=world_size) for r in range(world_size)]
+    shares = [epoch_of(loader) for loader in loaders]
+    assert len({tuple(len(batch) for batch in share) for share in shares}) == 1
+    everything = flat([flat(share) for share in shares])
+    assert set(everything) == set(range(count))
+    # Only what fills up the last places comes more than once.
+    assert len(everything) - count == -count % world_size
+
+
+@given(st.integers(1, 6), st.integers(1, 6), SEEDS)
+def test_shares_are_disjoint_when_images_divide_evenly(share: int, world_size: int, seed: int) -> None:
+    count = share * world_size
+    loaders = [make_loader(count, 4, seed=seed, rank=r, world_size=world_size) for r in range(world_size)]
+    assert sorted(flat([flat(epoch_of(loader)) for loader in loaders])) == list(range(count))
+
+
+@given(COUNTS, BATCH_SIZES, st.booleans(), st.booleans(), st.integers(1, 3), st.data())
+def test_resuming_anywhere_equals_never_stopping(
+    count: int, batch_size: int, shuffle: bool, drop_last: bool, world_size: int, data: st.DataObject
+) -> None:
+    batch_size = min(batch_size, -(-count // world_size))
+    options = {"shuffle": shuffle, "drop_last": drop_last, "world_size": world_size}
+    whole = make_loader(count, batch_size, seed=1, **options)
+    expected = [epoch_of(whole) for _ in range(3)]
+
+    stop = data.draw(st.integers(0, len(whole)))
+    stopped = make_loader(count, batch_size, seed=1, **options)
+    epoch_of(stopped)
+    for _ in islice(stopped, stop):
+        pass
+    resumed = make_loader(count, batch_size, seed=2, **options)
+    resumed.load_state_dict(stopped.state_dict())
+
+    if stop == 0:  # nothing of the second epoch was asked for: the first has just ended
+        assert [epoch_of(resumed), epoch_of(resumed)] == expected[1:]
+    elif stop == len(whole):
+        assert epoch_of(resumed) == expected[2]
+    else:
+        assert [epoch_of(resumed), epoch_of(resumed)] == [expected[1][stop:], expected[2]]
+
+
+def test_labels_stay_with_their_images() -> None:
+    for images, labels in make_loader(10, 3):
+        assert labels.tolist() == [2 * int(number) for number in images.flatten()]
+
+
+def test_unshuffled_batches_come_in_the_given_order() -> None:
+    loader = make_loader(7, 3, shuffle=False)
+    assert epoch_of(loader) == epoch_of(loader) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_a_smaller_last_batch_can_be_left_out() -> None:
+    assert epoch_of(make_loader(7, 3, shuffle=False, drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
+    assert len(make_loader(7, 3, drop_last=True)) == 2
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    first, second = make_loader(40, 40, seed=0), make_loader(40, 40, seed=1)
+    orders = [flat(epoch_of(loader)) for loader in (first, first, second, second)]
+    # All four differ: the second epoch of seed 0 is not the first of seed 1.
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_seeds_that_differ_only_above_32_bits_have_orders_of_their_own() -> None:
+    assert epoch_of(make_loader(40, 40, seed=5)) != epoch_of(make_loader(40, 40, seed=5 + 2**32))
+
+
+def test_the_global_random_state_neither_matters_nor_changes() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = epoch_of(make_loader(40, 7))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert epoch_of(make_loader(40, 7)) == first
+
+
+def test_an_epoch_that_was_left_is_followed_by_the_next_one() -> None:
+    expected = make_loader(40, 7)
+    epoch_of(expected)
+    loader = make_loader(40, 7)
+    next(iter(loader))
+    assert epoch_of(loader) == epoch_of(expected)
+
+
+def test_iterators_that_yield_nothing_do_not_count() -> None:
+    loader = make_loader(40, 7)
+    iter(loader), iter(loader)
+    assert epoch_of(loader) == epoch_of(make_loader(40, 7))
+
+
+def test_set_epoch_selects_the_epoch() -> None:
+    counted = make_loader(40, 7)
+    epochs = [epoch_of(counted) for _ in range(4)]
+    loader = make_loader(40, 7)
+    for number in (3, 0, 2, 2):
+        loader.sampler.set_epoch(number)
+        assert epoch_of(loader) == epochs[number]
+
+
+def test_set_epoch_keeps_a_restored_position_in_that_epoch() -> None:
+    expected, loader = make_loader(40, 7), make_loader(40, 7)
+    whole = epoch_of(expected)
+    loader.load_state_dict({**loader.state_dict(), "batch": 2})
+    loader.sampler.set_epoch(0)
+    assert epoch_of(loader) == whole[2:]
+
+
+def test_set_epoch_leaves_a_restored_epoch_that_was_not_used_up() -> None:
+    expected, loader = make_loader(40, 7), make_loader(40, 7)
+    epoch_of(expected)
+    loader.load_state_dict({**loader.state_dict(), "batch": 2})
+    loader.sampler.set_epoch(1)
+    assert epoch_of(loader) == epoch_of(expected)
+
+
+def test_an_epoch_announced_without_batches_after_a_restore_is_skipped_for_good() -> None:
+    expected, loader = make_loader(40, 7), make_loader(40, 7)
+    epochs = [epoch_of(expected) for _ in range(3)]
+    loader.load_state_dict({**loader.state_dict(), "batch": len(loader)})
+    loader.sampler.set_epoch(1)
+    loader.sampler.set_epoch(2)
+    assert epoch_of(loader) == epochs[1]
+    loader.sampler.set_epoch(3)
+    assert epoch_of(loader) == epochs[2]
+
+
+def test_transform_makes_the_batch_that_is_handed_out() -> None:
+    def negate(batch: Batch) -> Batch:
+        return -batch[0].float(), batch[1]
+
+    loader = make_loader(4, 4, shuffle=False, transform=negate)
+    images, labels = next(iter(loader))
+    assert images.flatten().tolist() == [0, -1, -2, -3]
+    assert labels.tolist() == [0, 2, 4, 6]
+
+
+def test_batches_are_copies() -> None:
+    loader = make_loader(4, 4, shuffle=False)
+    next(iter(loader))[0].fill_(9)
+    assert epoch_of(loader) == [[0, 1, 2, 3]]
+
+
+def test_state_survives_weights_only_loading() -> None:
+    loader = make_loader()
+    next(iter(loader))
+    file = io.BytesIO()
+    torch.save(loader.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == loader.state_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": 11},
+        {"batch_size": 4},
+        {"world_size": 2},
+        {"shuffle": False},
+        {"drop_last": True},
+        {"batch": 5},
+        {"batch": -1},
+        {"epoch": -1},
+    ],
+    ids=str,
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change: dict[str, Any]) -> None:
+    loader, expected = make_loader(), make_loader()
+    wrong = {**loader.state_dict(), "epoch": 3, "seed": 9, **change}
+    with pytest.raises(ValueError, match=next(iter(change))):
+        loader.load_state_dict(wrong)
+    assert epoch_of(loader) == epoch_of(expected)
+
+
+@pytest.mark.parametrize("key", ["epoch", "batch", "offset", "seed", "images", "world_size"])
+def test_a_state_without_a_key_is_refused_and_changes_nothing(key: str) -> None:
+    loader, expected = make_loader(), make_loader()
+    wrong = {**loader.state_dict(), "epoch": 3, "seed": 9}
+    del wrong[key]
+    with pytest.raises(ValueError, match=key):
+        loader.load_state_dict(wrong)
+    assert epoch_of(loader) == epoch_of(expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error"),
+    [
+        (torch.zeros(4, 2, 2), torch.zeros(4, dtype=torch.int64), ValueError),
+        (torch.zeros(0, 1, 2, 2), torch.zeros(0, dtype=torch.int64), ValueError),
+        (torch.zeros(4, 1, 2, 2), torch.zeros(3, dtype=torch.int64), ValueError),
+        (torch.zeros(4, 1, 2, 2), torch.zeros(4, 1, dtype=torch.int64), ValueError),
+        (torch.zeros(4, 1, 2, 2), torch.zeros(4), TypeError),
+    ],
+    ids=["no_channels", "no_images", "too_few_labels", "labels_in_a_column", "float_labels"],
+)
+def test_tensors_that_do_not_fit_are_refused(images: Tensor, labels: Tensor, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"Expected .* got"):
+        InMemoryLoader(images, labels, 2, shuffle=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"rank": 1}, {"rank": -1}, {"world_size": 0}, {"batch_size": 11, "drop_last": True}],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        make_loader(**options)

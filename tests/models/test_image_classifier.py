@@ -1,0 +1,281 @@
+"""The module trains as a bare loop does, and reports exact means over images."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_sparse.data import InMemoryLoader
+from lightning_sparse.models import ImageClassifier, paper_sgd
+
+Batch = tuple[Tensor, Tensor]
+
+pytestmark = [
+    # Lightning 2.6 uses a spelling of PyTorch's tree utilities that PyTorch 2.15 deprecates.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # The resumed runs save no checkpoints of their own.
+    pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no .val_dataloader.:UserWarning"),
+]
+FROZEN = partial(torch.optim.SGD, lr=0.0)
+
+
+class Batches:
+    """12 images in batches of 5, 5 and 2; like a data loader, but always the same."""
+
+    def __init__(self, classes: int = 10) -> None:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(12, 1, 2, 2, generator=generator)
+        labels = torch.randint(0, classes, (12,), generator=generator)
+        self.batches: list[Batch] = list(zip(images.split(5), labels.split(5), strict=True))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def all(self) -> Batch:
+        images, labels = zip(*self.batches, strict=True)
+        return torch.cat(images), torch.cat(labels)
+
+
+def make_model(classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
+
+
+def make_trainer(**options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    return Trainer(accelerator="cpu", enable_model_summary=False, **{**quiet, **options})
+
+
+def metrics_of(trainer: Trainer) -> dict[str, float]:
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def top_k(model: nn.Module, batch: Batch, k: int) -> float:
+    images, labels = batch
+    return (model(images).topk(k).indices == labels[:, None]).any(dim=1).float().mean().item()
+
+
+def test_training_equals_a_bare_loop_bit_for_bit() -> None:
+    module, bare = ImageClassifier(make_model()), make_model()
+    make_trainer(max_epochs=3).fit(module, Batches())
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for _ in range(3):
+        for images, labels in Batches():
+            optimizer.zero_grad()
+            cross_entropy(bare(images), labels).backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), bare.parameters(), strict=True))
+    assert not torch.equal(bare[1].weight, make_model()[1].weight)
+
+
+def test_gradients_accumulate_over_batches() -> None:
+    module, bare = ImageClassifier(make_model(), partial(torch.optim.SGD, lr=0.1)), make_model()
+    make_trainer(accumulate_grad_batches=3).fit(module, Batches())
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.1)
+    for images, labels in Batches():
+        (cross_entropy(bare(images), labels) / 3).backward()
+    optimizer.step()
+    torch.testing.assert_close(module.model[1].weight, bare[1].weight)
+
+
+def test_train_loss_is_the_mean_over_images() -> None:
+    module, data = ImageClassifier(make_model(), FROZEN), Batches()
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(module, data)
+    images, labels = data.all()
+    assert metrics_of(trainer) == {
+        "train/loss": pytest.approx(cross_entropy(make_model()(images), labels).item(), rel=1e-6)
+    }
+
+
+class LossRecorder(Callback):
+    """Notes the loss of every step, as Lightning hands it to callbacks."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(outputs["loss"].item())
+
+
+def test_train_loss_is_that_of_the_last_epoch() -> None:
+    recorder = LossRecorder()
+    trainer = make_trainer(max_epochs=2, callbacks=[recorder])
+    trainer.fit(ImageClassifier(make_model()), Batches())
+    epochs = torch.tensor(recorder.losses).view(2, 3)
+    first, second = (epochs @ torch.tensor([5.0, 5.0, 2.0]) / 12).tolist()
+    assert metrics_of(trainer)["train/loss"] == pytest.approx(second, rel=1e-6)
+    assert first != pytest.approx(second, rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_evaluation_reports_means_over_images(stage: str) -> None:
+    module, data, model = ImageClassifier(make_model(), FROZEN), Batches(), make_model()
+    trainer = make_trainer()
+    run = trainer.validate if stage == "val" else trainer.test
+    images, labels = data.all()
+    expected = {
+        f"{stage}/loss": pytest.approx(cross_entropy(model(images), labels).item(), rel=1e-6),
+        f"{stage}/accuracy": pytest.approx(top_k(model, data.all(), 1)),
+        f"{stage}/accuracy_top5": pytest.approx(top_k(model, data.all(), 5)),
+    }
+    for _ in range(2):  # the second run does not count the first one in
+        run(module, data, verbose=False)
+        assert metrics_of(trainer) == expected
+
+
+def test_fitting_reports_training_and_validation() -> None:
+    trainer = make_trainer()
+    trainer.fit(ImageClassifier(make_model()), Batches(), Batches())
+    assert set(trainer.callback_metrics) == {"train/loss", "val/loss", "val/accuracy", "val/accuracy_top5"}
+
+
+def test_top_5_is_left_out_when_it_says_nothing() -> None:
+    trainer = make_trainer()
+    trainer.validate(ImageClassifier(make_model(5), num_classes=5), Batches(5), verbose=False)
+    assert set(trainer.callback_metrics) == {"val/loss", "val/accuracy"}
+
+
+def test_second_guesses_count_for_top_5_only() -> None:
+    right = torch.eye(10)[:5]
+    second_guess = torch.eye(10)[:5] + 2 * torch.eye(10)[5:]
+    logits, labels = torch.cat([right, second_guess]).view(10, 10, 1, 1), torch.arange(5).repeat(2)
+    trainer = make_trainer()
+    loader = InMemoryLoader(logits, labels, 5, shuffle=False)
+    trainer.validate(ImageClassifier(nn.Flatten()), loader, verbose=False)
+    metrics = metrics_of(trainer)
+    assert (metrics["val/accuracy"], metrics["val/accuracy_top5"]) == (0.5, 1.0)
+
+
+def test_training_steps_log_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    module = ImageClassifier(make_model())
+    monkeypatch.setattr(module, "log", lambda name, value, **options: logged.append(name))
+    make_trainer(max_epochs=2).fit(module, Batches())
+    assert logged == ["train/loss", "train/loss"]
+
+
+def test_predictions_are_probabilities() -> None:
+    module, data = ImageClassifier(make_model()), Batches()
+    predictions = make_trainer().predict(module, data)
+    expected = make_model()(data.all()[0]).softmax(dim=1)
+    torch.testing.assert_close(torch.cat(predictions), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("interval", "factor"), [("step", 0.5**6), ("epoch", 0.5**2)])
+def test_the_schedule_moves_on_with_steps_or_epochs(interval: Any, factor: float) -> None:
+    halving = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    module = ImageClassifier(make_model(), lr_scheduler=halving, lr_interval=interval)
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(module, Batches())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * factor)
+
+
+def test_a_schedule_can_watch_the_validation_loss() -> None:
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1.0)
+    module = ImageClassifier(make_model(), lr_scheduler=plateau, lr_interval="epoch")
+    trainer = make_trainer(max_epochs=3)
+    trainer.fit(module, Batches(), Batches())
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+
+
+def test_the_default_optimizer_is_the_published_one() -> None:
+    optimizer = ImageClassifier(make_model()).configure_optimizers()
+    settings = {key: optimizer.param_groups[0][key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
+    assert type(optimizer) is torch.optim.SGD
+    assert settings == {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 1}, {"lr_interval": "batch"}], ids=str)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        ImageClassifier(make_model(), **options)
+
+
+def test_the_module_can_be_sent_to_other_processes() -> None:
+    copy = pickle.loads(pickle.dumps(ImageClassifier(make_model())))
+    assert copy.optimizer is paper_sgd
+
+
+def test_a_checkpoint_is_loaded_into_the_module_and_into_the_plain_network(tmp_path: Path) -> None:
+    module, path = ImageClassifier(make_model(5), num_classes=5), tmp_path / "run.ckpt"
+    trainer = make_trainer()
+    trainer.fit(module, Batches(5))
+    trainer.save_checkpoint(path)
+
+    loaded = ImageClassifier.load_from_checkpoint(path, model=make_model(5), weights_only=True)
+    assert torch.equal(loaded.model[1].weight, module.model[1].weight)
+    assert "val/accuracy_top5" not in loaded.val_metrics
+
+    state = torch.load(path, weights_only=True)["state_dict"]
+    plain = make_model(5)
+    plain.load_state_dict({key.removeprefix("model."): value for key, value in state.items()}, strict=True)
+    assert torch.equal(plain[1].weight, module.model[1].weight)
+
+
+def test_train_loss_is_that_of_the_uninterrupted_run_after_a_resume(tmp_path: Path) -> None:
+    images, labels = Batches().all()
+    saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    whole = make_trainer(max_epochs=2, enable_checkpointing=True, callbacks=[saver])
+    whole.fit(ImageClassifier(make_model()), InMemoryLoader(images, labels, 5, shuffle=True))
+    for step in range(1, 6):  # three steps an epoch; after the sixth there is nothing to resume
+        resumed = make_trainer(max_epochs=2)
+        loader = InMemoryLoader(images, labels, 5, shuffle=True)
+        resumed.fit(ImageClassifier(make_model()), loader, ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert metrics_of(resumed)["train/loss"] == pytest.approx(metrics_of(whole)["train/loss"], rel=1e-6)
+
+
+def test_lightning_cli_trains_from_yaml_and_its_checkpoint_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"""
+seed_everything: 1
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  default_root_dir: {tmp_path}
+model:
+  model:
+    class_path: lightning_sparse.models.LeNet300100
+    init_args: {{in_features: 64}}
+  optimizer:
+    class_path: torch.optim.Adam
+    init_args: {{lr: 0.005}}
+  lr_scheduler:
+    class_path: torch.optim.lr_scheduler.StepLR
+    init_args: {{step_size: 5}}
+data:
+  class_path: lightning_sparse.data.DigitsDataModule
+""")
+    monkeypatch.setattr("sys.argv", ["test"])
+    # Lightning 2.6 calls a method that jsonargparse 4.53 deprecates.
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    arguments = ["fit", f"--config={config}"]
+    cli = LightningCLI(ImageClassifier, save_config_callback=None, args=arguments)
+    assert float(cli.trainer.callback_metrics["val/accuracy"]) > 0.5
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    loaded = ImageClassifier.load_from_checkpoint(checkpoint, weights_only=True)
+    assert torch.equal(loaded.model.fc1.weight, cli.model.model.fc1.weight)  # type: ignore[union-attr]
+    configured = loaded.configure_optimizers()
+    assert type(configured["optimizer"]) is torch.optim.Adam
+    assert configured["optimizer"].defaults["lr"] == 0.005
+    assert configured["lr_scheduler"]["scheduler"].step_size == 5

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import FrozenInstanceError, replace
+from functools import partial
+
+import pytest
+from topology_helpers import network, random_layer
+from torch import Tensor
+
+from lightning_sparse.topology import LayerView, MissingSignalError, uses
+from lightning_sparse.topology.layer import LazyLayers, signals_of
+
+
+@pytest.mark.parametrize("signal", ["momentum", "gradient"])
+def test_a_signal_that_is_there_is_returned_as_it_is(signal: str) -> None:
+    layer = random_layer()
+    assert layer.require(signal) is getattr(layer, signal)
+
+
+@pytest.mark.parametrize("signal", ["momentum", "gradient"])
+def test_a_missing_signal_is_an_error_that_names_layer_signal_and_cure(signal: str) -> None:
+    layer = replace(random_layer("conv1.weight"), **{signal: None})  # type: ignore[arg-type]  # signals may be None
+    with pytest.raises(MissingSignalError, match=f"the {signal} of layer 'conv1.weight'.*; got none. Cure: "):
+        layer.require(signal)
+
+
+def test_a_signal_of_another_name_is_an_error_that_lists_the_names() -> None:
+    with pytest.raises(ValueError, match="signals momentum, gradient; got 'weight'"):
+        random_layer().require("weight")
+
+
+def test_evidence_cannot_be_replaced() -> None:
+    with pytest.raises(FrozenInstanceError):
+        random_layer().name = "other"  # type: ignore[misc]  # the point of the test
+
+
+def lazy(layers: Sequence[LayerView], built: list[int]) -> LazyLayers:
+    def build(index: int) -> LayerView:
+        built.append(index)
+        return layers[index]
+
+    return LazyLayers([partial(build, index) for index in range(len(layers))])
+
+
+def test_lazy_layers_are_built_at_each_access_and_not_before() -> None:
+    built: list[int] = []
+    layers = lazy(network([(2, 2)] * 3), built)
+    assert (len(layers), built) == (3, [])
+    assert [layers[1].name, layers[-1].name, layers[1].name] == ["layer1", "layer2", "layer1"]
+    assert built == [1, 2, 1]
+
+
+def test_lazy_layers_are_a_sequence() -> None:
+    built: list[int] = []
+    layers = lazy(network([(2, 2)] * 3), built)
+    part = layers[1:]
+    assert (len(part), built) == (2, [])
+    assert [layer.name for layer in part] == ["layer1", "layer2"]
+    assert [layer.name for layer in layers] == ["layer0", "layer1", "layer2"]
+    with pytest.raises(IndexError):
+        layers[3]
+
+
+def rule(layer: LayerView) -> Tensor:
+    return layer.weight
+
+
+def test_a_rule_is_taken_to_use_every_signal_unless_it_says_which() -> None:
+    assert signals_of(rule) == {"momentum", "gradient"}
+    assert signals_of(uses("gradient")(lambda layer: layer.weight)) == {"gradient"}
+    assert signals_of(uses()(lambda layer: layer.weight)) == frozenset()
+    assert signals_of(None) == frozenset()
+
+
+def test_a_declared_rule_stays_the_function_it_was() -> None:
+    def own(layer: LayerView) -> Tensor:
+        return layer.weight
+
+    assert uses("momentum")(own) is own
+
+
+def test_a_rule_cannot_declare_a_signal_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="signals from momentum, gradient; got 'hessian'"):
+        uses("hessian")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_sparse.topology.plan import LayerChange, LayerEvidence, plan_changes
+
+
+def evidence(*layers: tuple[int, int, float | None]) -> list[LayerEvidence]:
+    return [LayerEvidence(f"layer{i}", size, active, claim) for i, (size, active, claim) in enumerate(layers)]
+
+
+def pruned(changes: tuple[LayerChange, ...]) -> list[int]:
+    return [change.pruned for change in changes]
+
+
+def grown(changes: tuple[LayerChange, ...]) -> list[int]:
+    return [change.grown for change in changes]
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[list[LayerEvidence], float, int]:
+    with_claims = draw(st.booleans())
+    layers = []
+    for i in range(draw(st.integers(1, 8))):
+        size = draw(st.integers(1, 60))
+        active = draw(st.sampled_from([0, 1, size - 1, size]) | st.integers(0, size))
+        claim = draw(st.sampled_from([0.0, 0.0, 1.0, 1e-30, 1e30]) | st.floats(0, 10))
+        layers.append(LayerEvidence(f"layer{i}", size, active, claim if with_claims else None))
+    return layers, draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1)), draw(st.integers(0, 4))
+
+
+@settings(max_examples=500, deadline=None)
+@given(plan=plans())
+def test_as_many_weights_are_grown_as_pruned_and_every_layer_can_carry_it_out(
+    plan: tuple[list[LayerEvidence], float, int],
+) -> None:
+    layers, prune_rate, minimum = plan
+    changes = plan_changes(layers, prune_rate, minimum)
+    assert sum(pruned(changes)) == sum(grown(changes))
+    for layer, change in zip(layers, changes, strict=True):
+        assert (change.name, change.size, change.before) == (layer.name, layer.size, layer.active)
+        assert 0 <= change.pruned <= round(prune_rate * layer.active)
+        assert 0 <= change.grown <= layer.spare + change.pruned
+        assert min(minimum, layer.active) <= change.active <= layer.size
+        assert change.active == layer.active - change.pruned + change.grown
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=plans())
+def test_shares_are_fractions_of_one(plan: tuple[list[LayerEvidence], float, int]) -> None:
+    layers, prune_rate, minimum = plan
+    shares = [change.share for change in plan_changes(layers, prune_rate, minimum)]
+    assert all(0 <= share <= 1 for share in shares)
+    assert sum(shares) == pytest.approx(1) or shares == [0.0] * len(layers)
+
+
+def test_every_layer_prunes_the_rounded_fraction_of_its_active_weights() -> None:
+    # 0.5 * 3 = 1.5 and 0.5 * 5 = 2.5 both round to 2, as Python rounds.
+    assert pruned(plan_changes(evidence((99, 3, None), (99, 5, None), (99, 8, None)), 0.5)) == [2, 2, 4]
+
+
+def test_a_prune_rate_of_zero_moves_nothing_and_a_larger_one_something() -> None:
+    layers = evidence((50, 20, 1.0), (50, 20, 3.0))
+    assert pruned(plan_changes(layers, 0.0)) == grown(plan_changes(layers, 0.0)) == [0, 0]
+    assert pruned(plan_changes(layers, 0.3)) == [6, 6]
+    assert grown(plan_changes(layers, 0.3)) == [3, 9]
+
+
+def test_without_claims_every_layer_regrows_what_it_lost() -> None:
+    changes = plan_changes(evidence((50, 20, None), (50, 50, None), (50, 0, None)), 0.5)
+    assert pruned(changes) == grown(changes) == [10, 25, 0]
+
+
+def test_claims_that_are_zero_everywhere_say_nothing() -> None:
+    changes = plan_changes(evidence((50, 20, 0.0), (50, 40, 0.0)), 0.5)
+    assert pruned(changes) == grown(changes) == [10, 20]
+
+
+@pytest.mark.parametrize("claim", [None, 0.0, 1.0])
+def test_a_dense_network_has_no_topology_to_change(claim: float | None) -> None:
+    changes = plan_changes(evidence((50, 50, claim), (10, 10, claim)), 0.5)
+    assert pruned(changes) == grown(changes) == [0, 0]
+
+
+def test_a_layer_without_active_weights_can_grow_by_the_excess_of_others() -> None:
+    changes = plan_changes(evidence((10, 8, 1.0), (40, 40, 0.1), (99, 0, 0.0)), 0.5)
+    # Losses 4 and 20; the first is to get 24 / 1.1 = 21.8: it prunes 0.2 * 8 = 1.6, that is 1, so 21 are shared out:
+    # 19.1, 1.9 and 0. The first has room for 3; 16.1 / 2 go to each of the others: 3, 9.95, 8.05.
+    assert pruned(changes) == [1, 20, 0]
+    assert grown(changes) == [3, 10, 8]
+
+
+def test_a_layer_that_would_lose_all_keeps_the_minimum() -> None:
+    # The second is to get all 24, more than it loses, and so prunes 0.6 * 20 = 12. Of 4 + 12 the first gets 3 back.
+    layers = evidence((50, 4, 0.0), (50, 20, 1.0))
+    assert pruned(plan_changes(layers, 1.0, minimum=3)) == [4, 12]
+    assert grown(plan_changes(layers, 1.0, minimum=3)) == [3, 13]
+    assert grown(plan_changes(layers, 1.0, minimum=0)) == [0, 16]
+
+
+def test_a_minimum_beyond_what_a_layer_had_is_what_it_had() -> None:
+    changes = plan_changes(evidence((50, 2, 0.0), (50, 20, 1.0), (50, 0, 0.0)), 1.0, minimum=5)
+    assert [change.active for change in changes][::2] == [2, 0]
+
+
+@pytest.mark.parametrize("prune_rate", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_prune_rate_that_is_no_fraction_is_refused(prune_rate: float) -> None:
+    with pytest.raises(ValueError, match=r"prune rate in \[0, 1\].*got"):
+        plan_changes(evidence((50, 20, None)), prune_rate)
+
+
+def test_no_layers_need_no_plan() -> None:
+    assert plan_changes([], 0.5) == ()
