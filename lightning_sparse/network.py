@@ -175,7 +175,8 @@ class SparseNetwork:
     def rewire(self, recipe: Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.
 
-        Pruned weights become zero, grown weights start at zero. On any error nothing is changed.
+        Pruned weights become zero, grown weights start at zero (for those pruned in the same update the recipe may
+        say otherwise). On any error nothing is changed.
 
         Args:
             recipe: The rules, from `lightning_sparse.topology.recipes` or your own.
@@ -195,15 +196,16 @@ class SparseNetwork:
         except BaseException:
             self._generator.set_state(before)
             raise
+        keeping = rewiring.masks if recipe.keep_regrown else rewiring.survivors
         for change in rewiring.changes:
-            self._put(change.name, rewiring.survivors[change.name], rewiring.masks[change.name])
+            self._put(change.name, keeping[change.name], rewiring.masks[change.name])
             self._active[change.name] = change.active
         return rewiring.changes
 
     @torch.no_grad()
-    def _put(self, name: str, survivors: Tensor, mask: Tensor) -> None:
+    def _put(self, name: str, keeping: Tensor, mask: Tensor) -> None:
         parameter = self._parameters[name]
-        parameter.mul_(unpack_mask(survivors, parameter.shape).to(parameter.dtype))
+        parameter.mul_(unpack_mask(keeping, parameter.shape).to(parameter.dtype))
         self._masks[name].copy_(unpack_mask(mask, parameter.shape))
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:

@@ -42,6 +42,8 @@ class SparseMomentumCallback(SparseTrainingCallback):
         pruning: "magnitude" or "signed_magnitude"; scores each weight, the lowest are pruned.
         redistribution: "momentum" or "none" (each layer regrows what it lost); one claim per layer.
         growth: "momentum", "random" or "gradient"; scores each weight, the highest inactive ones are grown.
+        keep_regrown: Whether a weight that is pruned and regrown in the same update keeps its value, as in the
+            authors' code, or starts at zero like every other regrown weight, as in their paper.
         distribution: How active weights are spread over layers at first: "uniform" (the paper), "erdos_renyi" or
             "erdos_renyi_kernel".
         include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names,
@@ -71,6 +73,7 @@ class SparseMomentumCallback(SparseTrainingCallback):
         pruning: str | Callable[[LayerView], Tensor] = "magnitude",
         redistribution: str | Callable[[LayerView], Tensor | float] | None = "momentum",
         growth: str | Callable[[LayerView], Tensor] = "momentum",
+        keep_regrown: bool = False,
         distribution: str = "uniform",
         include: Patterns | None = None,
         exclude: Patterns | None = None,
@@ -82,6 +85,7 @@ class SparseMomentumCallback(SparseTrainingCallback):
             prune=resolve("pruning rule", pruning, PRUNING),
             redistribute=resolve("redistribution rule", redistribution or "none", REDISTRIBUTION),
             grow=resolve("growth rule", growth, GROWTH),
+            keep_regrown=keep_regrown,
         )
         super().__init__(
             recipe=recipe,

@@ -16,8 +16,8 @@ SPARSE_MOMENTUM = Recipe(prune=magnitude, redistribute=mean_momentum, grow=momen
 SET = Recipe(prune=magnitude, redistribute=None, grow=random)
 SET_ORIGINAL = Recipe(prune=signed_magnitude, redistribute=None, grow=random)
 
-# The rules of RigL (Evci et al. 2020). Here a weight that is pruned and grown in the same update restarts at zero.
-RIGL = Recipe(prune=magnitude, redistribute=None, grow=gradient)
+# The rules of RigL (Evci et al. 2020).
+RIGL = Recipe(prune=magnitude, redistribute=None, grow=gradient, keep_regrown=True)
 
 # A fixed random topology.
 STATIC = Recipe(prune=None, redistribute=None, grow=None)

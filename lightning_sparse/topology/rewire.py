@@ -26,11 +26,15 @@ class Recipe:
         prune: Weight score; of each layer's active weights the lowest are pruned. None prunes nothing.
         redistribute: Layer claim; None regrows in each layer what it lost.
         grow: Weight score; of each layer's inactive weights, just-pruned ones included, the highest are grown.
+        keep_regrown: Whether a weight that is pruned and grown in the same update keeps its value (RigL, and the
+            original authors' code of sparse momentum) or starts at zero like every grown weight (the default, and
+            the text of the sparse momentum paper).
     """
 
     prune: WeightScore | None
     redistribute: LayerClaim | None
     grow: WeightScore | None
+    keep_regrown: bool = False
 
     def __post_init__(self) -> None:
         if (self.prune is None) != (self.grow is None):

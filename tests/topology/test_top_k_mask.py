@@ -76,6 +76,12 @@ def test_integers_too_close_for_a_float_are_told_apart(select: Any) -> None:
 
 
 @BOTH_PATHS
+def test_doubles_too_close_for_a_float_are_told_apart(select: Any) -> None:
+    scores = torch.tensor([1.0, 1.0 + 2**-50, 1.0 - 2**-50], dtype=torch.float64)
+    assert select(scores, 1).tolist() == [False, True, False]
+
+
+@BOTH_PATHS
 def test_only_eligible_scores_are_marked_where_all_are_as_low_as_possible(select: Any) -> None:
     scores, eligible = torch.full((6,), float("-inf")), torch.tensor([False, True, False, True, True, False])
     assert select(scores, 2, eligible).tolist() == [False, True, False, True, False, False]
