@@ -54,6 +54,17 @@ def check_density(density: float, where: str = "") -> float:
     return float(density)
 
 
+def check_densities(densities: Mapping[str, float], distribution: str) -> None:
+    """Raise a ValueError unless these are densities of layers, without a distribution of their own."""
+    if not densities or distribution != "uniform":
+        raise ValueError(
+            "Expected either densities per layer, at least one, or a distribution of one density; "
+            f"got {dict(densities)!r} and {distribution!r}. Cure: drop one of the two."
+        )
+    for pattern, value in densities.items():
+        check_density(value, f" in the layers {pattern!r}")
+
+
 def _by_total(
     weights: dict[str, Weight], open_names: list[str], density: float, distribution: str, minimum: int
 ) -> dict[str, int]:
@@ -64,7 +75,7 @@ def _by_total(
     closed = whole - open_size
     if not closed + least <= total <= whole:
         raise ValueError(
-            f"Expected a density from {(closed + least) / whole:.4g} to 1: of {whole} weights {closed} stay dense and "
+            f"Expected a density from {(closed + least) / whole} to 1: of {whole} weights {closed} stay dense and "
             f"the other {len(open_names)} layers keep at least {minimum} each; got {density}. "
             "Cure: a higher density, fewer dense layers or a lower minimum."
         )
@@ -77,13 +88,8 @@ def _by_total(
 def _by_pattern(
     weights: dict[str, Weight], densities: Mapping[str, float], distribution: str, minimum: int
 ) -> dict[str, int]:
-    if distribution != "uniform":
-        raise ValueError(
-            "Expected either densities per layer or a distribution of one density; "
-            f"got {dict(densities)!r} and {distribution!r}. Cure: drop one of the two."
-        )
-    for pattern, value in densities.items():
-        check_density(value, f" in the layers {pattern!r}")
+    check_densities(densities, distribution)
+    for pattern in densities:
         matching(weights, pattern)
     counts = {}
     for name, weight in weights.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
 
 Pattern = str | type[nn.Module]
@@ -62,9 +63,9 @@ def find_weights(
 ) -> dict[str, Weight]:
     """Return the weights to mask by parameter name, in the order of the model.
 
-    By default these are the weights of linear and (transposed) convolutional layers. Biases, frozen parameters and
-    whatever belongs to a normalization or embedding layer (a weight tied to an embedding too) are never masked. A
-    tied weight counts once.
+    By default these are the weights of linear and (transposed) convolutional layers outside of attention. Biases,
+    frozen parameters and whatever belongs to a normalization or embedding layer (a weight tied to an embedding too)
+    are never masked. A tied weight counts once.
 
     Args:
         model: Any module whose parameters are initialized.
@@ -114,7 +115,8 @@ def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
     """
     if patterns is None:
         return ()
-    listed = (patterns,) if isinstance(patterns, (str, type)) else tuple(patterns)
+    single = isinstance(patterns, (str, type)) or not isinstance(patterns, Iterable)
+    listed: tuple[Pattern, ...] = (patterns,) if single else tuple(patterns)  # type: ignore[arg-type, assignment]  # checked next
     for pattern in listed:
         if not isinstance(pattern, str) and not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
             raise TypeError(f"Expected a glob or a module type to choose layers by; got {pattern!r}.")
@@ -129,6 +131,8 @@ def _cure(weights: dict[str, Weight]) -> str:
 
 
 def _is_default(weight: Weight) -> bool:
+    if isinstance(weight.module, NonDynamicallyQuantizableLinear):  # a part of an attention layer
+        return False
     return isinstance(weight.module, DEFAULT_TYPES) and weight.name.rpartition(".")[2] == "weight"
 
 

@@ -62,6 +62,8 @@ class SparseNetwork:
         dense: These stay dense, likewise, but count in N: the other layers share what is left of the budget.
         minimum: No layer has fewer active weights than this.
         seed: Of the random masks and of random growth; default: PyTorch's current initial seed.
+        state: What `state_dict` returned, to go on from instead of random masks. Load the model's weights before:
+            random masks would zero some of them.
 
     Raises:
         ValueError: If nothing matches, or the density is out of reach (with the feasible range).
@@ -82,6 +84,7 @@ class SparseNetwork:
         dense: Patterns | None = None,
         minimum: int = 1,
         seed: int | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         weights = find_weights(model, include, exclude)
         kept_dense = as_patterns(dense)
@@ -92,17 +95,21 @@ class SparseNetwork:
         self._generator = _own_generator(torch.initial_seed() if seed is None else seed)
         # Masks have the dtype and device of their weight: multiplying by them is then the fastest way to apply them.
         self._masks = {
-            name: self._random_mask(name)
+            name: torch.zeros_like(weight.parameter, requires_grad=False)
             for name, weight in weights.items()
             if not any(map(weight.matches, kept_dense))
         }
         self._signals = Signals({name: self._parameters[name] for name in self._masks})
-        self.enforce()
+        if state is None:
+            self._draw_masks()
+        else:
+            self.load_state_dict(state)
 
-    def _random_mask(self, name: str) -> Tensor:
-        parameter = self._parameters[name]
-        noise = torch.rand(parameter.shape, generator=self._generator)
-        return top_k_mask(noise, self._active[name]).to(parameter.device, parameter.dtype)
+    def _draw_masks(self) -> None:
+        for name, mask in self._masks.items():
+            noise = torch.rand(mask.shape, generator=self._generator)
+            mask.copy_(top_k_mask(noise, self._active[name]))
+        self.enforce()
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -132,7 +139,7 @@ class SparseNetwork:
         """Steps of the attached optimizer; with several, those of the busiest one."""
         return self._signals.steps
 
-    def attach(self, optimizer: Optimizer, *, track_momentum: bool = True) -> None:
+    def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
         """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
 
         Gradients are left alone: growth needs the momentum of inactive weights.
@@ -141,11 +148,15 @@ class SparseNetwork:
             optimizer: An optimizer that steps some or all of the masked weights. Call once for each.
             track_momentum: Where the optimizer keeps no momentum, keep an exponential moving average of gradients
                 (smoothing factor 0.9, one tensor per weight) in its place.
+            track_gradients: Hold on to the gradients of each step until the next one, for a recipe that decides by
+                them after they were set to None.
 
         Raises:
             ValueError: If the optimizer steps none of the masked weights or is attached already.
         """
-        self._signals.attach(optimizer, track_momentum=track_momentum, after_step=self._enforce)
+        self._signals.attach(
+            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._enforce
+        )
 
     def is_stepped_by(self, optimizer: Optimizer) -> bool:
         """Tell whether the optimizer steps at least one masked weight."""
@@ -241,6 +252,7 @@ class SparseNetwork:
         """
         masks = self._checked_masks(state)
         self._signals.check_state_dict(state)
+        torch.Generator().set_state(state["generator"])  # refuses a damaged one
         for name, mask in masks.items():
             self._masks[name].copy_(mask)
             self._active[name] = int(torch.count_nonzero(mask))

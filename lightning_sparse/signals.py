@@ -54,6 +54,9 @@ class _Attachment:
     averaged: set[str]
     handle: RemovableHandle
     steps: int
+    tracks_momentum: bool
+    tracks_gradients: bool
+    stepped: bool = False
 
 
 class Signals:
@@ -71,7 +74,8 @@ class Signals:
         self._parameters = dict(parameters)
         self._attachments: list[_Attachment] = []
         self._averages: dict[str, Tensor] = {}
-        self._restored_gradients: dict[str, Tensor] = {}
+        # With the version of each, which tells whether it was overwritten since.
+        self._gradients: dict[str, tuple[Tensor, int]] = {}
         self._steps_before = 0
 
     @property
@@ -85,7 +89,12 @@ class Signals:
         return [name for name, parameter in self._parameters.items() if id(parameter) in stepped]
 
     def attach(
-        self, optimizer: Optimizer, *, track_momentum: bool, after_step: Callable[[Sequence[str]], None]
+        self,
+        optimizer: Optimizer,
+        *,
+        track_momentum: bool,
+        after_step: Callable[[Sequence[str]], None],
+        track_gradients: bool = False,
     ) -> None:
         """Follow an optimizer; after each of its steps call `after_step` with the names of the weights it steps.
 
@@ -103,8 +112,9 @@ class Signals:
 
         def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             attachment.steps += 1
-            self._restored_gradients.clear()
+            attachment.stepped = True
             self._update_averages(attachment)
+            self._hold_gradients(attachment)
             after_step(attachment.names)
 
         attachment = _Attachment(
@@ -113,6 +123,8 @@ class Signals:
             averaged=set(names) if track_momentum else set(),
             handle=optimizer.register_step_post_hook(hook),
             steps=self.steps,
+            tracks_momentum=track_momentum,
+            tracks_gradients=track_gradients,
         )
         self._attachments.append(attachment)
 
@@ -124,19 +136,37 @@ class Signals:
         self._attachments.clear()
 
     def momentum(self, name: str) -> Tensor | None:
-        """Return the momentum of a weight, or None before the first step."""
+        """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
         parameter = self._parameters[name]
-        for attachment in self._attachments:
-            if name in attachment.names and has_momentum(attachment.optimizer, parameter):
+        followed = [attachment for attachment in self._attachments if name in attachment.names]
+        for attachment in followed:
+            if has_momentum(attachment.optimizer, parameter):
                 return read_momentum(attachment.optimizer, parameter)
         if name in self._averages:
             return self._averages[name]
-        return torch.zeros_like(parameter) if self.steps else None
+        # Steps were taken with momentum, but this weight never had a gradient.
+        return torch.zeros_like(parameter) if any(map(self._has_begun, followed)) else None
+
+    def _has_begun(self, attachment: _Attachment) -> bool:
+        if attachment.tracks_momentum and attachment.stepped:
+            return True
+        return any(
+            name in self._averages or has_momentum(attachment.optimizer, self._parameters[name])
+            for name in attachment.names
+        )
 
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
-        gradient = self._parameters[name].grad
-        return self._restored_gradients.get(name) if gradient is None else gradient
+        held, version = self._gradients.get(name, (self._parameters[name].grad, None))
+        return None if held is None or version not in (None, held._version) else held
+
+    def _hold_gradients(self, attachment: _Attachment) -> None:
+        """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
+        for name in attachment.names:
+            gradient = self._parameters[name].grad
+            self._gradients.pop(name, None)
+            if attachment.tracks_gradients and gradient is not None:
+                self._gradients[name] = (gradient, gradient._version)
 
     @torch.no_grad()
     def _update_averages(self, attachment: _Attachment) -> None:
@@ -178,7 +208,8 @@ class Signals:
             kind: {name: values.detach().clone().to(self._parameters[name]) for name, values in state[kind].items()}
             for kind in ("averages", "gradients")
         }
-        self._averages, self._restored_gradients = copies["averages"], copies["gradients"]
+        self._averages = copies["averages"]
+        self._gradients = {name: (gradient, gradient._version) for name, gradient in copies["gradients"].items()}
         self._steps_before = int(state["steps"])
         for attachment in self._attachments:
             attachment.steps = self._steps_before

@@ -83,7 +83,9 @@ class SparseMomentumCallback(SparseTrainingCallback):
     ) -> None:
         recipe = Recipe(
             prune=resolve("pruning rule", pruning, PRUNING),
-            redistribute=resolve("redistribution rule", redistribution or "none", REDISTRIBUTION),
+            redistribute=resolve(
+                "redistribution rule", "none" if redistribution is None else redistribution, REDISTRIBUTION
+            ),
             grow=resolve("growth rule", growth, GROWTH),
             keep_regrown=keep_regrown,
         )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sparse.budget import Density, check_density
+from lightning_sparse.budget import Density, check_densities, check_density
 from lightning_sparse.callbacks.history import UpdateRecord
-from lightning_sparse.callbacks.timetable import Timetable, progress
+from lightning_sparse.callbacks.timetable import RunLength, Timetable, progress
 from lightning_sparse.maskable import Patterns, as_patterns
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.topology.density import DISTRIBUTIONS
@@ -74,7 +74,7 @@ class SparseTrainingCallback(Callback):
         self._schedule = resolve("schedule", schedule, SCHEDULES)
         self._timetable = _timetable(every_n_epochs, every_n_steps)
         self._prune_rate = _check_prune_rate(prune_rate)
-        self._seed = seed
+        self._seed = _check_seed(seed)
         self._network_options: dict[str, Any] = {
             "density": density,
             "distribution": distribution,
@@ -90,8 +90,11 @@ class SparseTrainingCallback(Callback):
 
     def _reset(self) -> None:
         self.history: list[UpdateRecord] = []
-        self._last_epoch = 0
-        self._last_step = 0
+        # Epochs and steps at the start of this fit and at the last update; steps as the Trainer counts them.
+        self._first = (0, 0)
+        self._last = (0, 0)
+        self._step_offset = 0
+        self._max_epochs: int | None = None
         self._total_updates = inf
         self._restored = None
         self._resumes_without_state = False
@@ -100,6 +103,7 @@ class SparseTrainingCallback(Callback):
         """Forget the counters of an earlier fit."""
         if stage == "fit":
             self._reset()
+            self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros."""
@@ -107,16 +111,18 @@ class SparseTrainingCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the module is ready for it."""
-        self._restored = state_dict
+        if state_dict["network"] is not None:
+            self._restored = state_dict
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks, random state, counters and history; tensors and plain Python values only."""
         if self.network is None:
-            return {}
+            return {"network": None}
         return {
             "network": self.network.state_dict(gradients="gradient" in self._recipe.signals),
-            "last_epoch": self._last_epoch,
-            "last_step": self._last_step,
+            "first": list(self._first),
+            "last": list(self._last),
+            "step_offset": self._step_offset,
             "history": [record.to_dict() for record in self.history],
         }
 
@@ -133,22 +139,26 @@ class SparseTrainingCallback(Callback):
                 "a full checkpoint of a run with this callback, or load the weights into the module and fit without "
                 "ckpt_path to start sparse training from them."
             )
-        if self.network is None or self.network.model is not pl_module:
-            seed = torch.initial_seed() if self._seed is None else self._seed
-            self.network = SparseNetwork(pl_module, seed=trainer.strategy.broadcast(seed), **self._network_options)
-        self._last_epoch, self._last_step = trainer.current_epoch, self.network.steps
         if self._restored is not None:
-            self._restore(self.network, self._restored)
+            self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
+            self._restore_counters(self._restored)
+            self._restored = None
+        else:
+            if self.network is None or self.network.model is not pl_module:
+                seed = torch.initial_seed() if self._seed is None else self._seed
+                self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
+            self._first = self._last = (trainer.current_epoch, trainer.global_step)
+            self._step_offset = self.network.steps - trainer.global_step
         self._attach(self.network, trainer)
 
-    def _restore(self, network: SparseNetwork, state: Mapping[str, Any]) -> None:
-        network.load_state_dict(state["network"])
-        self._last_epoch, self._last_step = int(state["last_epoch"]), int(state["last_step"])
+    def _restore_counters(self, state: Mapping[str, Any]) -> None:
+        self._first, self._last = tuple(state["first"]), tuple(state["last"])
+        self._step_offset = state["step_offset"]
         self.history = [UpdateRecord.from_dict(values) for values in state["history"]]
-        self._restored = None
 
     def _attach(self, network: SparseNetwork, trainer: Trainer) -> None:
         network.detach()
+        network.enforce()
         stepping = [optimizer for optimizer in trainer.optimizers if network.is_stepped_by(optimizer)]
         if not stepping:
             raise ValueError(
@@ -156,7 +166,11 @@ class SparseTrainingCallback(Callback):
                 "none. Cure: return the model's parameters in configure_optimizers, or choose layers with include."
             )
         for optimizer in stepping:
-            network.attach(optimizer, track_momentum="momentum" in self._recipe.signals)
+            network.attach(
+                optimizer,
+                track_momentum="momentum" in self._recipe.signals,
+                track_gradients="gradient" in self._recipe.signals,
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out how many updates the run will have.
@@ -164,10 +178,14 @@ class SparseTrainingCallback(Callback):
         Raises:
             ValueError: If the prune rate is to decay over a run without a known end.
         """
-        steps = float(trainer.estimated_stepping_batches)
-        epochs = float(inf if trainer.max_epochs in (None, -1) else trainer.max_epochs)
-        steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        self._total_updates = self._timetable.total_updates(steps, steps_per_epoch, epochs)
+        batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+        length = RunLength(
+            max_epochs=inf if self._max_epochs in (None, -1) else float(self._max_epochs),
+            max_steps=inf if trainer.max_steps == -1 else trainer.max_steps,
+            # The last batch of an epoch always steps.
+            steps_per_epoch=inf if batches == inf else ceil(batches / accumulated),
+        )
+        self._total_updates = self._timetable.total_updates(length, self._first)
         if self._total_updates == inf and self._schedule is not SCHEDULES["constant"]:
             raise ValueError(
                 f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
@@ -178,16 +196,15 @@ class SparseTrainingCallback(Callback):
         """Carry out the topology update of a boundary that has been passed."""
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
-        epoch, step = trainer.current_epoch, self.network.steps
-        if self._timetable.is_due(epoch, step, self._last_epoch, self._last_step):
-            self._update(self.network, epoch, step)
+        now = (trainer.current_epoch, self.network.steps - self._step_offset)
+        if self._timetable.is_due(now, self._last):
+            self._update(self.network, now)
 
-    def _update(self, network: SparseNetwork, epoch: int, step: int) -> None:
-        factor = self._schedule(progress(len(self.history), self._total_updates))
+    def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
+        factor = float(self._schedule(progress(len(self.history), self._total_updates)))
         changes = network.rewire(self._recipe, self._prune_rate * factor)
-        record = UpdateRecord(epoch, step, self._prune_rate * factor, {change.name: change for change in changes})
-        self.history.append(record)
-        self._last_epoch, self._last_step = epoch, step
+        self.history.append(UpdateRecord(*now, self._prune_rate * factor, {change.name: change for change in changes}))
+        self._last = now
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers; masks and history stay."""
@@ -221,11 +238,19 @@ def _check_prune_rate(prune_rate: float) -> float:
     return float(prune_rate)
 
 
+def _check_seed(seed: int | None) -> int | None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ValueError(f"Expected an integer as seed, or None for PyTorch's own; got {seed!r}.")
+    return seed
+
+
 def _check_network_options(density: Density, distribution: str, minimum: int, **patterns: Patterns | None) -> None:
     """Check what can be checked before there is a model."""
-    for value in density.values() if isinstance(density, Mapping) else (density,):
-        check_density(value)
-    if distribution not in DISTRIBUTIONS:
+    if isinstance(density, Mapping):
+        check_densities(density, distribution)
+    else:
+        check_density(density)
+    if distribution not in tuple(DISTRIBUTIONS):
         raise ValueError(f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}.")
     if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
         raise ValueError(f"Expected a minimum number of active weights per layer, an integer >= 0; got {minimum!r}.")

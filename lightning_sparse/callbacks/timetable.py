@@ -7,6 +7,32 @@ from math import ceil, inf
 
 
 @dataclass(frozen=True)
+class RunLength:
+    """How long a run is, as far as it is known; infinity where it is not.
+
+    Attributes:
+        max_epochs: Limit in epochs.
+        max_steps: Limit in optimizer steps.
+        steps_per_epoch: Optimizer steps of an epoch.
+    """
+
+    max_epochs: float
+    max_steps: float
+    steps_per_epoch: float
+
+    def in_epochs(self) -> float:
+        """Return the number of epochs, the last of which may be cut short by the limit in steps."""
+        if self.max_steps == inf:
+            return self.max_epochs
+        # How many epochs a number of steps makes is unknown where an epoch's length is.
+        return inf if self.steps_per_epoch == inf else min(self.max_epochs, ceil(self.max_steps / self.steps_per_epoch))
+
+    def in_steps(self) -> float:
+        """Return the number of optimizer steps."""
+        return min(self.max_steps, self.max_epochs * self.steps_per_epoch)
+
+
+@dataclass(frozen=True)
 class Timetable:
     """An update after every n epochs or after every n optimizer steps, except at the very end of training.
 
@@ -35,26 +61,23 @@ class Timetable:
     def _period(self) -> int:
         return self.every_n_epochs or self.every_n_steps or 0
 
-    def is_due(self, epoch: int, step: int, last_epoch: int, last_step: int) -> bool:
+    def is_due(self, now: tuple[int, int], last: tuple[int, int]) -> bool:
         """Tell whether a boundary lies between the last update and now (completed epochs and optimizer steps)."""
-        now, last = (epoch, last_epoch) if self.every_n_epochs else (step, last_step)
-        return now // self._period > last // self._period
+        counter = 0 if self.every_n_epochs else 1
+        return now[counter] // self._period > last[counter] // self._period
 
-    def total_updates(self, steps: float, steps_per_epoch: float, epochs: float) -> float:
-        """Return the number of updates of a whole run, infinity if its length is unknown.
+    def total_updates(self, length: RunLength, first: tuple[int, int]) -> float:
+        """Return the number of updates of a run, infinity if its length is unknown.
 
         Args:
-            steps: Optimizer steps of the run, or infinity.
-            steps_per_epoch: Optimizer steps of an epoch, or infinity.
-            epochs: Most epochs of the run, or infinity.
+            length: Of the run, counted from its very beginning.
+            first: Completed epochs and optimizer steps at the start of this fit.
         """
-        if self.every_n_steps:
-            length = steps
-        elif steps < inf and steps_per_epoch < inf:
-            length = min(epochs, ceil(steps / steps_per_epoch))
-        else:
-            length = epochs if steps == inf else inf
-        return length if length == inf else max(0, (int(length) - 1) // self._period)
+        end = length.in_steps() if self.every_n_steps else length.in_epochs()
+        start = first[1] if self.every_n_steps else first[0]
+        if end == inf:
+            return inf
+        return max(0, (int(end) - 1) // self._period - start // self._period)
 
 
 def progress(update: int, total: float) -> float:

@@ -53,7 +53,7 @@ def test_the_ablation_is_two_strings() -> None:
         ({}, "sparse_momentum"),
         ({"redistribution": "none", "growth": "random"}, "set"),
         ({"pruning": "signed_magnitude", "redistribution": None, "growth": "random"}, "set_original"),
-        ({"redistribution": "none", "growth": "gradient"}, "rigl"),
+        ({"redistribution": "none", "growth": "gradient", "keep_regrown": True}, "rigl"),
     ],
     ids=str,
 )

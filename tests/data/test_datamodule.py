@@ -142,14 +142,6 @@ def test_processes_share_an_epoch_though_their_seeds_differ() -> None:
     assert len(set(shares[0] + shares[1])) == 50
 
 
-def test_a_batch_elsewhere_is_moved_and_one_in_place_is_left() -> None:
-    module = ready()
-    batch = next(iter(module.train_dataloader()))
-    assert module.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
-    moved = module.transfer_batch_to_device(batch, torch.device("meta"), 0)
-    assert [tensor.device.type for tensor in moved] == ["meta", "meta"]
-
-
 def test_batches_before_setup_are_refused() -> None:
     with pytest.raises(RuntimeError, match="before setup"):
         numbered().train_dataloader()

@@ -71,12 +71,17 @@ def update(
     grow: str = "momentum",
     minimum: int = 1,
     noise: Noise | None = None,
+    keep_regrown: bool = False,
 ) -> list[Outcome]:
-    """Return every layer after one update. Random growth asks `noise` once for each layer that grows, in order."""
+    """Return every layer after one update.
+
+    Random growth asks `noise` once for each layer that grows, in order. With `keep_regrown` a weight that is pruned and
+    grown again keeps its value, else it starts at zero as every other grown weight does.
+    """
     claims = [claim(layer) for layer in layers]  # (a), measured before anything is pruned
     pruned, grown = counts(layers, claims if redistribute == "momentum" else [0.0] * len(layers), prune_rate, minimum)
     return [
-        _rewire(layer, lost, gained, prune, grow, noise)
+        _rewire(layer, lost, gained, prune, grow, noise, keep_regrown)
         for layer, lost, gained in zip(layers, pruned, grown, strict=True)
     ]
 
@@ -160,7 +165,9 @@ def largest_remainder(total: int, amounts: Sequence[Fraction]) -> list[int]:
     return whole
 
 
-def _rewire(layer: Layer, lost: int, gained: int, prune: str, grow: str, noise: Noise | None) -> Outcome:
+def _rewire(
+    layer: Layer, lost: int, gained: int, prune: str, grow: str, noise: Noise | None, keep_regrown: bool
+) -> Outcome:
     score = {"magnitude": magnitudes, "signed_magnitude": signed_ranks}[prune](layer)
     # (b) The lowest go first; among equal ones the higher index.
     survivors = set(sorted(layer.active, key=lambda i: (score[i], -i))[lost:])
@@ -173,6 +180,8 @@ def _rewire(layer: Layer, lost: int, gained: int, prune: str, grow: str, noise: 
         mask.flat[i], weight.flat[i] = True, layer.weight.flat[i]
     for i in grown:
         mask.flat[i] = True
+        if keep_regrown and i in layer.active:
+            weight.flat[i] = layer.weight.flat[i]
     return Outcome(mask, weight, lost, gained)
 
 

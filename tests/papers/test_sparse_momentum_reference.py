@@ -141,6 +141,7 @@ class Training:
     minimum: int
     redistribute: str
     grow: str
+    keep_regrown: bool
     prune_rates: list[float]
     seed: int
 
@@ -156,6 +157,7 @@ def trainings(draw: st.DrawFn) -> Training:
         minimum=minimum,
         redistribute=draw(st.sampled_from(["momentum", "none"])),
         grow=draw(st.sampled_from(["momentum", "gradient", "random"])),
+        keep_regrown=draw(st.booleans()),
         prune_rates=draw(st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), min_size=1, max_size=3)),
         seed=draw(st.integers(0, 2**32)),
     )
@@ -201,13 +203,22 @@ def test_a_network_in_training_agrees_with_the_slow_version_after_every_update(t
     network = SparseNetwork(model, training.density, minimum=training.minimum, seed=training.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
     network.attach(optimizer)
-    recipe = Recipe(PRUNING["magnitude"], REDISTRIBUTION[training.redistribute], GROWTH[training.grow])
+    recipe = Recipe(
+        PRUNING["magnitude"], REDISTRIBUTION[training.redistribute], GROWTH[training.grow], training.keep_regrown
+    )
     for prune_rate in training.prune_rates:
         _step(optimizer, list(parameters.values()), rng)
         noise = _noise(torch.Generator().set_state(network.state_dict()["generator"]))
         before = _evidence(network, optimizer, parameters)
         expected = update(
-            before, prune_rate, "magnitude", training.redistribute, training.grow, training.minimum, noise
+            before,
+            prune_rate,
+            "magnitude",
+            training.redistribute,
+            training.grow,
+            training.minimum,
+            noise,
+            training.keep_regrown,
         )
         changes = network.rewire(recipe, prune_rate)
         assert [(c.pruned, c.grown) for c in changes] == [(e.pruned, e.grown) for e in expected]

@@ -9,6 +9,7 @@ import torch
 from slow_sparse_momentum import largest_remainder, share_out
 from torch import Tensor
 
+from lightning_sparse import SparseNetwork
 from lightning_sparse.topology import RECIPES, LayerChange, LayerView, apportion, rewire
 from lightning_sparse.topology.density import allocate
 from lightning_sparse.topology.plan import LayerEvidence, plan_changes
@@ -167,3 +168,36 @@ def test_a_uniform_density_leaves_every_layer_the_same_fraction() -> None:
 def test_largest_remainders_go_to_the_lower_index_of_equal_ones() -> None:
     assert largest_remainder(4, [Fraction(4, 3)] * 3) == [2, 1, 1]
     assert apportion(4, [1.0, 1.0, 1.0], capacities=[9, 9, 9]) == [2, 1, 1]
+
+
+def trained(recipe_name: str) -> tuple[list[float], SparseNetwork]:
+    """Return the weights of a dense and of a sparse layer, and their network, after an update by equal gradients."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 1, bias=False), torch.nn.Linear(4, 4, bias=False))
+    dense, sparse = model.parameters()
+    network = SparseNetwork(model, {"0": 1.0, "1": 0.5}, seed=0)
+    with torch.no_grad():
+        dense.copy_(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    dense.grad, sparse.grad = torch.ones(1, 4), torch.ones(4, 4)
+    network.rewire(RECIPES[recipe_name], prune_rate=0.5)
+    return dense.reshape(-1).tolist(), network
+
+
+def test_a_dense_layer_of_a_sparse_network_keeps_its_weights_under_rigl() -> None:
+    # As with the Erdos-Renyi-kernel densities of LeNet-300-100 at 10 %, whose last layer is dense: it has nothing to
+    # explore, and RigL grows back just what it drops there.
+    weights, network = trained("rigl")
+    assert weights == [1.0, 2.0, 3.0, 4.0]
+    assert network.layers["0.weight"].active == 4
+
+
+def test_growth_starts_at_zero_under_rigl_too_whatever_was_written_where_weights_are_inactive() -> None:
+    model = torch.nn.Linear(8, 1, bias=False)
+    network = SparseNetwork(model, 0.5, seed=0)
+    inactive = ~network.masks["weight"]
+    with torch.no_grad():
+        model.weight.fill_(7.0)  # a checkpoint of a dense network was loaded, say
+    model.weight.grad = inactive.float()
+    network.rewire(RECIPES["rigl"], prune_rate=0.5)
+    grown = network.masks["weight"] & inactive
+    assert grown.sum() == 2
+    assert model.weight[grown].tolist() == [0.0, 0.0]

@@ -53,6 +53,6 @@ def test_recipes_are_made_of_the_rules_of_their_papers() -> None:
         "sparse_momentum": Recipe(magnitude, mean_momentum, momentum),
         "set": Recipe(magnitude, None, random),
         "set_original": Recipe(signed_magnitude, None, random),
-        "rigl": Recipe(magnitude, None, gradient),
+        "rigl": Recipe(magnitude, None, gradient, keep_regrown=True),
         "static": Recipe(None, None, None),
     } == RECIPES
