@@ -193,6 +193,8 @@ class Signals:
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError if a state is not one of these parameters."""
+        if not isinstance(state["steps"], int) or state["steps"] < 0:
+            raise ValueError(f"Expected a number of optimizer steps >= 0 in the state; got {state['steps']!r}.")
         for kind in ("averages", "gradients"):
             for name, values in state[kind].items():
                 parameter = self._parameters.get(name)
