@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jsonargparse
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 from lightning_sparse import callbacks, configs, data, models
 from lightning_sparse._version import __version__
@@ -65,6 +65,7 @@ class SparseCLI(LightningCLI):
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=SaveConfigCallback if run else None,
             save_config_kwargs={"overwrite": True},
             args=_with_config_files(args),
             run=run,

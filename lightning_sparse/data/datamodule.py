@@ -25,7 +25,8 @@ class InMemoryDataModule(LightningDataModule, ABC):
         eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
         val_fraction: Share of the training images held out for validation, in [0, 1): round(val_fraction *
             images) of them. 0: no validation.
-        split_seed: Determines which images are held out, independent of all other seeds.
+        split_seed: Determines which images are held out, independent of all other seeds. None: the last ones of the
+            data set, as the authors of sparse momentum do.
         shuffle_seed: Determines the order of the training images. None: the seed of PyTorch's global generator
             at setup, so that ``seed_everything`` varies the order; no random number is drawn for it. A run
             that is resumed keeps to the seed in the checkpoint.
@@ -43,7 +44,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
         batch_size: int = 100,
         eval_batch_size: int = 1000,
         val_fraction: float = 0.1,
-        split_seed: int = 0,
+        split_seed: int | None = 0,
         shuffle_seed: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -145,14 +146,17 @@ class InMemoryDataModule(LightningDataModule, ABC):
         )
 
 
-def _split(arrays: ImageArrays, val_fraction: float, seed: int) -> dict[str, Batch]:
+def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[str, Batch]:
     count = len(arrays.x_train)
     held_out = round(val_fraction * count)
     if held_out == count:
         raise ValueError(
             f"Expected val_fraction to leave images to train on; got {val_fraction} of {count} images. Lower it."
         )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    if seed is None:
+        order = torch.arange(count - 1, -1, -1)
+    else:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     # Sorted, so that each split keeps the order of the data set.
     parts = {"val": order[:held_out].sort().values, "train": order[held_out:].sort().values}
     splits = {name: (arrays.x_train[index], arrays.y_train[index]) for name, index in parts.items()}

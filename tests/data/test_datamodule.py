@@ -283,3 +283,9 @@ def test_yaml_with_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         build({"class_path": "lightning_sparse.data.DigitsDataModule", "init_args": {"batchsize": 7}})
     assert "batchsize" in capsys.readouterr().err
+
+
+def test_without_a_split_seed_the_last_images_are_held_out_in_order() -> None:
+    module = ready(val_fraction=0.25, split_seed=None)
+    assert validation_images(module) == list(range(COUNT - round(0.25 * COUNT), COUNT))
+    assert sorted(numbers_in(module.train_dataloader())) == list(range(COUNT - round(0.25 * COUNT)))

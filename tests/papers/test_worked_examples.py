@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
@@ -17,7 +18,7 @@ from lightning_sparse.topology.plan import LayerEvidence, plan_changes
 LENET_300_100 = [(300, 784), (100, 300), (10, 100)]
 
 
-def view(weight: list[float], mask: list[int], momentum: list[float], name: str = "layer") -> LayerView:
+def view(weight: Sequence[float], mask: Sequence[int], momentum: Sequence[float], name: str = "layer") -> LayerView:
     return LayerView(
         name,
         weight=torch.tensor([weight]),

@@ -6,10 +6,9 @@ import pytest
 import torch
 from topology_helpers import network, total_active
 
-from lightning_sparse.topology import RECIPES, rewire
+from lightning_sparse.topology import RECIPES, Recipe, rewire
 from lightning_sparse.topology.growth import gradient, momentum, random
 from lightning_sparse.topology.pruning import magnitude, signed_magnitude
-from lightning_sparse.topology.recipes import Recipe
 from lightning_sparse.topology.redistribution import mean_momentum
 
 EVERY_NAME = pytest.mark.parametrize("name", sorted(RECIPES))

@@ -55,4 +55,4 @@ def test_what_is_accepted_can_be_narrowed() -> None:
     assert resolve("method", RIGL, RECIPES, accepts) is RIGL
     assert resolve("method", "lightning_sparse.topology.recipes.RIGL", RECIPES, accepts) is RIGL
     with pytest.raises(TypeError, match="Expected a method"):
-        resolve("method", len, RECIPES, accepts)  # type: ignore[arg-type]  # the point of the test
+        resolve("method", len, RECIPES, accepts)

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from topology_helpers import network, networks, random_layer, total_active, values_after
 from torch import Tensor
 
-from lightning_sparse.topology import RECIPES, LayerView, MissingSignalError, NonFiniteError, Recipe, rewire, uses
+from lightning_sparse.topology import RECIPES, LayerView, Recipe, rewire
 from lightning_sparse.topology.growth import GROWTH
-from lightning_sparse.topology.growth import momentum as momentum_growth
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.pruning import PRUNING, magnitude
-from lightning_sparse.topology.redistribution import REDISTRIBUTION, mean_momentum
+from lightning_sparse.topology.redistribution import REDISTRIBUTION
 from lightning_sparse.topology.rewire import rewire_into
 
 SPARSE_MOMENTUM = RECIPES["sparse_momentum"]
@@ -40,7 +39,7 @@ def test_the_number_of_active_weights_is_conserved_and_the_masks_are_what_the_ch
         survivors, mask = rewiring.survivors[layer.name], rewiring.masks[layer.name]
         assert mask.dtype == survivors.dtype == torch.bool
         assert mask.shape == survivors.shape == layer.weight.shape
-        assert (change.before, change.active) == (layer.mask.sum(), mask.sum())
+        assert (change.before, change.active) == (int(layer.mask.sum()), int(mask.sum()))
         assert survivors.sum() == change.before - change.pruned
         # What survives was active and stays so: with the counts above, exactly `grown` others are active now.
         assert not (survivors & ~(layer.mask & mask)).any()
@@ -175,66 +174,6 @@ def test_masks_can_be_stored_in_another_form() -> None:
         assert torch.equal(unpack_mask(packed.survivors[layer.name], layer.mask.shape), plain.survivors[layer.name])
 
 
-# Errors: what a rule or a signal can do wrong, and that the message says where.
-
-
-def spoiled(kind: str, value: float, active: bool = True) -> list[LayerView]:
-    """Return three layers of which the second has one unusable number, at an active or an inactive position."""
-    layers = network([(8, 9), (5, 6), (4, 4)])
-    values = getattr(layers[1], kind).clone()
-    values[tuple(torch.nonzero(layers[1].mask == active)[0])] = value
-    return [layers[0], replace(layers[1], **{kind: values}), layers[2]]
-
-
-NOT_FINITE = pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-
-
-@NOT_FINITE
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_weight_that_is_not_finite_is_reported_with_its_layer(name: str, value: float) -> None:
-    with pytest.raises(NonFiniteError, match="in the weight of layer 'layer1'"):
-        rewire(spoiled("weight", value), RECIPES[name], 0.5)
-
-
-@NOT_FINITE
-@pytest.mark.parametrize("active", [True, False])
-@pytest.mark.parametrize("redistribute", [mean_momentum, None])
-def test_momentum_that_is_not_finite_is_reported_with_its_layer(redistribute: Any, value: float, active: bool) -> None:
-    with pytest.raises(NonFiniteError, match="in the momentum of layer 'layer1'"):
-        rewire(spoiled("momentum", value, active), replace(SPARSE_MOMENTUM, redistribute=redistribute), 0.5)
-
-
-@NOT_FINITE
-def test_a_gradient_that_is_not_finite_is_reported_with_its_layer(value: float) -> None:
-    with pytest.raises(NonFiniteError, match="in the gradient of layer 'layer1'"):
-        rewire(spoiled("gradient", value), RECIPES["rigl"], 0.5)
-
-
-@NOT_FINITE
-def test_a_signal_that_no_rule_depends_on_may_be_anything(value: float) -> None:
-    rewire(spoiled("gradient", value), SPARSE_MOMENTUM, 0.5)
-    rewire(spoiled("momentum", value), RECIPES["rigl"], 0.5)
-
-
-@pytest.mark.parametrize("which", ["prune", "grow"])
-def test_nan_scores_of_a_rule_are_reported_with_their_layer(which: str) -> None:
-    def broken(layer: LayerView) -> Tensor:
-        return layer.weight / layer.weight.abs().amax() * (float("nan") if layer.name == "layer1" else 1.0)
-
-    with pytest.raises(NonFiniteError, match="for layer 'layer1'; got NaN"):
-        rewire(network([(8, 9), (5, 6)]), replace(SPARSE_MOMENTUM, **{which: broken}), 0.5)
-
-
-def test_nan_momentum_is_reported_after_a_rule_with_whole_scores_too() -> None:
-    @uses()
-    def oldest(layer: LayerView) -> Tensor:
-        return torch.arange(layer.weight.numel()).view(layer.weight.shape)
-
-    recipe = Recipe(oldest, None, momentum_growth)
-    with pytest.raises(NonFiniteError, match="in the momentum of layer 'layer1'"):
-        rewire(spoiled("momentum", float("nan"), active=False), recipe, 0.5)
-
-
 def test_infinite_scores_of_a_rule_force_and_forbid() -> None:
     layer = random_layer(active=20)
 
@@ -248,54 +187,10 @@ def test_infinite_scores_of_a_rule_force_and_forbid() -> None:
     assert grown[5].sum() == grown.sum() == 4
 
 
-@pytest.mark.parametrize("which", ["prune", "grow"])
-def test_scores_of_another_shape_are_refused_with_their_layer(which: str) -> None:
-    def per_row(layer: LayerView) -> Tensor:
-        return layer.weight.sum(1)
-
-    with pytest.raises(ValueError, match=r"one score per weight of layer 'layer', shape \(6, 10\); got shape \(6,\)"):
-        rewire([random_layer()], replace(SPARSE_MOMENTUM, **{which: per_row}), 0.5)
-
-
-@pytest.mark.parametrize(
-    "claim",
-    [-1.0, float("nan"), float("inf"), torch.tensor(-1.0), torch.tensor(float("nan")), torch.ones(2), None],
-    ids=str,
-)
-def test_a_claim_that_is_no_number_from_zero_on_is_refused_with_its_layer(claim: Any) -> None:
-    def claims(layer: LayerView) -> Any:
-        return claim if layer.name == "layer1" else 1.0
-
-    with pytest.raises(ValueError, match="claim >= 0 for layer 'layer1'; got"):
-        rewire(network([(8, 9), (5, 6)]), replace(SPARSE_MOMENTUM, redistribute=claims), 0.5)
-
-
 @pytest.mark.parametrize("claim", [2, 2.0, True, torch.tensor(2), torch.tensor([2.0]), torch.tensor(2.0).half()])
 def test_a_claim_may_be_any_kind_of_number(claim: Any) -> None:
     changes = rewire(network([(8, 9), (8, 9)]), replace(SPARSE_MOMENTUM, redistribute=lambda _: claim), 0.5).changes
     assert [change.share for change in changes] == [0.5, 0.5]
-
-
-@pytest.mark.parametrize(
-    ("name", "signal", "cure"), [("sparse_momentum", "momentum", "optimizer step"), ("rigl", "gradient", "backward")]
-)
-def test_a_missing_signal_is_reported_with_its_layer_and_a_cure(name: str, signal: str, cure: str) -> None:
-    layers = network([(8, 9), (5, 6)])
-    layers[1] = replace(layers[1], **{signal: None})  # type: ignore[arg-type]  # None is allowed for signals
-    with pytest.raises(MissingSignalError, match=f"the {signal} of layer 'layer1'.*Cure: .*{cure}"):
-        rewire(layers, RECIPES[name], 0.5)
-
-
-@pytest.mark.parametrize("prune_rate", [-0.1, 1.5, float("nan")])
-def test_a_prune_rate_that_is_no_fraction_is_refused(prune_rate: float) -> None:
-    with pytest.raises(ValueError, match=r"prune rate in \[0, 1\]"):
-        rewire([random_layer()], SPARSE_MOMENTUM, prune_rate)
-
-
-@pytest.mark.parametrize("recipe", [(magnitude, None, None), (None, None, momentum_growth)])
-def test_a_recipe_prunes_and_grows_or_does_neither(recipe: tuple[Any, Any, Any]) -> None:
-    with pytest.raises(ValueError, match="both a pruning and a growth rule, or neither"):
-        Recipe(*recipe)
 
 
 def test_a_recipe_names_the_signals_of_its_rules_and_all_for_an_undeclared_rule() -> None:
