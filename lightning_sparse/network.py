@@ -175,13 +175,17 @@ class SparseNetwork:
         parameters: list[Tensor] = []
         masks: list[Tensor] = []
         for name in names:
-            parameter, mask = self._parameters[name], self._masks[name]
-            if mask.device != parameter.device or mask.dtype != parameter.dtype:
-                mask = self._masks[name] = mask.to(parameter.device, parameter.dtype)
-            parameters.append(parameter)
-            masks.append(mask)
+            parameters.append(self._parameters[name])
+            masks.append(self._mask(name))
         if parameters:
             torch._foreach_mul_(parameters, masks)
+
+    def _mask(self, name: str) -> Tensor:
+        """Return the mask where its weight is now: models move and change their dtype."""
+        parameter, mask = self._parameters[name], self._masks[name]
+        if mask.device != parameter.device or mask.dtype != parameter.dtype:
+            mask = self._masks[name] = mask.to(parameter.device, parameter.dtype)
+        return mask
 
     def rewire(self, recipe: Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.
@@ -207,23 +211,22 @@ class SparseNetwork:
         except BaseException:
             self._generator.set_state(before)
             raise
-        keeping = rewiring.masks if recipe.keep_regrown else rewiring.survivors
         for change in rewiring.changes:
-            self._put(change.name, keeping[change.name], rewiring.masks[change.name])
+            self._put(change.name, rewiring.survivors[change.name], rewiring.masks[change.name])
             self._active[change.name] = change.active
         return rewiring.changes
 
     @torch.no_grad()
-    def _put(self, name: str, keeping: Tensor, mask: Tensor) -> None:
+    def _put(self, name: str, survivors: Tensor, mask: Tensor) -> None:
         parameter = self._parameters[name]
-        parameter.mul_(unpack_mask(keeping, parameter.shape).to(parameter.dtype))
+        parameter.mul_(unpack_mask(survivors, parameter.shape).to(parameter.dtype))
         self._masks[name].copy_(unpack_mask(mask, parameter.shape))
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:
         return LayerView(
             name=name,
             weight=self._parameters[name].detach(),
-            mask=self._masks[name].bool(),
+            mask=self._mask(name).bool(),
             generator=self._generator,
             momentum=self._signals.momentum(name) if "momentum" in signals else None,
             gradient=self._signals.gradient(name) if "gradient" in signals else None,

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -128,7 +129,7 @@ def check_survivors(network: SparseNetwork, recipe: Recipe, prune_rate: float) -
         lost = old & (now != was)
         assert not now[lost].any()
         assert int(lost.sum()) <= change.pruned
-        assert int((old & (was != 0) & (now != 0)).sum()) >= int((old & (was != 0)).sum()) - change.pruned
+        assert int((old & (now != 0)).sum()) <= change.before - change.pruned
         assert not now[new & ~old].any()
         assert int((new & ~old).sum()) <= change.grown
         assert int(new.sum()) == change.active == change.before - change.pruned + change.grown
@@ -348,6 +349,34 @@ def test_masks_are_not_read_off_the_weights() -> None:
     check_budget(resumed, round(0.3 * 114), 1)
 
 
+def test_loading_a_state_zeroes_what_is_inactive_in_it() -> None:
+    state = SparseNetwork(small(), 0.3, seed=1).state_dict()
+    network = SparseNetwork(small(), 0.3, seed=2)
+    network.model.load_state_dict(small().state_dict())
+    network.load_state_dict(state)
+    check_zeros(network)
+    assert int(torch.count_nonzero(maskable(network.model)["0.weight"])) == network.layers["0.weight"].active
+
+
+def test_a_network_made_from_a_state_leaves_loaded_weights_as_they_are() -> None:
+    network, _ = trained(recipe=SET)
+    saved = through_a_file([network.state_dict(), network.model.state_dict()])
+    model = small()
+    model.load_state_dict(saved[1])
+    resumed = SparseNetwork(model, 0.3, seed=5, state=saved[0])
+    assert identical(values(model), saved[1])
+    assert identical(resumed.state_dict(), saved[0])
+    assert resumed.layers == network.layers
+
+
+def test_a_network_is_not_made_from_a_state_of_another_and_leaves_weights_as_they_are() -> None:
+    for state, density in (({}, 0.3), (trained()[0].state_dict(), 0.5)):
+        model = small()
+        with pytest.raises(ValueError, match="Expected"):
+            SparseNetwork(model, density, state=state)
+        assert identical(values(model), values(small()))
+
+
 def _flip(packed: Tensor) -> Tensor:
     flipped = packed.clone()
     flipped[0] ^= 1
@@ -489,6 +518,23 @@ def test_a_prune_rate_outside_of_0_to_1_changes_nothing(prune_rate: float) -> No
     _refused(trained()[0], SPARSE_MOMENTUM, prune_rate, ValueError)
 
 
+def test_a_recipe_may_let_weights_that_are_pruned_and_regrown_keep_their_value() -> None:
+    kept = {}
+    for keep_regrown in (False, True):
+        network, _ = trained()
+        before, masks = values(network.model), network.masks
+        changes = network.rewire(replace(RIGL, grow=GROWTH["momentum"], keep_regrown=keep_regrown), 1.0)
+        after, now = values(network.model), network.masks
+        stayed = {name: masks[name] & now[name] for name in masks}
+        kept[keep_regrown] = sum(int(torch.count_nonzero(after[name][stayed[name]])) for name in masks)
+        assert sum(int(mask.sum()) for mask in stayed.values()) > 0
+        assert all(change.pruned == change.before for change in changes)
+        assert all(not after[name][now[name] & ~masks[name]].any() for name in masks)
+        assert all(torch.equal(after[name][stayed[name]], before[name][stayed[name]] * keep_regrown) for name in masks)
+        check_zeros(network)
+    assert kept[False] == 0 < kept[True]
+
+
 def test_masks_that_are_handed_out_are_copies() -> None:
     network = SparseNetwork(small(), 0.5, dense="0")
     before = network.masks
@@ -567,6 +613,16 @@ def test_the_global_random_state_is_left_alone() -> None:
     network = SparseNetwork(small(), 0.3)
     network.rewire(SET, 0.5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_masks_know_nothing_of_the_noise_that_weights_were_drawn_from(seed: int | None) -> None:
+    torch.manual_seed(3)
+    layer = nn.Linear(100, 50, bias=False)
+    weights = layer.weight.detach().clone()
+    active = weights[SparseNetwork(layer, 0.2, seed=seed).masks["weight"]]
+    assert 0.4 < float((active > 0).float().mean()) < 0.6
+    assert float(active.abs().mean()) == pytest.approx(float(weights.abs().mean()), rel=0.1)
 
 
 def test_layers_get_masks_that_differ() -> None:

@@ -257,6 +257,31 @@ def test_the_gradient_is_missing_before_the_first_backward_pass_and_there_after_
     assert network.rewire(RIGL, 0.5)
 
 
+@pytest.mark.parametrize("track_gradients", [False, True])
+def test_gradients_that_are_set_to_none_are_held_for_whom_asks(track_gradients: bool) -> None:
+    parameter = Parameter(torch.ones(1, 3))
+    optimizer = SGD([parameter], LR)
+    signals = Signals({"weight": parameter})
+    signals.attach(optimizer, track_momentum=False, track_gradients=track_gradients, after_step=lambda names: None)
+    take_steps(optimizer, parameter, gradients=GRADIENTS[:1])
+    optimizer.zero_grad(set_to_none=True)
+    found = signals.gradient("weight")
+    assert (None if found is None else found.tolist()) == (GRADIENTS[0].tolist() if track_gradients else None)
+    assert set(signals.state_dict(gradients=True)["gradients"]) == ({"weight"} if track_gradients else set())
+
+
+def test_gradients_that_were_overwritten_since_the_step_are_missing_rather_than_wrong() -> None:
+    parameter = Parameter(torch.ones(1, 3))
+    optimizer = SGD([parameter], LR)
+    signals = Signals({"weight": parameter})
+    signals.attach(optimizer, track_momentum=False, track_gradients=True, after_step=lambda names: None)
+    take_steps(optimizer, parameter, gradients=GRADIENTS[:1])
+    optimizer.zero_grad(set_to_none=False)
+    assert signals.gradient("weight") is None
+    take_steps(optimizer, parameter, gradients=GRADIENTS[1:2])
+    torch.testing.assert_close(signals.gradient("weight"), GRADIENTS[1])
+
+
 def test_saved_gradients_serve_until_the_next_step() -> None:
     network, optimizer = linear_after_a_step()
     state = network.state_dict(gradients=True)

@@ -64,7 +64,8 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
     takes at most its inactive and just-pruned positions, and the excess goes in equal parts to the layers with room.
     A layer that would grow although its sparsity is below the prune rate prunes at most the fraction of its sparsity
     (Dettmers & Zettlemoyer 2019, Algorithm 1 and the two edge cases of section 3.2). Claims that are zero everywhere
-    say nothing: then each layer regrows what it lost. A network without inactive weights has no topology to change.
+    say nothing: then each layer regrows what it lost. A network without inactive weights has no topology to change,
+    nor has such a layer where each layer regrows what it lost.
 
     Args:
         layers: The evidence; claims for all layers or for none.
@@ -80,6 +81,8 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
     pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]
     claims = [layer.claim or 0.0 for layer in layers]
     if not any(claims):
+        # A full layer that keeps its count could only lose the values of weights that come straight back.
+        pruned = [lost if layer.spare else 0 for layer, lost in zip(layers, pruned, strict=True)]
         grown, shares = pruned, _shares([float(lost) for lost in pruned])
     else:
         pruned = _spare_nearly_dense(layers, pruned, claims)

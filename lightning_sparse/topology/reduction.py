@@ -25,7 +25,7 @@ def mean_magnitude(values: Tensor, mask: Tensor) -> Tensor:
         # Gathering the few active values first is several times faster than summing all.
         active = np.compress(mask.numpy().reshape(-1), values.detach().numpy().reshape(-1))
         return torch.tensor(np.abs(active).mean(dtype=np.float64) if active.size else 0.0, dtype=wide)
-    return values.abs().mul_(mask).sum(dtype=wide) / torch.count_nonzero(mask).clamp_min(1)
+    return torch.where(mask, values, 0).abs_().sum(dtype=wide) / torch.count_nonzero(mask).clamp_min(1)
 
 
 def extremes(values: Tensor) -> Tensor:

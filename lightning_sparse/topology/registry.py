@@ -42,5 +42,5 @@ def _import(kind: str, path: str, known: Mapping[str, Any]) -> object:
         raise ValueError(f"{expected}.")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"{expected}, which can't be imported ({error}).") from error

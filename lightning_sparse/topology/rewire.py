@@ -42,6 +42,8 @@ class Recipe:
                 "Expected both a pruning and a growth rule, or neither (a fixed topology); "
                 f"got prune={self.prune!r}, grow={self.grow!r}. Cure: name the missing rule."
             )
+        if not isinstance(self.keep_regrown, bool):
+            raise TypeError(f"Expected keep_regrown to be True or False; got {self.keep_regrown!r}.")
 
     @property
     def signals(self) -> frozenset[str]:
@@ -54,8 +56,9 @@ class Rewiring(Generic[_Mask]):
     """The outcome of one update, by layer name.
 
     Attributes:
-        survivors: Which weights keep their value: active before and not pruned.
-        masks: Which weights are active now: the survivors and the grown, which start at zero.
+        survivors: Which weights keep their value: active before and not pruned (or pruned and regrown at once, if the
+            recipe keeps those).
+        masks: Which weights are active now: the survivors, and the grown ones, which start at zero.
         changes: The counts, in the order of the layers.
     """
 
@@ -103,49 +106,72 @@ def rewire_into(
     survivors, masks = {}, {}
     ranges: list[tuple[int, Tensor]] = []
     for index, change in enumerate(changes):
-        layer = layers[index]
-        kept = mask = layer.mask
-        if recipe.prune and change.pruned:
-            scores = _scores(recipe.prune, layer)
-            ranges.append((index, extremes(scores)))
-            kept = mask = top_k_mask(scores, change.before - change.pruned, eligible=layer.mask)
-        if recipe.grow and change.grown:
-            scores = _scores(recipe.grow, layer)
-            ranges.append((index, extremes(scores)))
-            mask = kept | top_k_mask(scores, change.grown, eligible=~kept)
-        survivors[layer.name], masks[layer.name] = store(kept), store(mask)
+        # No name is bound to a layer or its masks here: they would live on while the next layer is built.
+        survivors[change.name], masks[change.name], found = _rewire_layer(layers[index], recipe, change, store)
+        ranges.extend((index, row) for row in found)
     for (index, _), (lowest, highest) in zip(ranges, _fetch(row for _, row in ranges), strict=True):
         if not (isfinite(lowest) and isfinite(highest)):
             _check_signals(layers[index])
         if isnan(lowest) or isnan(highest):
-            raise NonFiniteError(f"Expected scores without NaN for layer {layers[index].name!r}; got NaN from a rule.")
+            name = changes[index].name
+            raise NonFiniteError(f"Expected scores without NaN for layer {name!r}; got NaN from a rule.")
     return Rewiring(survivors, masks, changes)
+
+
+def _rewire_layer(
+    layer: LayerView, recipe: Recipe, change: LayerChange, store: Callable[[Tensor], _Mask]
+) -> tuple[_Mask, _Mask, list[Tensor]]:
+    """Return survivors, new mask, and the extremes of the scores (on the device: looking would synchronize)."""
+    ranges = []
+    kept = mask = layer.mask
+    if recipe.prune and change.pruned:
+        scores = _scores(recipe.prune, layer)
+        ranges.append(extremes(scores))
+        kept = mask = top_k_mask(scores, change.before - change.pruned, eligible=layer.mask)
+    if recipe.grow and change.grown:
+        scores = _scores(recipe.grow, layer)
+        ranges.append(extremes(scores))
+        mask = kept | top_k_mask(scores, change.grown, eligible=~kept)
+    if recipe.keep_regrown:
+        kept = mask & layer.mask
+    return store(kept), store(mask), ranges
 
 
 def _measure(layers: Sequence[LayerView], recipe: Recipe) -> list[LayerEvidence]:
     """Return counts and claims of all layers, fetched from the device in one piece."""
-    names, sizes, rows = [], [], []
-    for index in range(len(layers)):
-        layer = layers[index]
-        wide = widest_float(layer.weight.device)
-        claim = recipe.redistribute(layer) if recipe.redistribute else 0.0
-        if not isinstance(claim, Tensor):  # filled in on the device: copying it there would synchronize
-            claim = torch.full((), claim, device=layer.weight.device)
-        # A count goes as two digits, each exact in single precision too.
-        count = torch.count_nonzero(layer.mask)
-        digits = torch.stack([count >> 20, count & (2**20 - 1)]).to(wide)
-        rows.append(torch.cat([digits, claim.to(wide).reshape(1), extremes(layer.weight).to(wide)]))
-        names.append(layer.name)
-        sizes.append(layer.weight.numel())
+    measured = [_measure_layer(layers[index], recipe) for index in range(len(layers))]
+    if len({name for name, _, _ in measured}) < len(measured):
+        raise ValueError(f"Expected layers of different names; got {[name for name, _, _ in measured]}.")
     evidence = []
-    for index, (high, low, claim, *weights) in enumerate(_fetch(rows)):
+    for index, (high, low, claim, *weights) in enumerate(_fetch(row for _, _, row in measured)):
+        name, size, _ = measured[index]
         if not all(map(isfinite, (claim, *weights))):
             _check_signals(layers[index])
         if not isfinite(claim) or claim < 0:
-            raise ValueError(f"Expected a finite claim >= 0 for layer {names[index]!r}; got {claim} from the rule.")
+            raise ValueError(f"Expected a finite claim >= 0 for layer {name!r}; got {claim} from the rule.")
         active = (int(high) << 20) + int(low)
-        evidence.append(LayerEvidence(names[index], sizes[index], active, claim if recipe.redistribute else None))
+        evidence.append(LayerEvidence(name, size, active, claim if recipe.redistribute else None))
     return evidence
+
+
+def _measure_layer(layer: LayerView, recipe: Recipe) -> tuple[str, int, Tensor]:
+    """Return name, size and a row of numbers on the device: two digits of the count, claim, extremes of the weight."""
+    wide = widest_float(layer.weight.device)
+    # Two digits, each exact in single precision too.
+    count = torch.count_nonzero(layer.mask)
+    digits = torch.stack([count >> 20, count & (2**20 - 1)]).to(wide)
+    row = torch.cat([digits, _claim(recipe.redistribute, layer).to(wide), extremes(layer.weight).to(wide)])
+    return layer.name, layer.weight.numel(), row
+
+
+def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
+    claim = 0.0 if rule is None else rule(layer)
+    if isinstance(claim, Tensor) and claim.numel() == 1:
+        return claim.detach().reshape(1)
+    if isinstance(claim, Tensor) or not isinstance(claim, (int, float)):
+        raise ValueError(f"Expected a finite claim >= 0 for layer {layer.name!r}; got {claim!r} from {rule!r}.")
+    # Filled in on the device: copying it there would synchronize.
+    return torch.full((1,), claim, dtype=widest_float(layer.weight.device), device=layer.weight.device)
 
 
 def _fetch(rows: Iterable[Tensor]) -> list[list[float]]:
@@ -153,8 +179,9 @@ def _fetch(rows: Iterable[Tensor]) -> list[list[float]]:
     stacked = list(rows)
     if not stacked:
         return []
-    home = stacked[0]
-    values: list[list[float]] = torch.stack([row.to(home.device, home.dtype) for row in stacked]).tolist()
+    home = stacked[0].device
+    # Layers may be on several devices, and scores of several dtypes; none may be narrowed.
+    values: list[list[float]] = torch.stack([row.to(home, widest_float(home)) for row in stacked]).tolist()
     return values
 
 

@@ -50,7 +50,9 @@ def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor
 
 
 def _comparable(scores: Tensor) -> Tensor:
-    """Widen half precision, which NumPy and some selection kernels lack; every value stays exact."""
+    """Widen what NumPy or some selection kernels lack: half precision and bool; every value stays exact."""
+    if scores.dtype == torch.bool:
+        return scores.to(torch.uint8)
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
@@ -145,6 +147,8 @@ def apportion(
     [4, 3, 3]
     """
     lows = [0] * len(claims) if minimums is None else list(minimums)
+    if not claims and total == 0:
+        return []
     least, most = sum(lows), sum(capacities)
     if not least <= total <= most:
         raise ValueError(f"Expected a total between {least} and {most}, what the parties can take; got {total}.")

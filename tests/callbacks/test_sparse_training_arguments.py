@@ -66,6 +66,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"growth": "lightning_sparse.topology.growth.nothing"}, r"Expected a growth rule.*can't be imported.*'nothing'"),
     ({"growth": "lightning_sparse.topology.growth"}, r"Expected a growth rule.*got <module"),
     ({"growth": 1}, r"Expected a growth rule.*got 1"),
+    ({"keep_regrown": "no"}, r"Expected .*keep_regrown.*got 'no'"),
 ]
 RECIPES: list[tuple[dict[str, Any], str]] = [
     ({"recipe": "sparse_momentun"}, r"Expected a recipe from sparse_momentum, set.*got 'sparse_momentun'"),

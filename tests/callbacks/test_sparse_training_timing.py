@@ -11,12 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 from tiny_training import (
     At,
+    ManualModule,
     ShufflingLoader,
     TinyModule,
     differences,
     fit,
     masks_of,
 )
+from torch.optim import SGD, Optimizer
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 
@@ -143,6 +145,24 @@ def test_the_extra_epoch_of_weight_averaging_for_batch_statistics_has_no_update(
     fit(callback, StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1), limit_val_batches=0)
     assert boundaries(callback) == [(1, 3), (2, 6)]
     assert [record.prune_rate for record in callback.history] == [0.5, 0.0]
+
+
+def test_a_boundary_between_two_steps_of_one_batch_is_not_lost() -> None:
+    class Twice(ManualModule):
+        """Steps its only optimizer twice in a batch."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for _ in range(2):
+                self.optimizers().zero_grad()
+                self.manual_backward(self.loss(batch))
+                self.optimizers().step()
+
+        def configure_optimizers(self) -> Optimizer:
+            return SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+    callback = SparseMomentumCallback(density=0.3, every_n_steps=5, schedule="constant")
+    fit(callback, module=Twice())
+    assert boundaries(callback) == [(1, 6), (1, 10), (2, 16)]
 
 
 def test_an_epoch_that_the_module_cuts_short_counts_as_an_epoch() -> None:

@@ -17,7 +17,6 @@ from lightning_sparse.data import ArrayDataModule, ImageArrays, InMemoryDataModu
 
 pytestmark = [
     # Lightning 2.6 uses a spelling of PyTorch's tree utilities that PyTorch 2.15 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
 ]
 COUNT = 57
 

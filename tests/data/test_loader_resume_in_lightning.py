@@ -16,7 +16,6 @@ from lightning_sparse.data import ArrayDataModule
 
 pytestmark = [
     # Lightning 2.6 uses a spelling of PyTorch's tree utilities that PyTorch 2.15 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     # The resumed runs save no checkpoints of their own.
     pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
 ]

@@ -101,6 +101,8 @@ def counts(
         return [0] * len(layers), [0] * len(layers)
     pruned = [round(prune_rate * len(layer.active)) for layer in layers]
     if all(each == 0 for each in claims):
+        # A full layer that regrows what it lost would only forget values.
+        pruned = [0 if layer.zeros == 0 else lost for layer, lost in zip(layers, pruned, strict=True)]
         return pruned, list(pruned)
     pruned = [
         _spare_if_growing(layer, lost, quota)

@@ -69,8 +69,14 @@ def test_a_prune_rate_of_zero_moves_nothing_and_a_larger_one_something() -> None
 
 
 def test_without_claims_every_layer_regrows_what_it_lost() -> None:
-    changes = plan_changes(evidence((50, 20, None), (50, 50, None), (50, 0, None)), 0.5)
-    assert pruned(changes) == grown(changes) == [10, 25, 0]
+    changes = plan_changes(evidence((50, 20, None), (50, 49, None), (50, 0, None)), 0.5)
+    assert pruned(changes) == grown(changes) == [10, 24, 0]
+
+
+@pytest.mark.parametrize("claim", [None, 0.0])
+def test_a_full_layer_that_would_regrow_what_it_lost_keeps_its_weights(claim: float | None) -> None:
+    changes = plan_changes(evidence((50, 20, claim), (50, 50, claim)), 0.5)
+    assert pruned(changes) == grown(changes) == [10, 0]
 
 
 def test_claims_that_are_zero_everywhere_say_nothing() -> None:

@@ -16,8 +16,9 @@ def signed_magnitude(layer: LayerView) -> Tensor:
     scores = torch.zeros_like(layer.weight, dtype=torch.float32)
     for sign in (1, -1):
         values = (layer.weight * sign).clamp_min(0)
-        order = values.reshape(-1).argsort(stable=True)
-        ranks = torch.empty_like(order).scatter_(0, order, torch.arange(1, order.numel() + 1, device=order.device))
+        # Descending, so that of equal magnitudes the one with the lower index ranks higher.
+        order = values.reshape(-1).argsort(stable=True, descending=True)
+        ranks = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), 0, -1, device=order.device))
         members = values > 0
         count = torch.count_nonzero(members)
         group = (ranks.view_as(values) - (order.numel() - count)).float() / count.clamp_min(1)
