@@ -18,6 +18,7 @@ from tiny_training import (
     FEATURES,
     At,
     Batch,
+    EndsByItself,
     ManualModule,
     ShufflingLoader,
     TinyModule,
@@ -135,7 +136,7 @@ def test_a_failure_at_the_start_of_training_leaves_no_hooks() -> None:
     callback, run = SparseMomentumCallback(density=0.3), trainer(max_epochs=-1)
     run.callbacks.append(callback)
     with pytest.raises(ValueError, match="known length"):
-        run.fit(TinyModule(), ShufflingLoader(), ShufflingLoader(1))
+        run.fit(EndsByItself(), ShufflingLoader(), ShufflingLoader(1))
     assert len(run.optimizers) == 1
     assert _hooks(run) == 0
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from tiny_training import (
+    EndsByItself,
     ShufflingLoader,
     TinyModule,
     falls,
@@ -124,20 +125,13 @@ def test_a_decaying_schedule_over_an_unknown_length_is_an_error_with_the_cure(
 ) -> None:
     callback = SparseMomentumCallback(density=0.3, **period)
     with pytest.raises(ValueError, match=r"Expected a run of known length.*got max_epochs=.*Cure:.*schedule='const"):
-        fit(callback, **{"limit_train_batches": None, **options})
+        fit(callback, module=EndsByItself(), **options)
     assert callback.history == []
-
-
-class Finite(TinyModule):
-    """Ends a run without a limit after nine batches."""
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.trainer.should_stop = self.global_step >= 9
 
 
 def test_a_constant_schedule_needs_no_known_length() -> None:
     callback = SparseMomentumCallback(density=0.3, schedule="constant")
-    fit(callback, module=Finite(), max_epochs=-1)
+    fit(callback, module=EndsByItself(), max_epochs=-1)
     assert rates(callback) == [0.5, 0.5]
 
 

@@ -138,6 +138,13 @@ class ManualModule(TinyModule):
         ]
 
 
+class EndsByItself(TinyModule):
+    """Ends a run without a limit after nine batches."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.trainer.should_stop = self.global_step >= 9
+
+
 class At(Callback):
     """Call a function in one hook, with what every hook gets: the trainer and the module."""
 
