@@ -15,7 +15,7 @@ def main(wheel: str) -> None:
         if path.suffix in (".py", ".yaml") or path.name == "py.typed"
     }
     missing = sorted(expected - names)
-    foreign = sorted(name for name in names if not name.startswith("lightning_sparse"))
+    foreign = sorted(name for name in names - expected if ".dist-info/" not in name)
     licences = [name for name in names if name.endswith("LICENSE")]
     if missing or foreign or not licences:
         sys.exit(f"wheel: missing {missing}, foreign {foreign}, licence {licences}")

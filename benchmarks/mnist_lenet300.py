@@ -22,6 +22,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lightning_sparse.data import MNISTDataModule
+
 RESULTS = Path(__file__).parent / "results" / "mnist_lenet300"
 Job = tuple[float, str, int]  # density, regrown, seed
 # Test error in % and its standard error (Dettmers & Zettlemoyer 2019, Table 1).
@@ -34,7 +36,7 @@ PUBLISHED = {
 }
 
 
-def train(data: Path, density: float, regrown: str, seed: int, epochs: int, download: bool) -> dict[str, object]:
+def train(data: Path, density: float, regrown: str, seed: int) -> dict[str, object]:
     """Train and test once in this process; errors in %, CPU time in seconds."""
     import torch
 
@@ -44,8 +46,8 @@ def train(data: Path, density: float, regrown: str, seed: int, epochs: int, down
     config = "mnist_lenet300" if density < 1 else "mnist_lenet300_dense"
     arguments = [
         *("--config", config, "--seed_everything", str(seed)),
-        *("--data.init_args.data_dir", str(data), "--data.init_args.download", str(download).lower()),
-        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", str(epochs), "--trainer.logger", "false"),
+        *("--data.init_args.data_dir", str(data), "--data.init_args.download", "false"),
+        *("--trainer.accelerator", "cpu", "--trainer.logger", "false"),
         *("--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
     ]
     if density < 1:
@@ -61,7 +63,7 @@ def train(data: Path, density: float, regrown: str, seed: int, epochs: int, down
         "density": density,
         "regrown": regrown,
         "seed": seed,
-        "epochs": epochs,
+        "epochs": cli.trainer.current_epoch,
         "test_error_percent": round(100 * (1 - tested["test/accuracy"]), 4),
         "nonzero_weights": sum(int((weight != 0).sum()) for weight in weights),
         "nonzero_by_layer": [int((weight != 0).sum()) for weight in weights],
@@ -109,21 +111,21 @@ def main() -> None:
     parser.add_argument("--regrown", choices=["kept", "zero"], nargs="+", default=["kept", "zero"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--download", action="store_true")
     parser.add_argument("--one", nargs=3, metavar=("DENSITY", "REGROWN", "SEED"), help="run only this one, here")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     if options.one:
         job = (float(options.one[0]), options.one[1], int(options.one[2]))
-        result = train(options.data, *job, options.epochs, options.download)
+        result = train(options.data, *job)
         _file(job).write_text(json.dumps(result, indent=1) + "\n")
         return
+    if options.download:  # once, not in every process
+        MNISTDataModule(options.data).prepare_data()
     # A dense network regrows nothing.
     kinds = [(d, "-") if d == 1 else (d, kind) for d in options.densities for kind in options.regrown]
     jobs = [(density, kind, seed) for density, kind in dict.fromkeys(kinds) for seed in options.seeds]
-    passed_on = ["--data", str(options.data), "--epochs", str(options.epochs)]
-    run_missing(jobs, options.jobs, [*passed_on, *(["--download"] if options.download else [])])
+    run_missing(jobs, options.jobs, ["--data", str(options.data)])
     (RESULTS.parent / "mnist_lenet300.md").write_text(table() + "\n")
     print(table())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightning_sparse.maskable import Pattern, Weight, matching
-from lightning_sparse.topology.density import allocate
+from lightning_sparse.topology.density import DISTRIBUTIONS, allocate
 
 Density = float | Mapping[str, float]
 
@@ -30,39 +30,50 @@ def initial_counts(
     Raises:
         ValueError: If a density is outside (0, 1] or out of reach, or a pattern or the distribution is unknown.
     """
+    check_options(density, distribution, minimum)
     full = {name for pattern in dense for name in matching(weights, pattern)}
     open_names = [name for name in weights if name not in full]
     sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
     if isinstance(density, Mapping):
-        counts = _by_pattern({name: weights[name] for name in open_names}, density, distribution, minimum)
+        counts = _by_pattern({name: weights[name] for name in open_names}, density, minimum)
     else:
-        counts = _by_total(weights, open_names, check_density(density), distribution, minimum)
+        counts = _by_total(weights, open_names, float(density), distribution, minimum)
     return {name: counts.get(name, sizes[name]) for name in weights}
 
 
-def check_density(density: float, where: str = "") -> float:
-    """Return the density as a float.
+def check_options(density: Density, distribution: str, minimum: int) -> None:
+    """Check what can be checked before there is a model.
 
     Raises:
-        ValueError: If it is not a number in (0, 1].
+        ValueError: If a density is not in (0, 1], the distribution is unknown, the minimum is not an integer >= 0, or
+            densities per layer come with a distribution.
     """
+    if distribution not in tuple(DISTRIBUTIONS):
+        raise ValueError(
+            f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}. Cure: name one of these."
+        )
+    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
+        raise ValueError(
+            f"Expected a minimum of active weights per layer, an integer >= 0; got {minimum!r}. Cure: the default is 1."
+        )
+    if not isinstance(density, Mapping):
+        _check_density(density)
+        return
+    if not density or distribution != "uniform":
+        raise ValueError(
+            "Expected either densities per layer, at least one, or a distribution of one density; "
+            f"got {dict(density)!r} and {distribution!r}. Cure: drop one of the two."
+        )
+    for pattern, value in density.items():
+        _check_density(value, f" in the layers {pattern!r}")
+
+
+def _check_density(density: float, where: str = "") -> None:
     if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
         raise ValueError(
             f"Expected a density in (0, 1], the fraction of weights that stay active{where}; got {density!r}. "
-            "Cure: for a sparsity of 95 % the density is 0.05."
+            "Cure: for a sparsity of 95 % the density is 0.05, a number."
         )
-    return float(density)
-
-
-def check_densities(densities: Mapping[str, float], distribution: str) -> None:
-    """Raise a ValueError unless these are densities of layers, without a distribution of their own."""
-    if not densities or distribution != "uniform":
-        raise ValueError(
-            "Expected either densities per layer, at least one, or a distribution of one density; "
-            f"got {dict(densities)!r} and {distribution!r}. Cure: drop one of the two."
-        )
-    for pattern, value in densities.items():
-        check_density(value, f" in the layers {pattern!r}")
 
 
 def _by_total(
@@ -85,10 +96,7 @@ def _by_total(
     return dict(zip(open_names, allocate(shapes, total - closed, distribution, minimum), strict=True))
 
 
-def _by_pattern(
-    weights: dict[str, Weight], densities: Mapping[str, float], distribution: str, minimum: int
-) -> dict[str, int]:
-    check_densities(densities, distribution)
+def _by_pattern(weights: dict[str, Weight], densities: Mapping[str, float], minimum: int) -> dict[str, int]:
     for pattern in densities:
         matching(weights, pattern)
     counts = {}

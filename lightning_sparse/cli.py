@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command == "--version":
         print(__version__)
     elif command in _COMMANDS:
-        jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=False)
+        try:
+            jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=False)
+        except ValueError as error:
+            sys.exit(f"lightning-sparse: {error}")
     else:
         SparseCLI(given)
 

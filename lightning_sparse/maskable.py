@@ -79,6 +79,10 @@ def find_weights(
     """
     candidates = {weight.name: weight for weight in _candidates(model)}
     included, excluded = as_patterns(include), as_patterns(exclude)
+    if include is not None and not included:
+        raise ValueError(
+            "Expected at least one pattern to include; got none. Cure: None stands for the default layers."
+        )
     for pattern in (*included, *excluded):
         matching(candidates, pattern)
     chosen = {

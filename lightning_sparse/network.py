@@ -18,6 +18,7 @@ from lightning_sparse.signals import Signals
 from lightning_sparse.topology.layer import LayerView, LazyLayers
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
+from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.topology.select import top_k_mask
 
@@ -86,6 +87,7 @@ class SparseNetwork:
         seed: int | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        check_seed(seed)
         weights = find_weights(model, include, exclude)
         kept_dense = as_patterns(dense)
         self.model = model
@@ -162,6 +164,11 @@ class SparseNetwork:
         """Tell whether the optimizer steps at least one masked weight."""
         return bool(self._signals.names_stepped_by(optimizer))
 
+    @property
+    def unattached(self) -> list[str]:
+        """Names of the masked weights that no attached optimizer steps: they could not train."""
+        return [name for name in self._masks if not self._signals.is_stepped(name)]
+
     def detach(self) -> None:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
         self._signals.detach()
@@ -187,14 +194,14 @@ class SparseNetwork:
             mask = self._masks[name] = mask.to(parameter.device, parameter.dtype)
         return mask
 
-    def rewire(self, recipe: Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
+    def rewire(self, recipe: str | Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.
 
         Pruned weights become zero, grown weights start at zero (for those pruned in the same update the recipe may
         say otherwise). On any error nothing is changed.
 
         Args:
-            recipe: The rules, from `lightning_sparse.topology.recipes` or your own.
+            recipe: The rules, from `lightning_sparse.topology.recipes` (also by name) or your own.
             prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
 
         Raises:
@@ -202,6 +209,7 @@ class SparseNetwork:
             MissingSignalError: If a rule needs momentum or gradients before there are any.
             NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
         """
+        recipe = as_recipe(recipe)
         before = self._generator.get_state()
         try:
             with torch.no_grad():
@@ -282,6 +290,19 @@ class SparseNetwork:
                 "Cure: give the density of the run that the state comes from."
             )
         return masks
+
+
+def check_seed(seed: int | None) -> int | None:
+    """Return the seed.
+
+    Raises:
+        ValueError: If it is neither an integer nor None.
+    """
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ValueError(
+            f"Expected an integer as seed; got {seed!r}. Cure: None takes the seed that PyTorch was given."
+        )
+    return seed
 
 
 def _own_generator(seed: int) -> torch.Generator:

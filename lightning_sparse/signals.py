@@ -128,6 +128,10 @@ class Signals:
         )
         self._attachments.append(attachment)
 
+    def is_stepped(self, name: str) -> bool:
+        """Tell whether an attached optimizer steps a weight."""
+        return any(name in attachment.names for attachment in self._attachments)
+
     def detach(self) -> None:
         """Stop following; the averages and the number of steps stay."""
         self._steps_before = self.steps

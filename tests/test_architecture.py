@@ -203,7 +203,7 @@ def test_no_file_has_a_path_from_somebodys_machine() -> None:
     ("text", "expected"),
     [
         ('root = "/home/me/data"', True),
-        ("# see /work/shared", True),
+        ("# see /opt/shared", True),
         ("data_dir: /data/mnist", True),
         (r'"C:\Users\me"', True),
         ("https://example.org/home/me", False),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import ceil, inf
+from math import ceil, inf, nan
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sparse.budget import Density, check_densities, check_density
+from lightning_sparse.budget import Density, check_options
 from lightning_sparse.callbacks.history import UpdateRecord
 from lightning_sparse.callbacks.timetable import RunLength, Timetable, progress
 from lightning_sparse.maskable import Patterns, as_patterns
-from lightning_sparse.network import SparseNetwork
-from lightning_sparse.topology.density import DISTRIBUTIONS
-from lightning_sparse.topology.recipes import RECIPES
+from lightning_sparse.network import SparseNetwork, check_seed
+from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.schedule import SCHEDULES
@@ -27,7 +26,7 @@ class SparseTrainingCallback(Callback):
     An update belongs to the boundary of an epoch (or to a number of optimizer steps) and is carried out at the first
     training batch after it. So the weights that were validated are those that a checkpoint saves, the last boundary
     has no update, and a run resumes exactly from any checkpoint. Masks and counters are in the callback's state.
-    Fitting the same module again continues with its masks; another module gets new ones.
+    Fitting the same module again with the same callback continues with its masks; another module gets new ones.
 
     Args:
         recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
@@ -70,11 +69,11 @@ class SparseTrainingCallback(Callback):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self._recipe = _as_recipe(recipe)
+        self._recipe = as_recipe(recipe)
         self._schedule = resolve("schedule", schedule, SCHEDULES)
         self._timetable = _timetable(every_n_epochs, every_n_steps)
         self._prune_rate = _check_prune_rate(prune_rate)
-        self._seed = _check_seed(seed)
+        self._seed = check_seed(seed)
         self._network_options: dict[str, Any] = {
             "density": density,
             "distribution": distribution,
@@ -83,7 +82,9 @@ class SparseTrainingCallback(Callback):
             "dense": dense,
             "minimum": minimum,
         }
-        _check_network_options(**self._network_options)
+        check_options(density, distribution, minimum)
+        for patterns in (include, exclude, dense):
+            as_patterns(patterns)
         self.network: SparseNetwork | None = None
         self._restored: dict[str, Any] | None = None
         self._reset()
@@ -171,6 +172,12 @@ class SparseTrainingCallback(Callback):
                 track_momentum="momentum" in self._recipe.signals,
                 track_gradients="gradient" in self._recipe.signals,
             )
+        if network.unattached:
+            raise ValueError(
+                "Expected an optimizer for every masked weight; got none that steps "
+                f"{', '.join(network.unattached)}. Cure: add them to an optimizer, or leave them as they are with "
+                "exclude or requires_grad=False."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out how many updates the run will have.
@@ -189,7 +196,8 @@ class SparseTrainingCallback(Callback):
         if self._total_updates == inf and self._schedule is not SCHEDULES["constant"]:
             raise ValueError(
                 f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
-                f"max_steps={trainer.max_steps}. Cure: set one of them, or schedule='constant'."
+                f"max_steps={trainer.max_steps}, {batches} batches per epoch. Cure: set max_epochs for updates in "
+                "epochs, max_steps for updates in steps (or limit_train_batches), or schedule='constant'."
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
@@ -201,10 +209,23 @@ class SparseTrainingCallback(Callback):
             self._update(self.network, now)
 
     def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
-        factor = float(self._schedule(progress(len(self.history), self._total_updates)))
+        factor = self._factor(progress(len(self.history), self._total_updates))
         changes = network.rewire(self._recipe, self._prune_rate * factor)
         self.history.append(UpdateRecord(*now, self._prune_rate * factor, {change.name: change for change in changes}))
         self._last = now
+
+    def _factor(self, at: float) -> float:
+        found = self._schedule(at)
+        try:
+            factor = float(found)
+        except (TypeError, ValueError):
+            factor = nan
+        if not 0 <= factor <= 1:
+            raise ValueError(
+                f"Expected a factor in [0, 1] on the prune rate from the schedule at progress {at:.3g}; got {found!r}. "
+                "Cure: return 1 for the whole prune rate, 0 for none."
+            )
+        return factor
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers; masks and history stay."""
@@ -217,10 +238,6 @@ class SparseTrainingCallback(Callback):
     def _release(self) -> None:
         if self.network is not None:
             self.network.detach()
-
-
-def _as_recipe(recipe: str | Recipe) -> Recipe:
-    return resolve("recipe", recipe, RECIPES, accepts=lambda choice: isinstance(choice, Recipe))
 
 
 def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> Timetable:
@@ -236,23 +253,3 @@ def _check_prune_rate(prune_rate: float) -> float:
             "Cure: the paper's is 0.5."
         )
     return float(prune_rate)
-
-
-def _check_seed(seed: int | None) -> int | None:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f"Expected an integer as seed, or None for PyTorch's own; got {seed!r}.")
-    return seed
-
-
-def _check_network_options(density: Density, distribution: str, minimum: int, **patterns: Patterns | None) -> None:
-    """Check what can be checked before there is a model."""
-    if isinstance(density, Mapping):
-        check_densities(density, distribution)
-    else:
-        check_density(density)
-    if distribution not in tuple(DISTRIBUTIONS):
-        raise ValueError(f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}.")
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
-        raise ValueError(f"Expected a minimum number of active weights per layer, an integer >= 0; got {minimum!r}.")
-    for chosen in patterns.values():
-        as_patterns(chosen)

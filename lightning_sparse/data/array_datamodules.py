@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
 from lightning_sparse.data.datamodule import InMemoryDataModule
 
@@ -42,7 +40,7 @@ class ArrayDataModule(InMemoryDataModule):
         self._arrays = image_arrays(x_train, y_train, x_test, y_test, num_classes)
 
     @classmethod
-    def from_npz(cls, path: str | Path, **options: Any) -> Self:
+    def from_npz(cls, path: str | Path, **options: Any) -> ArrayDataModule:
         """Reads the arrays from a file now. `NpzDataModule` is the same for YAML, and reads it when needed.
 
         Args:

@@ -7,6 +7,7 @@ calls it; so does what a paper prescribes beyond that.
 from lightning_sparse.topology.growth import gradient, momentum, random
 from lightning_sparse.topology.pruning import magnitude, signed_magnitude
 from lightning_sparse.topology.redistribution import mean_momentum
+from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.rewire import Recipe
 
 # Dettmers & Zettlemoyer 2019.
@@ -29,3 +30,13 @@ RECIPES: dict[str, Recipe] = {
     "rigl": RIGL,
     "static": STATIC,
 }
+
+
+def as_recipe(recipe: str | Recipe) -> Recipe:
+    """Return a recipe given by name, by import path, or as it is.
+
+    Raises:
+        ValueError: If the name is unknown or the path can't be imported.
+        TypeError: If it is not a recipe.
+    """
+    return resolve("recipe", recipe, RECIPES, accepts=lambda choice: isinstance(choice, Recipe))

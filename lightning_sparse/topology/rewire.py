@@ -187,10 +187,11 @@ def _fetch(rows: Iterable[Tensor]) -> list[list[float]]:
 
 def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
     scores = rule(layer)
-    if scores.shape != layer.weight.shape:
+    if not isinstance(scores, Tensor) or scores.shape != layer.weight.shape:
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
         raise ValueError(
             f"Expected one score per weight of layer {layer.name!r}, shape {tuple(layer.weight.shape)}; "
-            f"got shape {tuple(scores.shape)} from {rule!r}."
+            f"got {got} from {rule!r}. Cure: return a tensor of the weight's shape."
         )
     return scores.detach()
 

@@ -299,3 +299,14 @@ def test_a_module_of_a_user_is_not_changed_by_a_callback_that_is_not_used() -> N
     before = {name: values.clone() for name, values in module.state_dict().items()}
     trainer(SparseMomentumCallback(density=0.3))
     assert differences(module.state_dict(), before) == []
+
+
+def test_a_masked_weight_that_no_optimizer_steps_is_an_error_before_the_first_step() -> None:
+    class HeadOnly(TinyModule):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.net[-1].parameters(), lr=0.1)
+
+    callback = SparseMomentumCallback(density=0.3)
+    with pytest.raises(ValueError, match=r"Expected an optimizer for every masked weight; got none.*net.*Cure: add them"):
+        fit(callback, module=HeadOnly())
+    fit(SparseMomentumCallback(density=0.3, exclude="net.0"), module=HeadOnly())

@@ -175,6 +175,7 @@ def test_a_schedule_may_return_any_kind_of_number(schedule: Callable[[float], fl
     assert [type(rate) for rate in rates(callback)] == [float, float]
 
 
-def test_a_schedule_that_leaves_the_range_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"Expected a prune rate in \[0, 1\].*got 1.5"):
-        fit(SparseMomentumCallback(density=0.3, schedule=lambda progress: 3.0))
+@pytest.mark.parametrize("factor", [3.0, 1.01, -0.1, float("nan"), None, "half"])
+def test_a_schedule_that_leaves_the_range_is_an_error(factor: Any) -> None:
+    with pytest.raises(ValueError, match=rf"Expected a factor in \[0, 1\].*schedule.*got {factor!r}. Cure: return 1"):
+        fit(SparseMomentumCallback(density=0.3, schedule=lambda progress: factor))
