@@ -18,6 +18,7 @@ from tiny_training import (
     fit,
     masks_of,
     one_checkpoint,
+    rates,
     saving_at,
     stray_weights,
     trainer,
@@ -106,6 +107,27 @@ def test_a_run_can_be_interrupted_more_than_once(tmp_path: Path) -> None:
         path = str(tmp_path / f"{step}.ckpt")
     last = SparseMomentumCallback(density=0.3, growth="random")
     assert differences(everything(fit(last, ckpt_path=path, max_epochs=5), last), expected) == []
+
+
+def test_a_second_fit_of_the_same_trainer_resumes_exactly(tmp_path: Path) -> None:
+    callback, module = SparseMomentumCallback(density=0.3), TinyModule()
+    run = fit(callback, saving_at(14, tmp_path / "later.ckpt"), module=module)
+    run.fit_loop.max_epochs = 7
+    run.fit(module, ShufflingLoader(), ShufflingLoader(1))
+    assert len(set(rates(callback))) == 3
+    resumed = SparseMomentumCallback(density=0.3)
+    rerun = fit(resumed, ckpt_path=str(tmp_path / "later.ckpt"), max_epochs=7)
+    assert differences(everything(rerun, resumed), everything(run, callback)) == []
+
+
+def test_a_second_fit_of_the_same_module_resumes_exactly(tmp_path: Path) -> None:
+    callback, module = SparseMomentumCallback(density=0.3, every_n_steps=2), TinyModule()
+    fit(callback, module=module, max_epochs=1)
+    run = fit(callback, saving_at(5, tmp_path / "later.ckpt"), module=module)
+    assert [record.step for record in callback.history] == [2, 4, 6, 8]
+    resumed = SparseMomentumCallback(density=0.3, every_n_steps=2)
+    rerun = fit(resumed, ckpt_path=str(tmp_path / "later.ckpt"))
+    assert differences(everything(rerun, resumed), everything(run, callback)) == []
 
 
 def test_a_finished_run_can_be_prolonged_from_its_last_checkpoint(tmp_path: Path) -> None:
