@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 import jsonargparse
@@ -63,16 +64,19 @@ class SparseCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfigCallback if run else None,
-            save_config_kwargs={"overwrite": True},
-            args=_with_config_files(args),
-            run=run,
-        )
+        with warnings.catch_warnings():
+            # Lightning doubts arguments that don't come straight from the command line; these do, names replaced.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfigCallback if run else None,
+                save_config_kwargs={"overwrite": True},
+                args=_with_config_files(args),
+                run=run,
+            )
 
 
 def _with_config_files(arguments: Sequence[str]) -> list[str]:

@@ -77,6 +77,8 @@ def find_weights(
         ValueError: If nothing is left to mask or a pattern matches nothing.
         TypeError: If a pattern is neither a string nor a module type.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected a torch.nn.Module to mask; got {model!r}. Cure: pass the model itself.")
     candidates = {weight.name: weight for weight in _candidates(model)}
     included, excluded = as_patterns(include), as_patterns(exclude)
     if include is not None and not included:
@@ -123,7 +125,10 @@ def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
     listed: tuple[Pattern, ...] = (patterns,) if single else tuple(patterns)  # type: ignore[arg-type, assignment]  # checked next
     for pattern in listed:
         if not isinstance(pattern, str) and not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
-            raise TypeError(f"Expected a glob or a module type to choose layers by; got {pattern!r}.")
+            raise TypeError(
+                f"Expected a glob or a module type to choose layers by; got {pattern!r}. "
+                "Cure: a string like 'encoder.*', or a type like torch.nn.Linear."
+            )
     return listed
 
 

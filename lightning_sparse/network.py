@@ -263,7 +263,12 @@ class SparseNetwork:
         """
         masks = self._checked_masks(state)
         self._signals.check_state_dict(state)
-        torch.Generator().set_state(state["generator"])  # refuses a damaged one
+        try:
+            torch.Generator().set_state(state["generator"])
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"Expected a generator's state; got a damaged one ({error}). Cure: load another."
+            ) from error
         for name, mask in masks.items():
             self._masks[name].copy_(mask)
             self._active[name] = int(torch.count_nonzero(mask))
@@ -274,7 +279,10 @@ class SparseNetwork:
     def _checked_masks(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         expected = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
         if missing := expected - set(state):
-            raise ValueError(f"Expected a state with {sorted(expected)}; got none of {sorted(missing)}.")
+            raise ValueError(
+                f"Expected a state with {sorted(expected)}; got none of {sorted(missing)}. "
+                "Cure: load what state_dict() of a SparseNetwork returned."
+            )
         ours = {name: list(mask.shape) for name, mask in self._masks.items()}
         if state["shapes"] != ours or set(state["masks"]) != set(ours):
             raise ValueError(

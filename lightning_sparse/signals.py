@@ -103,6 +103,8 @@ class Signals:
         """
         if any(attachment.optimizer is optimizer for attachment in self._attachments):
             raise ValueError("Expected each optimizer once; got one that is attached already. Cure: detach first.")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"Expected a torch.optim.Optimizer; got {optimizer!r}. Cure: attach the optimizer itself.")
         names = self.names_stepped_by(optimizer)
         if not names:
             raise ValueError(
@@ -198,7 +200,9 @@ class Signals:
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError if a state is not one of these parameters."""
         if not isinstance(state["steps"], int) or state["steps"] < 0:
-            raise ValueError(f"Expected a number of optimizer steps >= 0 in the state; got {state['steps']!r}.")
+            raise ValueError(
+                f"Expected a number of optimizer steps >= 0 in the state; got {state['steps']!r}. Cure: load another."
+            )
         for kind in ("averages", "gradients"):
             for name, values in state[kind].items():
                 parameter = self._parameters.get(name)

@@ -125,6 +125,12 @@ def test_a_layer_pattern_does_not_match_a_longer_name() -> None:
     assert set(find_weights(model, exclude="1")) == {f"{index}.weight" for index in range(12) if index != 1}
 
 
+def test_including_nothing_is_an_error_and_excluding_nothing_is_not() -> None:
+    with pytest.raises(ValueError, match=r"Expected at least one pattern to include; got none.*Cure"):
+        chosen(include=[])
+    assert chosen(exclude=[]) == chosen(include=None) == DEFAULT
+
+
 def test_excluding_everything_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"Expected at least one weight to mask; got none.*Cure: choose from"):
         chosen(exclude="*")

@@ -55,7 +55,10 @@ class Timetable:
             )
         period = self._period
         if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-            raise ValueError(f"Expected an update period of at least 1 epoch or step, an integer; got {period!r}.")
+            raise ValueError(
+                f"Expected an update period of at least 1 epoch or step, an integer; got {period!r}. "
+                "Cure: 1 updates after every epoch or step."
+            )
 
     @property
     def _period(self) -> int:

@@ -23,5 +23,6 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
     raise ValueError(
-        f"Expected a YAML file or the name of a shipped configuration ({', '.join(available())}); got {name!r}."
+        f"Expected a YAML file or the name of a shipped configuration ({', '.join(available())}); got {name!r}. "
+        "Cure: check the spelling."
     )

@@ -26,7 +26,7 @@ def unpack_mask(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     if packed.dtype != torch.uint8 or packed.shape != (expected,):
         raise ValueError(
             f"Expected a packed mask of {expected} bytes (uint8) for shape {tuple(shape)}; "
-            f"got shape {tuple(packed.shape)}, {packed.dtype}."
+            f"got shape {tuple(packed.shape)}, {packed.dtype}. Cure: the state is damaged, load another."
         )
     if packed.device.type == "cpu":
         bits = np.unpackbits(packed.numpy(), count=numel, bitorder="little")

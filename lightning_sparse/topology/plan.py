@@ -76,7 +76,9 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
         ValueError: If the prune rate is out of range.
     """
     if not 0 <= prune_rate <= 1:
-        raise ValueError(f"Expected a prune rate in [0, 1], a fraction of the active weights; got {prune_rate}.")
+        raise ValueError(
+            f"Expected a prune rate in [0, 1], a fraction of the active weights; got {prune_rate}. Cure: 0.5, say."
+        )
     movable = any(layer.spare for layer in layers)
     pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]
     claims = [layer.claim or 0.0 for layer in layers]

@@ -30,7 +30,8 @@ def resolve(
         choice = _import(kind, choice, known)
     if not accepts(choice):
         raise TypeError(
-            f"Expected a {kind} as a name ({', '.join(known)}), an import path, or one of your own; got {choice!r}."
+            f"Expected a {kind} as a name ({', '.join(known)}), an import path, or one of your own; got {choice!r}. "
+            "Cure: name one of these."
         )
     return cast(_Entry, choice)  # of a type that its first use will show
 
@@ -39,8 +40,8 @@ def _import(kind: str, path: str, known: Mapping[str, Any]) -> object:
     module, _, attribute = path.replace(":", ".").rpartition(".")
     expected = f"Expected a {kind} from {', '.join(known)}, or an import path; got {path!r}"
     if not module:
-        raise ValueError(f"{expected}.")
+        raise ValueError(f"{expected}. Cure: name one of these, or package.module.attribute.")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{expected}, which can't be imported ({error}).") from error
+        raise ValueError(f"{expected}, which can't be imported ({error}). Cure: check the path.") from error
