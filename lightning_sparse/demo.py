@@ -62,7 +62,10 @@ def demo(out: Path = Path("lightning_sparse_demo"), epochs: int = 60, density: f
         seed: Of initialization, batches and masks.
     """
     if epochs < 2:
-        raise ValueError(f"Expected at least 2 epochs, so that the topology changes between them; got {epochs}.")
+        raise ValueError(
+            f"Expected at least 2 epochs, so that the topology changes between them; got {epochs}. "
+            "Cure: the default takes seconds."
+        )
     console = Console()
     sparse = SparseMomentumCallback(density=density)
     with _quiet_lightning():

@@ -148,7 +148,9 @@ def _measure(layers: Sequence[LayerView], recipe: Recipe) -> list[LayerEvidence]
         if not all(map(isfinite, (claim, *weights))):
             _check_signals(layers[index])
         if not isfinite(claim) or claim < 0:
-            raise ValueError(f"Expected a finite claim >= 0 for layer {name!r}; got {claim} from the rule.")
+            raise ValueError(
+                f"Expected a finite claim >= 0 for layer {name!r}; got {claim} from the rule. Cure: mend the rule."
+            )
         active = (int(high) << 20) + int(low)
         evidence.append(LayerEvidence(name, size, active, claim if recipe.redistribute else None))
     return evidence
@@ -169,7 +171,10 @@ def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
     if isinstance(claim, Tensor) and claim.numel() == 1:
         return claim.detach().reshape(1)
     if isinstance(claim, Tensor) or not isinstance(claim, (int, float)):
-        raise ValueError(f"Expected a finite claim >= 0 for layer {layer.name!r}; got {claim!r} from {rule!r}.")
+        raise ValueError(
+            f"Expected a finite claim >= 0 for layer {layer.name!r}; got {claim!r} from {rule!r}. "
+            "Cure: return one number."
+        )
     # Filled in on the device: copying it there would synchronize.
     return torch.full((1,), claim, dtype=widest_float(layer.weight.device), device=layer.weight.device)
 
