@@ -663,3 +663,16 @@ def test_a_weight_pruned_and_regrown_starts_at_zero_unless_the_recipe_keeps_its_
         assert torch.count_nonzero(model.weight) == (100 if recipe.keep_regrown else 60)
         kept = model.weight != 0
         assert torch.equal(model.weight[kept], before[kept])
+
+
+def test_a_network_made_from_a_state_zeroes_what_the_state_says_is_inactive() -> None:
+    state = SparseNetwork(nn.Linear(20, 10), 0.5, seed=1).state_dict()
+    loaded, made = nn.Linear(20, 10), nn.Linear(20, 10)
+    network = SparseNetwork(loaded, 0.5, seed=2)
+    loaded.weight.data.fill_(1.0)
+    network.load_state_dict(state)
+    made.weight.data.fill_(1.0)
+    SparseNetwork(made, 0.5, state=state)
+    for model in (loaded, made):
+        assert torch.equal(model.weight != 0, network.masks["weight"])
+        assert torch.count_nonzero(model.weight) == 100

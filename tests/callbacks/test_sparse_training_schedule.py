@@ -10,7 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from tiny_training import (
+    Batch,
     EndsByItself,
+    ManualModule,
     ShufflingLoader,
     TinyModule,
     falls,
@@ -163,6 +165,28 @@ def test_a_second_fit_in_steps_decays_over_its_own_updates(first: int, second: i
     callback, module = SparseMomentumCallback(density=0.3, every_n_steps=5), TinyModule()
     fit(callback, module=module, max_epochs=first)
     fit(callback, module=module, max_epochs=second)
+    assert len(callback.history) > 1
+    assert falls(rates(callback))
+    assert rates(callback)[-1] == 0.0
+
+
+class TwoSteps(ManualModule):
+    """Two optimizers: Lightning counts two steps a batch, while each weight is stepped once."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+
+
+@pytest.mark.parametrize("period", [{"every_n_epochs": 1}, {"every_n_steps": 2}], ids=str)
+def test_with_two_optimizers_each_fit_of_a_trainer_decays_over_its_own_updates(period: dict[str, int]) -> None:
+    callback, module = SparseMomentumCallback(density=0.3, **period), TwoSteps()
+    run = fit(callback, module=module)
+    assert rates(callback)[-1] == 0.0
+    run.fit_loop.max_epochs = 6
+    run.fit(module, ShufflingLoader(), ShufflingLoader(1))
     assert len(callback.history) > 1
     assert falls(rates(callback))
     assert rates(callback)[-1] == 0.0
