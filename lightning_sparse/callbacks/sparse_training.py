@@ -148,8 +148,8 @@ class SparseTrainingCallback(Callback):
             if self.network is None or self.network.model is not pl_module:
                 seed = torch.initial_seed() if self._seed is None else self._seed
                 self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
-            self._first = self._last = (trainer.current_epoch, trainer.global_step)
-            self._step_offset = self.network.steps - trainer.global_step
+            self._first = self._last = (trainer.current_epoch, trainer.global_step // _counted_per_step(trainer))
+            self._step_offset = self.network.steps - self._first[1]
         self._attach(self.network, trainer)
 
     def _restore_counters(self, state: Mapping[str, Any]) -> None:
@@ -188,7 +188,7 @@ class SparseTrainingCallback(Callback):
         batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
         length = RunLength(
             max_epochs=inf if self._max_epochs in (None, -1) else float(self._max_epochs),
-            max_steps=inf if trainer.max_steps == -1 else trainer.max_steps,
+            max_steps=inf if trainer.max_steps == -1 else ceil(trainer.max_steps / _counted_per_step(trainer)),
             # The last batch of an epoch always steps.
             steps_per_epoch=inf if batches == inf else ceil(batches / accumulated),
         )
@@ -253,3 +253,8 @@ def _check_prune_rate(prune_rate: float) -> float:
             "Cure: the paper's is 0.5."
         )
     return float(prune_rate)
+
+
+def _counted_per_step(trainer: Trainer) -> int:
+    """Return how often the Trainer counts one step: in manual optimization once for each optimizer."""
+    return 1 if trainer.lightning_module.automatic_optimization else max(1, len(trainer.optimizers))
