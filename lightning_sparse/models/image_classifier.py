@@ -88,7 +88,7 @@ class ImageClassifier(LightningModule):
         return loss
 
     # Lightning inspects the signature of training_step at every step; found here, it need not be worked out.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]  # functions take attributes
 
     def on_train_epoch_end(self) -> None:
         """Logs ``train/loss``."""

@@ -134,7 +134,7 @@ def test_processes_share_an_epoch_though_their_seeds_differ() -> None:
     for rank in range(2):
         torch.manual_seed(100 + rank)
         module = numbered(val_fraction=7 / COUNT)
-        module.trainer = TwoProcesses(rank)  # type: ignore[assignment]
+        module.trainer = TwoProcesses(rank)  # type: ignore[assignment]  # wrong or foreign on purpose
         module.setup()
         shares.append(numbers_in(module.train_dataloader()))
     assert len(shares[0]) == len(shares[1]) == 25
@@ -220,7 +220,7 @@ def test_a_trainer_runs_all_stages() -> None:
     epochs = [[n for batch in module.seen[start : start + 7] for n in batch] for start in (0, 7)]
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
-    assert torch.equal(predictions[0], torch.arange(10) % 3)  # type: ignore[index,arg-type]
+    assert torch.equal(predictions[0], torch.arange(10) % 3)  # type: ignore[index,arg-type]  # wrong or foreign on purpose
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero:UserWarning")

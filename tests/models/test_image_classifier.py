@@ -173,7 +173,7 @@ def test_predictions_are_probabilities() -> None:
     module, data = ImageClassifier(make_model()), Batches()
     predictions = make_trainer().predict(module, data)
     expected = make_model()(data.all()[0]).softmax(dim=1)
-    torch.testing.assert_close(torch.cat(predictions), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.cat(predictions), expected)  # type: ignore[arg-type]  # wrong or foreign on purpose
 
 
 @pytest.mark.parametrize(("interval", "factor"), [("step", 0.5**6), ("epoch", 0.5**2)])
@@ -273,7 +273,7 @@ data:
     assert float(cli.trainer.callback_metrics["val/accuracy"]) > 0.5
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     loaded = ImageClassifier.load_from_checkpoint(checkpoint, weights_only=True)
-    assert torch.equal(loaded.model.fc1.weight, cli.model.model.fc1.weight)  # type: ignore[union-attr]
+    assert torch.equal(loaded.model.fc1.weight, cli.model.model.fc1.weight)  # type: ignore[union-attr]  # wrong or foreign on purpose
     configured = loaded.configure_optimizers()
     assert type(configured["optimizer"]) is torch.optim.Adam
     assert configured["optimizer"].defaults["lr"] == 0.005
