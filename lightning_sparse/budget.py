@@ -3,11 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 
 from lightning_sparse.maskable import Pattern, Weight, matching
 from lightning_sparse.topology.density import DISTRIBUTIONS, allocate
 
 Density = float | Mapping[str, float]
+
+# The paper's, and the one of the examples.
+DEFAULT_DENSITY = 0.05
+
+
+@dataclass(frozen=True)
+class LayerDensity:
+    """How much of one weight is active.
+
+    Attributes:
+        shape: Shape of the weight, `(out, in, *kernel)`.
+        size: Number of weights.
+        active: Number of active weights.
+        dense: Whether it is to stay dense.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    active: int
+    dense: bool
+
+    @property
+    def density(self) -> float:
+        """Active fraction, in [0, 1]."""
+        return self.active / self.size
+
+
+def as_density(density: Density | None, sparsity: Density | None) -> Density:
+    """Return the density that is meant by one of the two, which exclude each other; 0.05 if neither is given.
+
+    Raises:
+        ValueError: If both are given or one is out of range.
+
+    >>> as_density(None, 0.95)
+    0.05
+    """
+    if density is not None and sparsity is not None:
+        raise ValueError(
+            f"Expected a density or a sparsity; got density={density!r} and sparsity={sparsity!r}. "
+            "Cure: drop one of them; sparsity is 1 - density."
+        )
+    if sparsity is None:
+        return DEFAULT_DENSITY if density is None else density
+    if isinstance(sparsity, Mapping):
+        return {pattern: _complement(value, f" in the layers {pattern!r}") for pattern, value in sparsity.items()}
+    return _complement(sparsity)
+
+
+def _complement(sparsity: float, where: str = "") -> float:
+    if not _is_number(sparsity) or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"Expected a sparsity in [0, 1), the fraction of weights that are zero{where}; got {sparsity!r}. "
+            "Cure: for a density of 5 % the sparsity is 0.95, a number."
+        )
+    # In decimals, so that 1 - 0.95 is 0.05 and not a little more.
+    return float(1 - Decimal(repr(float(sparsity))))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def initial_counts(
@@ -69,7 +132,7 @@ def check_options(density: Density, distribution: str, minimum: int) -> None:
 
 
 def _check_density(density: float, where: str = "") -> None:
-    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
+    if not _is_number(density) or not 0 < density <= 1:
         raise ValueError(
             f"Expected a density in (0, 1], the fraction of weights that stay active{where}; got {density!r}. "
             "Cure: for a sparsity of 95 % the density is 0.05, a number."

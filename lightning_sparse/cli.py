@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Sequence
 
 import jsonargparse
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 from lightning_sparse import callbacks, configs, data, models
+from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
 from lightning_sparse._version import __version__
 from lightning_sparse.demo import demo
 

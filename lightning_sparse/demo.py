@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from rich.console import Console
 from rich.table import Table
 
+from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything
 from lightning_sparse.analysis.pictures import plot_accuracy, plot_layer_densities
 from lightning_sparse.callbacks import SparseMomentumCallback
 from lightning_sparse.data import DigitsDataModule

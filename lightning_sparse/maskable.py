@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import ParametrizationList
 
 Pattern = str | type[nn.Module]
 Patterns = Pattern | Sequence[Pattern]
@@ -145,7 +146,40 @@ def _is_default(weight: Weight) -> bool:
     return isinstance(weight.module, DEFAULT_TYPES) and weight.name.rpartition(".")[2] == "weight"
 
 
+def reasons_against(
+    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
+) -> dict[str, str]:
+    """Return why `find_weights` leaves a parameter out, by name, for each that it leaves out."""
+    chosen = find_weights(model, include, exclude)
+    excluded = as_patterns(exclude)
+    reasons = {}
+    for weight, obstacle in _examined(model):
+        if weight.name in chosen:
+            continue
+        if obstacle:
+            reasons[weight.name] = obstacle
+        elif any(map(weight.matches, excluded)):
+            reasons[weight.name] = "excluded on request"
+        elif include is not None:
+            reasons[weight.name] = "not among the layers to include"
+        else:
+            reasons[weight.name] = "neither linear nor convolutional: masked on request only (include)"
+    return reasons
+
+
+def plain_name(name: str) -> str:
+    """Return a parameter's name without what wrappers such as `torch.compile` add."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
 def _candidates(model: nn.Module) -> Iterator[Weight]:
+    return (weight for weight, obstacle in _examined(model) if not obstacle)
+
+
+def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
+    """Yield each parameter once, with the reason why it can't be masked at all, if there is one."""
     never = {
         id(parameter)
         for module in model.modules()
@@ -155,22 +189,25 @@ def _candidates(model: nn.Module) -> Iterator[Weight]:
     seen: set[int] = set()
     for path, module in model.named_modules():
         for local, parameter in module.named_parameters(recurse=False):
-            name = _plain(f"{path}.{local}" if path else local)
+            name = plain_name(f"{path}.{local}" if path else local)
             if isinstance(parameter, UninitializedParameter):
                 raise ValueError(
                     f"Expected initialized parameters; got the lazy {name!r}. Cure: run one forward pass before."
                 )
-            if (
-                parameter.requires_grad
-                and parameter.dim() > 1
-                and parameter.numel()
-                and id(parameter) not in never | seen
-            ):
+            if id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield Weight(name, module, parameter)
+                yield Weight(name, module, parameter), _obstacle(module, parameter, id(parameter) in never)
 
 
-def _plain(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+def _obstacle(module: nn.Module, parameter: nn.Parameter, never: bool) -> str:
+    if not parameter.requires_grad:
+        return "frozen"
+    if never:
+        return "of a normalization or embedding layer"
+    if parameter.dim() < 2:
+        return "a bias, or otherwise of fewer than two dimensions"
+    if isinstance(module, ParametrizationList):
+        return "parametrized: the weight is computed anew in every step"
+    if not parameter.numel() or not parameter.is_floating_point():
+        return "empty, or not of real floating-point numbers"
+    return ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,37 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.budget import Density, initial_counts
-from lightning_sparse.maskable import Patterns, as_patterns, find_weights
+from lightning_sparse.budget import Density, LayerDensity, as_density, initial_counts
+from lightning_sparse.maskable import Patterns, as_patterns, find_weights, plain_name, reasons_against
+from lightning_sparse.masks import Masks
+from lightning_sparse.seeding import check_seed, own_generator
+from lightning_sparse.sharded import local, shard_of
 from lightning_sparse.signals import Signals
+from lightning_sparse.state import check_network_state, sealed
 from lightning_sparse.topology.layer import LayerView, LazyLayers
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.topology.select import top_k_mask
-
-
-@dataclass(frozen=True)
-class LayerDensity:
-    """How much of one weight is active.
-
-    Attributes:
-        shape: Shape of the weight, `(out, in, *kernel)`.
-        size: Number of weights.
-        active: Number of active weights.
-        dense: Whether it is to stay dense.
-    """
-
-    shape: tuple[int, ...]
-    size: int
-    active: int
-    dense: bool
-
-    @property
-    def density(self) -> float:
-        """Active fraction, in [0, 1]."""
-        return self.active / self.size
 
 
 class SparseNetwork:
@@ -55,6 +35,8 @@ class SparseNetwork:
         model: Any module; its weights are zeroed where they are inactive.
         density: Fraction in (0, 1] of the maskable weights that are active, in all exactly `round(density * N)`; or a
             mapping of layer patterns to densities, of which the first match counts.
+            Default: 0.05.
+        sparsity: 1 - density, to give instead; or a mapping, likewise.
         distribution: How the active weights are spread over layers: "uniform" (the paper), "erdos_renyi" or
             "erdos_renyi_kernel".
         include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names,
@@ -77,8 +59,9 @@ class SparseNetwork:
     def __init__(
         self,
         model: nn.Module,
-        density: Density = 0.05,
+        density: Density | None = None,
         *,
+        sparsity: Density | None = None,
         distribution: str = "uniform",
         include: Patterns | None = None,
         exclude: Patterns | None = None,
@@ -87,37 +70,53 @@ class SparseNetwork:
         seed: int | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        check_seed(seed)
+        seed = check_seed(seed)
+        density = as_density(density, sparsity)
+        self.model = model
+        self._choice: dict[str, Any] = {"include": include, "exclude": exclude, "dense": dense}
         weights = find_weights(model, include, exclude)
         kept_dense = as_patterns(dense)
-        self.model = model
         self._active = initial_counts(weights, density, distribution, kept_dense, minimum)
         self._parameters = {name: weight.parameter for name, weight in weights.items()}
         self._minimum = minimum
-        self._generator = _own_generator(torch.initial_seed() if seed is None else seed)
-        # Masks have the dtype and device of their weight: multiplying by them is then the fastest way to apply them.
-        self._masks = {
-            name: torch.zeros_like(weight.parameter, requires_grad=False)
-            for name, weight in weights.items()
-            if not any(map(weight.matches, kept_dense))
+        self._generator = own_generator(torch.initial_seed() if seed is None else seed)
+        masked = {
+            name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, kept_dense))
         }
-        self._signals = Signals({name: self._parameters[name] for name in self._masks})
+        self._masks = Masks(masked)
+        self._shards = {name: shard_of(parameter) for name, parameter in masked.items()}
+        self._signals = Signals(masked)
         if state is None:
             self._draw_masks()
         else:
             self.load_state_dict(state)
 
     def _draw_masks(self) -> None:
-        for name, mask in self._masks.items():
-            noise = torch.rand(mask.shape, generator=self._generator)
-            mask.copy_(top_k_mask(noise, self._active[name]))
+        for name in self._masks.names:
+            noise = torch.rand(self._parameters[name].shape, generator=self._generator)
+            self._masks.draw(name, top_k_mask(noise, self._active[name]))
         self.enforce()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: a copy is not attached to any optimizer."""
+        return {**self.__dict__, "_generator": self._generator.get_state(), "_shards": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._generator = torch.Generator()
+        self._generator.set_state(state["_generator"])
+        self._shards = {name: shard_of(self._parameters[name]) for name in self._masks.names}
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Copies of the masks by parameter name: bool, the weight's shape and device, True = active."""
+        """Copies of the masks by parameter name: bool, the weight's shape and device, True = active.
+
+        Of a sharded weight it is the whole mask, which every process must ask for.
+        """
         return {
-            name: self._masks[name].bool() if name in self._masks else torch.ones_like(parameter, dtype=torch.bool)
+            name: self._masks.whole(name)
+            if name in self._masks.names
+            else torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
             for name, parameter in self._parameters.items()
         }
 
@@ -126,7 +125,7 @@ class SparseNetwork:
         """Sizes and active counts by parameter name, in the order of the model."""
         return {
             name: LayerDensity(
-                tuple(parameter.shape), parameter.numel(), self._active[name], dense=name not in self._masks
+                tuple(parameter.shape), parameter.numel(), self._active[name], dense=name not in self._masks.names
             )
             for name, parameter in self._parameters.items()
         }
@@ -137,9 +136,21 @@ class SparseNetwork:
         return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
 
     @property
+    def left_dense(self) -> dict[str, str]:
+        """Why each parameter that has no mask has none, by parameter name."""
+        reasons = reasons_against(self.model, self._choice["include"], self._choice["exclude"])
+        kept = dict.fromkeys(self._parameters.keys() - set(self._masks.names), "kept dense on request")
+        return {name: kept.get(name, reason) for name, reason in reasons.items() if name not in self._masks.names}
+
+    @property
     def steps(self) -> int:
         """Steps of the attached optimizer; with several, those of the busiest one."""
         return self._signals.steps
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether some masked weight is spread over processes."""
+        return any(shard is not None for shard in self._shards.values())
 
     def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
         """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
@@ -157,7 +168,7 @@ class SparseNetwork:
             ValueError: If the optimizer steps none of the masked weights or is attached already.
         """
         self._signals.attach(
-            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._enforce
+            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._masks.apply
         )
 
     def is_stepped_by(self, optimizer: Optimizer) -> bool:
@@ -167,7 +178,7 @@ class SparseNetwork:
     @property
     def unattached(self) -> list[str]:
         """Names of the masked weights that no attached optimizer steps: they could not train."""
-        return [name for name in self._masks if not self._signals.is_stepped(name)]
+        return [name for name in self._masks.names if not self._signals.is_stepped(name)]
 
     def detach(self) -> None:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
@@ -175,24 +186,24 @@ class SparseNetwork:
 
     def enforce(self) -> None:
         """Set every inactive weight to zero. After `attach` this happens by itself after every optimizer step."""
-        self._enforce(self._masks)
+        self._masks.apply()
 
-    @torch.no_grad()
-    def _enforce(self, names: Iterable[str]) -> None:
-        parameters: list[Tensor] = []
-        masks: list[Tensor] = []
-        for name in names:
-            parameters.append(self._parameters[name])
-            masks.append(self._mask(name))
-        if parameters:
-            torch._foreach_mul_(parameters, masks)
+    def enforce_on(self, copy: nn.Module) -> None:
+        """Set the same weights of a copy of the model to zero: of a moving average of its weights, for instance.
 
-    def _mask(self, name: str) -> Tensor:
-        """Return the mask where its weight is now: models move and change their dtype."""
-        parameter, mask = self._parameters[name], self._masks[name]
-        if mask.device != parameter.device or mask.dtype != parameter.dtype:
-            mask = self._masks[name] = mask.to(parameter.device, parameter.dtype)
-        return mask
+        Raises:
+            ValueError: If a masked weight is missing in the copy or has another shape.
+        """
+        self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
+
+    def fingerprint(self) -> Tensor:
+        """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.
+
+        The first depends on the masks, the second on the values of the masked weights. Cheap enough for every update:
+        one pass over the weights, nothing is copied to the host. Of a sharded weight only the number of active
+        weights counts.
+        """
+        return self._masks.fingerprint()
 
     def rewire(self, recipe: str | Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.
@@ -214,7 +225,7 @@ class SparseNetwork:
         try:
             with torch.no_grad():
                 # Packed, the new masks of all layers together are smaller than a single layer's weight.
-                layers = LazyLayers([partial(self._view, name, recipe.signals) for name in self._masks])
+                layers = LazyLayers([partial(self._view, name, recipe.signals) for name in self._masks.names])
                 rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, minimum=self._minimum)
         except BaseException:
             self._generator.set_state(before)
@@ -226,103 +237,51 @@ class SparseNetwork:
 
     @torch.no_grad()
     def _put(self, name: str, survivors: Tensor, mask: Tensor) -> None:
-        parameter = self._parameters[name]
-        parameter.mul_(unpack_mask(survivors, parameter.shape).to(parameter.dtype))
-        self._masks[name].copy_(unpack_mask(mask, parameter.shape))
+        weight = local(self._parameters[name])
+        weight.mul_(unpack_mask(survivors, weight.shape).to(weight.dtype))
+        self._masks[name] = unpack_mask(mask, weight.shape)
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:
         return LayerView(
             name=name,
-            weight=self._parameters[name].detach(),
-            mask=self._mask(name).bool(),
+            weight=local(self._parameters[name]).detach(),
+            mask=self._masks[name],
             generator=self._generator,
             momentum=self._signals.momentum(name) if "momentum" in signals else None,
             gradient=self._signals.gradient(name) if "gradient" in signals else None,
+            shard=self._shards[name],
         )
 
     def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
         """Return copies of masks, random state and averages; tensors and plain Python values only.
 
+        The state doesn't depend on how weights are sharded. Where they are, every process must call this.
+
         Args:
             gradients: Whether to add the gradients of the last step, which an exact resume needs if the recipe
                 decides by gradients.
         """
-        return {
-            "masks": {name: pack_mask(mask.bool()).cpu() for name, mask in self._masks.items()},
-            "shapes": {name: list(mask.shape) for name, mask in self._masks.items()},
-            "generator": self._generator.get_state(),
-            **self._signals.state_dict(gradients=gradients),
-        }
+        return sealed(
+            {
+                "masks": self._masks.packed(),
+                "shapes": {name: list(self._parameters[name].shape) for name in self._masks.names},
+                "generator": self._generator.get_state(),
+                **self._signals.state_dict(gradients=gradients),
+            }
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state; weights are zeroed where it says that they are inactive.
 
         Raises:
-            ValueError: If the state lacks masks, has others, or has another number of active weights than this
-                network's density gives; nothing is changed then.
+            ValueError: If the state is damaged, or that of another model, choice of layers or density. Then nothing
+                is changed.
         """
-        masks = self._checked_masks(state)
+        shapes = {name: self._parameters[name].shape for name in self._masks.names}
+        counts = check_network_state(state, shapes, sum(self._active[name] for name in shapes))
         self._signals.check_state_dict(state)
-        try:
-            torch.Generator().set_state(state["generator"])
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(
-                f"Expected a generator's state; got a damaged one ({error}). Cure: load another."
-            ) from error
-        for name, mask in masks.items():
-            self._masks[name].copy_(mask)
-            self._active[name] = int(torch.count_nonzero(mask))
+        self._masks.load(state["masks"])
+        self._active.update(counts)
         self._generator.set_state(state["generator"])
         self._signals.load_state_dict(state)
         self.enforce()
-
-    def _checked_masks(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        expected = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
-        if missing := expected - set(state):
-            raise ValueError(
-                f"Expected a state with {sorted(expected)}; got none of {sorted(missing)}. "
-                "Cure: load what state_dict() of a SparseNetwork returned."
-            )
-        ours = {name: list(mask.shape) for name, mask in self._masks.items()}
-        if state["shapes"] != ours or set(state["masks"]) != set(ours):
-            raise ValueError(
-                f"Expected masks of {_briefly(ours)}; got {_briefly(state['shapes'])}. Cure: load the state of a run "
-                "with the same model and the same include, exclude and dense."
-            )
-        masks = {name: unpack_mask(packed, tuple(ours[name])) for name, packed in state["masks"].items()}
-        active = sum(int(torch.count_nonzero(mask)) for mask in masks.values())
-        budget = sum(self._active[name] for name in self._masks)
-        if active != budget:
-            raise ValueError(
-                f"Expected masks with {budget} active weights, this network's budget; got {active}. "
-                "Cure: give the density of the run that the state comes from."
-            )
-        return masks
-
-
-def check_seed(seed: int | None) -> int | None:
-    """Return the seed.
-
-    Raises:
-        ValueError: If it is neither an integer nor None.
-    """
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(
-            f"Expected an integer as seed; got {seed!r}. Cure: None takes the seed that PyTorch was given."
-        )
-    return seed
-
-
-def _own_generator(seed: int) -> torch.Generator:
-    """Return a generator whose stream differs from that of PyTorch's global one with the same seed.
-
-    With the same stream, the noise that picks a layer's first mask would be the very noise that its weights were drawn
-    from: the mask would keep the largest initial weights, all of one sign.
-    """
-    digest = hashlib.blake2b(f"lightning_sparse masks {seed}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-
-
-def _briefly(shapes: Mapping[str, Sequence[int]]) -> str:
-    listed = [f"{name} {tuple(shape)}" for name, shape in shapes.items()]
-    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")

@@ -12,6 +12,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_sparse.sharded import gather, local, take_part
+
 # Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
 DECAY = 0.9
 
@@ -25,6 +27,8 @@ def has_momentum(optimizer: Optimizer, parameter: Parameter) -> bool:
 def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
     """Return the momentum that the optimizer's state holds for a parameter, or None if it holds none.
 
+    Of a sharded parameter it is the local part.
+
     Read by what the state contains, so that subclasses and look-alikes of PyTorch's optimizers work too:
 
     - `momentum_buffer` (SGD, RMSprop with momentum), as it is. It lacks the factor `1 - alpha` of the paper, which
@@ -33,16 +37,18 @@ def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
       authors' library;
     - `exp_avg / (exp_inf + eps)` (Adamax); `exp_avg` alone where there is no second moment (Lion and others).
     """
-    state = optimizer.state.get(parameter, {})
-    buffer: Tensor | None = state.get("momentum_buffer")
+    state = {
+        key: local(value) for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)
+    }
+    buffer = state.get("momentum_buffer")
     if buffer is not None:
         return buffer
-    first: Tensor | None = state.get("exp_avg")
+    first = state.get("exp_avg")
     if first is None:
         return None
     groups = (group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
     eps = next(groups, {}).get("eps", 1e-8)
-    scale: Tensor | None = state["exp_avg_sq"].sqrt() if "exp_avg_sq" in state else state.get("exp_inf")
+    scale = state["exp_avg_sq"].sqrt() if "exp_avg_sq" in state else state.get("exp_inf")
     return first if scale is None else first / (scale + eps)
 
 
@@ -151,7 +157,7 @@ class Signals:
         if name in self._averages:
             return self._averages[name]
         # Steps were taken with momentum, but this weight never had a gradient.
-        return torch.zeros_like(parameter) if any(map(self._has_begun, followed)) else None
+        return torch.zeros_like(local(parameter)) if any(map(self._has_begun, followed)) else None
 
     def _has_begun(self, attachment: _Attachment) -> bool:
         if attachment.tracks_momentum and attachment.stepped:
@@ -164,7 +170,7 @@ class Signals:
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
         held, version = self._gradients.get(name, (self._parameters[name].grad, None))
-        return None if held is None or version not in (None, held._version) else held
+        return None if held is None or version not in (None, held._version) else local(held)
 
     def _hold_gradients(self, attachment: _Attachment) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
@@ -181,11 +187,11 @@ class Signals:
             if has_momentum(attachment.optimizer, parameter):
                 attachment.averaged.discard(name)
             elif parameter.grad is not None:
-                average = self._averages.setdefault(name, torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - DECAY)
+                average = self._averages.setdefault(name, torch.zeros_like(local(parameter)))
+                average.lerp_(local(parameter.grad), 1 - DECAY)
 
     def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
-        """Return copies of what neither the model nor the optimizers save.
+        """Return copies of what neither the model nor the optimizers save, of sharded weights as a whole.
 
         Args:
             gradients: Whether to add the gradients of the last step, for a recipe that decides by them.
@@ -193,9 +199,14 @@ class Signals:
         found = {name: self.gradient(name) for name in self._parameters} if gradients else {}
         return {
             "steps": self.steps,
-            "averages": {name: average.clone() for name, average in self._averages.items()},
-            "gradients": {name: gradient.clone() for name, gradient in found.items() if gradient is not None},
+            "averages": {name: self._whole(name, average) for name, average in self._averages.items()},
+            "gradients": {
+                name: self._whole(name, gradient) for name, gradient in found.items() if gradient is not None
+            },
         }
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        return gather(part.detach(), self._parameters[name]).clone()
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError if a state is not one of these parameters."""
@@ -215,7 +226,7 @@ class Signals:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a checked state."""
         copies = {
-            kind: {name: values.detach().clone().to(self._parameters[name]) for name, values in state[kind].items()}
+            kind: {name: self._part(name, values.detach()) for name, values in state[kind].items()}
             for kind in ("averages", "gradients")
         }
         self._averages = copies["averages"]
@@ -223,3 +234,16 @@ class Signals:
         self._steps_before = int(state["steps"])
         for attachment in self._attachments:
             attachment.steps = self._steps_before
+
+    def _part(self, name: str, whole: Tensor) -> Tensor:
+        home = local(self._parameters[name])
+        return take_part(whole, self._parameters[name]).clone().to(home.device, home.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""
+        gradients = {name: gradient for name in self._gradients if (gradient := self.gradient(name)) is not None}
+        return {**self.__dict__, "_attachments": [], "_steps_before": self.steps, "_gradients": gradients}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._gradients = {name: (gradient, gradient._version) for name, gradient in state["_gradients"].items()}

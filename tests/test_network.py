@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.state import sealed
 from lightning_sparse.topology.density import DISTRIBUTIONS
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import LayerView, MissingSignalError, NonFiniteError
@@ -251,7 +252,7 @@ def test_the_feasible_limit_of_a_large_layer_that_stays_dense_is_not_rounded_dow
     assert SparseNetwork(model, float(named[1]), dense="0").layers["1.weight"].active >= 1
 
 
-@pytest.mark.parametrize("density", [0, -0.1, 1.01, float("nan"), True, "0.5", None])
+@pytest.mark.parametrize("density", [0, -0.1, 1.01, float("nan"), True, "0.5"])
 def test_a_density_outside_of_0_to_1_is_refused(density: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected a density in \(0, 1\].*got"):
         SparseNetwork(small(), density)
@@ -417,10 +418,51 @@ BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+def broken(kind: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state that is wrong but not damaged: its checksum fits."""
+    content = {key: value for key, value in BROKEN[kind](state).items() if key not in ("version", "checksum")}
+    return sealed(content)
+
+
+def _flip_a_bit(values: Tensor) -> Tensor:
+    flipped = values.clone()
+    flipped.view(torch.uint8).view(-1)[values.numel() // 2] ^= 4
+    return flipped
+
+
+DAMAGED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "a bit of a mask": lambda state: _with_mask(state, "8.weight", _flip_a_bit(state["masks"]["8.weight"])),
+    "two bits of a mask": lambda state: _with_mask(state, "8.weight", state["masks"]["8.weight"].flip(0)),
+    "a bit of the random state": lambda state: {**state, "generator": _flip_a_bit(state["generator"])},
+    "a bit of an average": lambda state: {
+        **state,
+        "averages": {**state["averages"], "8.weight": _flip_a_bit(state["averages"]["8.weight"])},
+    },
+    "the number of steps": lambda state: {**state, "steps": state["steps"] + 1},
+    "a foreign entry": lambda state: {**state, "extra": 1},
+    "the version": lambda state: {**state, "version": 2},
+    "no checksum": lambda state: {key: value for key, value in state.items() if key != "checksum"},
+    "the checksum": lambda state: {**state, "checksum": "0" * 32},
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_state_is_refused_with_the_cure_and_changes_nothing(kind: str) -> None:
+    network, _ = trained(optimizer="sgd")
+    state = trained(seed=1, optimizer="sgd")[0].state_dict()
+    before, weights = network.state_dict(), values(network.model)
+    with pytest.raises(ValueError, match=r"Expected a state .*got.*Cure: "):
+        network.load_state_dict(DAMAGED[kind](state))
+    assert identical(network.state_dict(), before)
+    assert identical(values(network.model), weights)
+    network.load_state_dict(state)
+    assert identical(network.state_dict(), state)
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_state_is_refused_and_changes_nothing(kind: str) -> None:
     network, _ = trained(optimizer="sgd")
-    state = BROKEN[kind](trained(seed=1, optimizer="sgd")[0].state_dict())
+    state = broken(kind, trained(seed=1, optimizer="sgd")[0].state_dict())
     before, weights = network.state_dict(), values(network.model)
     with pytest.raises((ValueError, TypeError, RuntimeError)):
         network.load_state_dict(state)
@@ -443,7 +485,7 @@ def test_a_broken_state_is_refused_and_changes_nothing(kind: str) -> None:
 )
 def test_a_refused_state_is_named_with_the_cure(kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        trained()[0].load_state_dict(BROKEN[kind](trained()[0].state_dict()))
+        trained()[0].load_state_dict(broken(kind, trained()[0].state_dict()))
 
 
 def _drawing(failing: str, error: BaseException) -> Callable[[LayerView], Tensor]:

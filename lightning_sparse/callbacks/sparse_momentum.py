@@ -33,7 +33,7 @@ class SparseMomentumCallback(SparseTrainingCallback):
 
     Args:
         density: Fraction in (0, 1] of the maskable weights that stay active; or a mapping of layer patterns to the
-            density of each, of which the first match counts.
+            density of each, of which the first match counts. Default: 0.05.
         prune_rate: Fraction in [0, 1] of each layer's active weights that the first update prunes.
         schedule: Decay of the prune rate: "cosine" (the paper: to zero at the last update), "linear", "constant", or
             a function of progress in [0, 1] that returns a factor in [0, 1].
@@ -52,6 +52,7 @@ class SparseMomentumCallback(SparseTrainingCallback):
         dense: These stay dense, likewise, but count in the density.
         minimum: No layer falls below so many active weights.
         seed: Of random masks and growth; default: the seed that PyTorch was given (`seed_everything`).
+        sparsity: 1 - density, to give instead of it.
 
     Attributes:
         network: The `SparseNetwork`, with masks and densities, from the start of fit on.
@@ -65,7 +66,7 @@ class SparseMomentumCallback(SparseTrainingCallback):
 
     def __init__(
         self,
-        density: Density = 0.05,
+        density: Density | None = None,
         prune_rate: float = 0.5,
         schedule: str | Callable[[float], float] = "cosine",
         every_n_epochs: int | None = None,
@@ -80,6 +81,7 @@ class SparseMomentumCallback(SparseTrainingCallback):
         dense: Patterns | None = None,
         minimum: int = 1,
         seed: int | None = None,
+        sparsity: Density | None = None,
     ) -> None:
         recipe = Recipe(
             prune=resolve("pruning rule", pruning, PRUNING),
@@ -102,4 +104,5 @@ class SparseMomentumCallback(SparseTrainingCallback):
             dense=dense,
             minimum=minimum,
             seed=seed,
+            sparsity=sparsity,
         )

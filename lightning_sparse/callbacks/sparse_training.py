@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import ceil, inf, nan
+from math import inf, nan
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sparse.budget import Density, check_options
+from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.budget import Density, as_density, check_options
+from lightning_sparse.callbacks.averages import mask_averages
+from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
+from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_strategy
 from lightning_sparse.callbacks.history import UpdateRecord
-from lightning_sparse.callbacks.timetable import RunLength, Timetable, progress
+from lightning_sparse.callbacks.reporting import density_metrics, log, print_summary, update_metrics
+from lightning_sparse.callbacks.timetable import Timetable, progress
 from lightning_sparse.maskable import Patterns, as_patterns
-from lightning_sparse.network import SparseNetwork, check_seed
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.seeding import check_seed
+from lightning_sparse.state import check_seal, sealed
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.schedule import SCHEDULES
+
+_STATE = {"network", "first", "last", "step_offset", "history"}
 
 
 class SparseTrainingCallback(Callback):
@@ -32,6 +40,7 @@ class SparseTrainingCallback(Callback):
         recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
             path of a `Recipe`, or a `Recipe`.
         density: Fraction in (0, 1] of the maskable weights that stay active, or a mapping of layer patterns to it.
+            Default: 0.05.
         prune_rate: Fraction in [0, 1] of each layer's active weights that the first update prunes.
         schedule: Decay of the prune rate: "cosine" (to zero at the last update), "linear", "constant", the import
             path of a function or a function of progress in [0, 1] that returns a factor.
@@ -44,6 +53,7 @@ class SparseTrainingCallback(Callback):
         dense: These stay dense, likewise, but count in the density.
         minimum: No layer falls below so many active weights.
         seed: Of random masks and growth; default: the seed that PyTorch was given (`seed_everything`).
+        sparsity: 1 - density, to give instead of it.
 
     Attributes:
         network: The `SparseNetwork`, from the start of fit on.
@@ -56,7 +66,7 @@ class SparseTrainingCallback(Callback):
     def __init__(
         self,
         recipe: str | Recipe = "sparse_momentum",
-        density: Density = 0.05,
+        density: Density | None = None,
         prune_rate: float = 0.5,
         schedule: str | Callable[[float], float] = "cosine",
         every_n_epochs: int | None = None,
@@ -67,8 +77,10 @@ class SparseTrainingCallback(Callback):
         dense: Patterns | None = None,
         minimum: int = 1,
         seed: int | None = None,
+        sparsity: Density | None = None,
     ) -> None:
         super().__init__()
+        density = as_density(density, sparsity)
         self._recipe = as_recipe(recipe)
         self._schedule = resolve("schedule", schedule, SCHEDULES)
         self._timetable = _timetable(every_n_epochs, every_n_steps)
@@ -87,6 +99,7 @@ class SparseTrainingCallback(Callback):
             as_patterns(patterns)
         self.network: SparseNetwork | None = None
         self._restored: dict[str, Any] | None = None
+        self._is_fitting = False
         self._reset()
 
     def _reset(self) -> None:
@@ -99,10 +112,19 @@ class SparseTrainingCallback(Callback):
         self._total_updates = inf
         self._restored = None
         self._resumes_without_state = False
+        self._has_logged = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the counters of an earlier fit."""
+        """Forget the counters of an earlier fit.
+
+        Raises:
+            MisconfigurationException: If the strategy can't keep an exact number of weights, or another callback
+                masks weights too.
+        """
+        self._is_fitting = stage == "fit"
         if stage == "fit":
+            check_strategy(trainer)
+            check_alone(trainer, self, SparseTrainingCallback)
             self._reset()
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
 
@@ -111,21 +133,32 @@ class SparseTrainingCallback(Callback):
         self._resumes_without_state = self.state_key not in checkpoint.get("callbacks", {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the module is ready for it."""
-        if state_dict["network"] is not None:
-            self._restored = state_dict
+        """Keep the state until the module is ready for it.
+
+        Raises:
+            ValueError: If it is damaged or not this callback's.
+        """
+        if state_dict == {"network": None}:
+            return
+        check_seal(state_dict, _STATE, "a run with this callback")
+        self._restored = state_dict
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks, random state, counters and history; tensors and plain Python values only."""
+        if self._restored is not None:  # a tuner saves and restores once more between a resume and its use
+            return self._restored
         if self.network is None:
-            return {"network": None}
-        return {
-            "network": self.network.state_dict(gradients="gradient" in self._recipe.signals),
-            "first": list(self._first),
-            "last": list(self._last),
-            "step_offset": self._step_offset,
-            "history": [record.to_dict() for record in self.history],
-        }
+            # Nothing to save. In a fit, only a tuner saves before there are masks, to restore before there are any.
+            return {"network": None} if self._is_fitting else {}
+        return sealed(
+            {
+                "network": self.network.state_dict(gradients="gradient" in self._recipe.signals),
+                "first": list(self._first),
+                "last": list(self._last),
+                "step_offset": self._step_offset,
+                "history": [record.to_dict() for record in self.history],
+            }
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bind masks to the module and its optimizers.
@@ -134,79 +167,106 @@ class SparseTrainingCallback(Callback):
             ValueError: If no weight can be masked, the density is out of reach, no optimizer steps a masked weight,
                 or the checkpoint to resume from has no masks, or masks of another model or density.
         """
+        self._check_resumable()
+        if self._restored is not None:
+            self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
+            self._restore_counters(self._restored)
+        else:
+            if self.network is None or self.network.model is not pl_module:
+                seed = torch.initial_seed() if self._seed is None else self._seed
+                self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
+            self._first = self._last = (trainer.current_epoch, trainer.global_step // counted_per_step(trainer))
+            self._step_offset = self.network.steps - self._first[1]
+        attach_optimizers(self.network, trainer, self._recipe.signals)
+        mask_averages(trainer, self.network)
+
+    def _check_resumable(self) -> None:
         if self._resumes_without_state:
             raise ValueError(
                 f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
                 "a full checkpoint of a run with this callback, or load the weights into the module and fit without "
                 "ckpt_path to start sparse training from them."
             )
-        if self._restored is not None:
-            self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
+
+    def _take_over(self, trainer: Trainer) -> None:
+        """Use a state that arrives after the start of fit, as strategies that shard the model restore it."""
+        self._check_resumable()
+        if self.network is not None and self._restored is not None:
+            self.network.load_state_dict(self._restored["network"])
             self._restore_counters(self._restored)
+            mask_averages(trainer, self.network)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Use what was restored, before the weights are validated."""
+        self._take_over(trainer)
+
+    def _follow_checkpoint(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside of fit, masks of a checkpoint that is evaluated replace those of the module trained before."""
+        if trainer.state.fn != "fit" and self.network is not None and self._restored is not None:
+            if self.network.model is pl_module:
+                self.network.load_state_dict(self._restored["network"])
             self._restored = None
-        else:
-            if self.network is None or self.network.model is not pl_module:
-                seed = torch.initial_seed() if self._seed is None else self._seed
-                self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
-            self._first = self._last = (trainer.current_epoch, trainer.global_step // _counted_per_step(trainer))
-            self._step_offset = self.network.steps - self._first[1]
-        self._attach(self.network, trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep masks and weights together where a checkpoint is evaluated."""
+        self._follow_checkpoint(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep masks and weights together where a checkpoint is evaluated."""
+        self._follow_checkpoint(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep masks and weights together where a checkpoint is evaluated."""
+        self._follow_checkpoint(trainer, pl_module)
 
     def _restore_counters(self, state: Mapping[str, Any]) -> None:
         self._first, self._last = tuple(state["first"]), tuple(state["last"])
         self._step_offset = state["step_offset"]
         self.history = [UpdateRecord.from_dict(values) for values in state["history"]]
-
-    def _attach(self, network: SparseNetwork, trainer: Trainer) -> None:
-        network.detach()
-        network.enforce()
-        stepping = [optimizer for optimizer in trainer.optimizers if network.is_stepped_by(optimizer)]
-        if not stepping:
-            raise ValueError(
-                f"Expected an optimizer that steps a masked weight; got {len(trainer.optimizers)} optimizers that step "
-                "none. Cure: return the model's parameters in configure_optimizers, or choose layers with include."
-            )
-        for optimizer in stepping:
-            network.attach(
-                optimizer,
-                track_momentum="momentum" in self._recipe.signals,
-                track_gradients="gradient" in self._recipe.signals,
-            )
-        if network.unattached:
-            raise ValueError(
-                "Expected an optimizer for every masked weight; got none that steps "
-                f"{', '.join(network.unattached)}. Cure: add them to an optimizer, or leave them as they are with "
-                "exclude or requires_grad=False."
-            )
+        self._restored = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out how many updates the run will have.
+        """Find out how many updates the run will have, and print what is masked.
 
         Raises:
             ValueError: If the prune rate is to decay over a run without a known end.
+            RuntimeError: If processes start from different masks or weights.
         """
-        batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
-        length = RunLength(
-            max_epochs=inf if self._max_epochs in (None, -1) else float(self._max_epochs),
-            max_steps=inf if trainer.max_steps == -1 else ceil(trainer.max_steps / _counted_per_step(trainer)),
-            # The last batch of an epoch always steps.
-            steps_per_epoch=inf if batches == inf else ceil(batches / accumulated),
-        )
-        self._total_updates = self._timetable.total_updates(length, self._first)
-        if self._total_updates == inf and self._schedule is not SCHEDULES["constant"]:
+        self._take_over(trainer)
+        if self.network is None:
+            return
+        self._plan_updates(trainer)
+        check_agreement(trainer, self.network, "at the start of training")
+        print_summary(trainer, self.network)
+
+    def _plan_updates(self, trainer: Trainer) -> None:
+        self._total_updates = self._timetable.total_updates(run_length(trainer, self._max_epochs), self._first)
+        decays = self._schedule is not SCHEDULES["constant"] and self._recipe.prune is not None
+        if self._total_updates == inf and decays:
             raise ValueError(
                 f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
-                f"max_steps={trainer.max_steps}, {batches} batches per epoch. Cure: set max_epochs for updates in "
-                "epochs, max_steps for updates in steps (or limit_train_batches), or schedule='constant'."
+                f"max_steps={trainer.max_steps}, {trainer.num_training_batches} batches per epoch. Cure: set "
+                "max_epochs for updates in epochs, max_steps for updates in steps (or limit_train_batches), or "
+                "schedule='constant'."
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Carry out the topology update of a boundary that has been passed."""
+        """Carry out the topology update of a boundary that has been passed.
+
+        Raises:
+            RuntimeError: If processes have different masks or weights after it.
+        """
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
         now = (trainer.current_epoch, self.network.steps - self._step_offset)
         if self._timetable.is_due(now, self._last):
             self._update(self.network, now)
+            mask_averages(trainer, self.network)
+            check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
+            log(trainer, pl_module, {**density_metrics(self.network), **update_metrics(self.history[-1])})
+        elif not self._has_logged:
+            log(trainer, pl_module, density_metrics(self.network))
+        self._has_logged = True
 
     def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
         factor = self._factor(progress(len(self.history), self._total_updates))
@@ -253,8 +313,3 @@ def _check_prune_rate(prune_rate: float) -> float:
             "Cure: the paper's is 0.5."
         )
     return float(prune_rate)
-
-
-def _counted_per_step(trainer: Trainer) -> int:
-    """Return how often the Trainer counts one step: in manual optimization once for each optimizer."""
-    return 1 if trainer.lightning_module.automatic_optimization else max(1, len(trainer.optimizers))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 
+from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.data.arrays import ImageArrays
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
 from lightning_sparse.data.normalize import Batch, Normalize

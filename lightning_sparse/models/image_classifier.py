@@ -6,13 +6,12 @@ import inspect
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_sparse._compat import LightningModule, LRSchedulerCallable, OptimizerCallable
 from lightning_sparse.models.running_mean import RunningMean
 
 Batch = tuple[Tensor, Tensor]

@@ -12,6 +12,7 @@ from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import RECIPES
 from lightning_sparse.topology.rewire import Recipe, Rewiring, rewire
 from lightning_sparse.topology.select import apportion, top_k_mask
+from lightning_sparse.topology.sharding import Shard, ShardingError
 
 __all__ = [
     "RECIPES",
@@ -22,6 +23,8 @@ __all__ = [
     "NonFiniteError",
     "Recipe",
     "Rewiring",
+    "Shard",
+    "ShardingError",
     "WeightScore",
     "apportion",
     "rewire",

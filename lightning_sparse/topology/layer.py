@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar, overload
 import torch
 from torch import Tensor
 
+from lightning_sparse.topology.sharding import Shard, total
+
 SIGNALS = ("momentum", "gradient")
 
 _CURES = {
@@ -29,6 +31,8 @@ class NonFiniteError(ValueError):
 class LayerView:
     """The evidence about one masked weight that a rule decides by.
 
+    With a shard, every tensor holds this process's part of what is split over processes; the part may be empty.
+
     Attributes:
         name: Name of the weight, for messages.
         weight: The weight, shape `(out, in, *kernel)`; exactly zero where it is inactive.
@@ -36,6 +40,11 @@ class LayerView:
         generator: A seeded CPU generator, the only source of randomness a rule may use.
         momentum: Same shape as the weight, defined at active and inactive positions; None if unknown.
         gradient: The dense gradient of the last step, same shape; None if unknown.
+        shard: Where the part lies in the whole weight; None if the tensors are those of the whole weight. The
+            generators of all parts are in the same state.
+
+    Raises:
+        ShardingError: If the weight is no part of what the shard describes.
     """
 
     name: str
@@ -44,18 +53,52 @@ class LayerView:
     generator: torch.Generator
     momentum: Tensor | None = None
     gradient: Tensor | None = None
+    shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None:
+            self.shard.check(self.weight.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of weights, those of all parts."""
+        return self.weight.numel() if self.shard is None else self.shard.size
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor (int64 or float64) over all parts of the weight, elementwise, on its device.
+
+        All parts must call it equally often. Sums of integers, unlike others, don't depend on how the weight is split.
+        """
+        return total(values, self.shard)
+
+    def noise(self) -> Tensor:
+        """Return uniform noise in [0, 1), float32, of the weight's shape and on its device.
+
+        It is drawn on the CPU and for the whole weight, so that it is the same on every device and however the weight
+        is split. All parts must call it equally often.
+        """
+        shape = self.weight.shape
+        if self.shard is None:
+            noise = torch.rand(shape, generator=self.generator)
+        else:
+            noise = self.shard.part_of(torch.rand(self.shard.shape, generator=self.generator), shape)
+        return noise.to(self.weight.device, non_blocking=True)
 
     def require(self, signal: str) -> Tensor:
-        """Return the `"momentum"` or the `"gradient"` of this layer.
+        """Return the `"momentum"` or the `"gradient"` of this layer. All parts must call it equally often.
 
         Raises:
-            MissingSignalError: If the layer doesn't have it, with the cure.
+            MissingSignalError: If the layer, or any part of it, doesn't have it, with the cure.
             ValueError: If there is no signal of that name.
         """
         if signal not in SIGNALS:
             raise ValueError(f"Expected one of the signals {', '.join(SIGNALS)}; got {signal!r}.")
         value: Tensor | None = getattr(self, signal)
-        if value is None:
+        missing = value is None
+        if self.shard is not None:
+            flag = torch.full((1,), int(missing), dtype=torch.int64, device=self.weight.device)
+            missing = bool(self.total(flag).item())
+        if missing or value is None:
             raise MissingSignalError(
                 f"Expected the {signal} of layer {self.name!r}, which the chosen rule decides by; got none. "
                 f"Cure: {_CURES[signal]}, or choose a rule that does without it."
@@ -105,10 +148,15 @@ class LayerClaim(Protocol):
 _Rule = TypeVar("_Rule", bound=Callable[..., Any])
 
 
-def uses(*signals: str) -> Callable[[_Rule], _Rule]:
+def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     """Declare the signals that a rule needs, so that no others are tracked, kept or saved for it.
 
     A rule without the declaration is taken to use every signal: right, at the price of memory.
+
+    Args:
+        signals: Of "momentum" and "gradient".
+        shardable: Whether the rule works on one part of a weight that is split over processes: each score depends
+            only on its own position or on what `LayerView.total` and `LayerView.noise` return, a claim only on these.
     """
     for signal in signals:
         if signal not in SIGNALS:
@@ -116,6 +164,7 @@ def uses(*signals: str) -> Callable[[_Rule], _Rule]:
 
     def declare(rule: _Rule) -> _Rule:
         rule.signals = frozenset(signals)  # type: ignore[attr-defined]  # functions take attributes
+        rule.shardable = shardable  # type: ignore[attr-defined]  # functions take attributes
         return rule
 
     return declare
@@ -127,3 +176,8 @@ def signals_of(rule: WeightScore | LayerClaim | None) -> frozenset[str]:
         return frozenset()
     declared: frozenset[str] = getattr(rule, "signals", frozenset(SIGNALS))
     return declared
+
+
+def is_shardable(rule: WeightScore | LayerClaim | None) -> bool:
+    """Tell whether a rule is declared to work on one part of a weight."""
+    return rule is None or bool(getattr(rule, "shardable", False))

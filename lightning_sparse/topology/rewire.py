@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor
 
-from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteError, WeightScore, signals_of
-from lightning_sparse.topology.plan import LayerChange, LayerEvidence, plan_changes
-from lightning_sparse.topology.reduction import extremes, widest_float
+from lightning_sparse.topology.layer import (
+    LayerClaim,
+    LayerView,
+    NonFiniteError,
+    WeightScore,
+    is_shardable,
+    signals_of,
+)
+from lightning_sparse.topology.measure import Extremes, check_signals, fetch_extremes, measure
+from lightning_sparse.topology.plan import LayerChange, plan_changes
 from lightning_sparse.topology.select import top_k_mask
 
 _Mask = TypeVar("_Mask")
@@ -50,6 +56,17 @@ class Recipe:
         """The signals that the rules of this recipe may ask for."""
         return signals_of(self.prune) | signals_of(self.redistribute) | signals_of(self.grow)
 
+    @property
+    def shardable(self) -> bool:
+        """Whether its rules work on parts of weights that are split over processes."""
+        return not self.unshardable
+
+    @property
+    def unshardable(self) -> tuple[WeightScore | LayerClaim, ...]:
+        """The rules that don't."""
+        rules = (self.prune, self.redistribute, self.grow)
+        return tuple(rule for rule in rules if rule is not None and not is_shardable(rule))
+
 
 @dataclass(frozen=True)
 class Rewiring(Generic[_Mask]):
@@ -73,6 +90,9 @@ def rewire(layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, *, mi
     The number of active weights is conserved exactly; `plan_changes` has the counts, measured before pruning
     (Dettmers & Zettlemoyer 2019, Algorithm 1).
 
+    Of a layer that is split over processes (`LayerView.shard`), survivors and mask are those of this process's part;
+    joined they are those of the whole layer, and the changes count the whole. Every process raises the same errors.
+
     Args:
         layers: One view per masked weight. A sequence that builds its views on access keeps the memory of an update
             at a few tensors of the largest layer: each view is used and dropped.
@@ -82,6 +102,7 @@ def rewire(layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, *, mi
 
     Raises:
         ValueError: If the prune rate is out of range or a rule returns something unusable.
+        ShardingError: If a layer is split over processes and a rule doesn't work on parts.
         MissingSignalError: If a layer lacks a signal that a rule requires.
         NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
     """
@@ -99,19 +120,20 @@ def rewire_into(
     """Do what `rewire` does, but pass each mask through `store` as soon as it is made (to pack it, for instance).
 
     All device synchronization is in two places, whatever the number of layers: counts and claims are fetched once
-    before pruning, the extremes of the scores once after growing.
+    before pruning, the extremes of the scores once after growing. Layers that are split over processes add to that:
+    their rules' reductions, and the rounds of their selections.
     """
-    evidence = _measure(layers, recipe)
+    evidence = measure(layers, recipe.redistribute, recipe.unshardable)
     changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, minimum)
     survivors, masks = {}, {}
-    ranges: list[tuple[int, Tensor]] = []
+    ranges: list[tuple[int, Extremes]] = []
     for index, change in enumerate(changes):
         # No name is bound to a layer or its masks here: they would live on while the next layer is built.
         survivors[change.name], masks[change.name], found = _rewire_layer(layers[index], recipe, change, store)
-        ranges.extend((index, row) for row in found)
-    for (index, _), (lowest, highest) in zip(ranges, _fetch(row for _, row in ranges), strict=True):
+        ranges.extend((index, each) for each in found)
+    for (index, _), (lowest, highest) in zip(ranges, fetch_extremes([each for _, each in ranges]), strict=True):
         if not (isfinite(lowest) and isfinite(highest)):
-            _check_signals(layers[index])
+            check_signals(layers[index])
         if isnan(lowest) or isnan(highest):
             name = changes[index].name
             raise NonFiniteError(f"Expected scores without NaN for layer {name!r}; got NaN from a rule.")
@@ -120,74 +142,21 @@ def rewire_into(
 
 def _rewire_layer(
     layer: LayerView, recipe: Recipe, change: LayerChange, store: Callable[[Tensor], _Mask]
-) -> tuple[_Mask, _Mask, list[Tensor]]:
+) -> tuple[_Mask, _Mask, list[Extremes]]:
     """Return survivors, new mask, and the extremes of the scores (on the device: looking would synchronize)."""
     ranges = []
     kept = mask = layer.mask
     if recipe.prune and change.pruned:
         scores = _scores(recipe.prune, layer)
-        ranges.append(extremes(scores))
-        kept = mask = top_k_mask(scores, change.before - change.pruned, eligible=layer.mask)
+        ranges.append(Extremes.of(scores, layer.shard))
+        kept = mask = top_k_mask(scores, change.before - change.pruned, layer.mask, layer.shard)
     if recipe.grow and change.grown:
         scores = _scores(recipe.grow, layer)
-        ranges.append(extremes(scores))
-        mask = kept | top_k_mask(scores, change.grown, eligible=~kept)
+        ranges.append(Extremes.of(scores, layer.shard))
+        mask = kept | top_k_mask(scores, change.grown, ~kept, layer.shard)
     if recipe.keep_regrown:
         kept = mask & layer.mask
     return store(kept), store(mask), ranges
-
-
-def _measure(layers: Sequence[LayerView], recipe: Recipe) -> list[LayerEvidence]:
-    """Return counts and claims of all layers, fetched from the device in one piece."""
-    measured = [_measure_layer(layers[index], recipe) for index in range(len(layers))]
-    if len({name for name, _, _ in measured}) < len(measured):
-        raise ValueError(f"Expected layers of different names; got {[name for name, _, _ in measured]}.")
-    evidence = []
-    for index, (high, low, claim, *weights) in enumerate(_fetch(row for _, _, row in measured)):
-        name, size, _ = measured[index]
-        if not all(map(isfinite, (claim, *weights))):
-            _check_signals(layers[index])
-        if not isfinite(claim) or claim < 0:
-            raise ValueError(
-                f"Expected a finite claim >= 0 for layer {name!r}; got {claim} from the rule. Cure: mend the rule."
-            )
-        active = (int(high) << 20) + int(low)
-        evidence.append(LayerEvidence(name, size, active, claim if recipe.redistribute else None))
-    return evidence
-
-
-def _measure_layer(layer: LayerView, recipe: Recipe) -> tuple[str, int, Tensor]:
-    """Return name, size and a row of numbers on the device: two digits of the count, claim, extremes of the weight."""
-    wide = widest_float(layer.weight.device)
-    # Two digits, each exact in single precision too.
-    count = torch.count_nonzero(layer.mask)
-    digits = torch.stack([count >> 20, count & (2**20 - 1)]).to(wide)
-    row = torch.cat([digits, _claim(recipe.redistribute, layer).to(wide), extremes(layer.weight).to(wide)])
-    return layer.name, layer.weight.numel(), row
-
-
-def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
-    claim = 0.0 if rule is None else rule(layer)
-    if isinstance(claim, Tensor) and claim.numel() == 1:
-        return claim.detach().reshape(1)
-    if isinstance(claim, Tensor) or not isinstance(claim, (int, float)):
-        raise ValueError(
-            f"Expected a finite claim >= 0 for layer {layer.name!r}; got {claim!r} from {rule!r}. "
-            "Cure: return one number."
-        )
-    # Filled in on the device: copying it there would synchronize.
-    return torch.full((1,), claim, dtype=widest_float(layer.weight.device), device=layer.weight.device)
-
-
-def _fetch(rows: Iterable[Tensor]) -> list[list[float]]:
-    """Copy equally long rows to the host, all at once."""
-    stacked = list(rows)
-    if not stacked:
-        return []
-    home = stacked[0].device
-    # Layers may be on several devices, and scores of several dtypes; none may be narrowed.
-    values: list[list[float]] = torch.stack([row.to(home, widest_float(home)) for row in stacked]).tolist()
-    return values
 
 
 def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
@@ -199,14 +168,3 @@ def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
             f"got {got} from {rule!r}. Cure: return a tensor of the weight's shape."
         )
     return scores.detach()
-
-
-def _check_signals(layer: LayerView) -> None:
-    """Raise if a weight or a signal of the layer is NaN or infinite; slow, called only where a result is."""
-    for kind in ("weight", "momentum", "gradient"):
-        values: Tensor | None = getattr(layer, kind)
-        if values is not None and not torch.isfinite(values).all():
-            raise NonFiniteError(
-                f"Expected finite numbers in the {kind} of layer {layer.name!r}; got NaN or infinity, so the topology "
-                "was not updated. Cure: find where training diverged (learning rate, loss scaling, gradient clipping)."
-            )

@@ -13,36 +13,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_sparse.topology.radix import mark_top_k
+from lightning_sparse.topology.sharding import Shard
+
 _Values = NDArray[Any]
 
 # Below this size a plain partition is faster than sampling first.
 _SAMPLE_SIZE = 16384
 
 
-def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
+def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None, shard: Shard | None = None) -> Tensor:
     """Mark the `k` highest of the eligible scores; of equal scores, those with the lowest index.
 
     The result has exactly `k` True entries and is the same on every device. On CUDA nothing is copied to the host.
+    With a shard, the scores are those of one part of a weight, and marked is the part's share of what would be marked
+    in the whole; counts are fetched from the device then.
 
     Args:
         scores: Any shape, any real dtype, no NaN.
-        k: How many to mark, between 0 and the number of eligible entries.
+        k: How many to mark, between 0 and the number of eligible entries (of all parts).
         eligible: Bool, same shape as the scores; default: all.
+        shard: Where the part lies in the whole; default: the scores are those of the whole weight.
 
     Returns:
         A bool tensor with the shape and device of the scores.
 
     Raises:
-        ValueError: If `k` is out of range (on CUDA only the total size is checked: counting would synchronize).
+        ValueError: If `k` is out of range (on CUDA only the total size is checked: counting would synchronize); with
+            a shard in every process and on every device.
 
     >>> top_k_mask(torch.tensor([3.0, 1.0, 3.0, 3.0]), 2)
     tensor([ True, False,  True, False])
     """
-    size = scores.numel()
+    size = scores.numel() if shard is None else shard.size
     if not 0 <= k <= size:
         raise ValueError(f"Expected k between 0 and the {size} scores; got {k}.")
     if k == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
+    if shard is not None:
+        return mark_top_k(scores.detach(), k, eligible, shard)
     flat = _comparable(scores.detach()).reshape(-1)
     candidates = None if eligible is None else eligible.reshape(-1)
     select = _top_k_on_host if flat.device.type == "cpu" else _top_k_on_device

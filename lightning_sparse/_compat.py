@@ -1,0 +1,88 @@
+"""Lightning under both of its names.
+
+`lightning.pytorch` and `pytorch_lightning` are two packages with two sets of classes. A Trainer of either accepts its
+own callbacks only, at least where it looks; so our callbacks inherit from both, where both are installed. What builds
+a module or a Trainer of its own uses the first package that is there.
+
+Whether an object is of some Lightning class is asked by the class's name (`is_a`), which both packages share.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+NAMES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _installed() -> list[ModuleType]:
+    found = []
+    for name in NAMES:
+        try:
+            found.append(import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name not in (name, name.partition(".")[0]):  # it is there, but something that it needs is not
+                raise
+    if not found:
+        raise ModuleNotFoundError(
+            "Expected the package lightning or pytorch_lightning; got neither. Cure: pip install lightning."
+        )
+    return found
+
+
+def _of_both(path: str) -> type:
+    """Return a class that is a subclass of the class at this path in each installed package."""
+    module, _, name = path.rpartition(".")
+    bases = tuple(
+        getattr(import_module(f"{package.__name__}.{module}" if module else package.__name__), name)
+        for package in _PACKAGES
+    )
+    return type(name, bases, {"__doc__": bases[0].__doc__, "__module__": __name__}) if len(set(bases)) > 1 else bases[0]
+
+
+def is_a(instance: object, *names: str) -> bool:
+    """Tell whether an object's class, or one that it inherits from, has one of these names."""
+    return any(cls.__name__ in names for cls in type(instance).__mro__)
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return a Trainer's callbacks, an attribute that Lightning doesn't declare."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]  # see above
+
+
+_PACKAGES = _installed()
+
+if TYPE_CHECKING:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+    from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable, OptimizerCallable, SaveConfigCallback
+else:
+    Callback = _of_both("Callback")
+    MisconfigurationException = _of_both("utilities.exceptions.MisconfigurationException")
+    LightningDataModule = _PACKAGES[0].LightningDataModule
+    LightningModule = _PACKAGES[0].LightningModule
+    Trainer = _PACKAGES[0].Trainer
+    seed_everything = _PACKAGES[0].seed_everything
+
+    # The command line's part takes half a second to import, which only those who use it should wait for.
+    def __getattr__(name: str) -> Any:
+        if name in ("LightningCLI", "LRSchedulerCallable", "OptimizerCallable", "SaveConfigCallback"):
+            return getattr(import_module(f"{_PACKAGES[0].__name__}.cli"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "Callback",
+    "LRSchedulerCallable",
+    "LightningCLI",
+    "LightningDataModule",
+    "LightningModule",
+    "MisconfigurationException",
+    "OptimizerCallable",
+    "SaveConfigCallback",
+    "Trainer",
+    "callbacks_of",
+    "is_a",
+    "seed_everything",
+]

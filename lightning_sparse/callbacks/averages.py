@@ -1,0 +1,31 @@
+"""Moving averages of the weights, which other callbacks keep: they are to be as sparse as the weights."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lightning_sparse._compat import MisconfigurationException, Trainer, callbacks_of, is_a
+from lightning_sparse.network import SparseNetwork
+
+_AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
+
+
+def mask_averages(trainer: Trainer, network: SparseNetwork) -> None:
+    """Zero the inactive weights in the averages that Lightning's averaging callbacks keep.
+
+    To be called whenever masks change: an average of weights that are all zero somewhere stays zero there.
+
+    Raises:
+        MisconfigurationException: If an averaging callback doesn't show its average.
+    """
+    for callback in callbacks_of(trainer):
+        if is_a(callback, *_AVERAGING):
+            average = getattr(callback, "_average_model", None)
+            if not isinstance(average, nn.Module):
+                raise MisconfigurationException(
+                    f"Expected {type(callback).__name__} to keep its average in _average_model, as Lightning 2.6 does; "
+                    f"got {average!r}. Cure: put it before the sparse callback, or call enforce_on() of the callback's "
+                    "network yourself, on every update."
+                )
+            # PyTorch's AveragedModel wraps what it averages.
+            network.enforce_on(average.module if is_a(average, "AveragedModel") else average)  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""Parameters of which a process holds a part: `DTensor`, as FSDP2 and tensor parallelism make them.
+
+Everything else of this package sees local tensors, and the `Shard` that says where in the weight they belong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.topology.sharding import Shard, ShardingError
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    # By name: the class has moved between modules, and importing it costs those who don't use it.
+    return type(tensor).__name__ == "DTensor"
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds, sharing its memory; an ordinary tensor as it is."""
+    if not _is_dtensor(tensor):
+        return tensor
+    with torch.no_grad():
+        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]  # a DTensor
+    return part
+
+
+def shard_of(parameter: Tensor) -> Shard | None:
+    """Return where in the whole weight the local part of a parameter lies; None for an ordinary tensor.
+
+    Raises:
+        ShardingError: If the parameter is spread in another way than in blocks along its dimensions.
+    """
+    if not _is_dtensor(parameter):
+        return None
+    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]  # a DTensor
+    sizes, offset = list(parameter.shape), [0] * parameter.dim()
+    groups = []
+    for axis, placement in enumerate(placements):
+        if type(placement).__name__ == "Replicate":
+            continue
+        if type(placement).__name__ != "Shard":
+            raise ShardingError(
+                "Expected parameters that are sharded in blocks or replicated along each dimension of the device mesh; "
+                f"got the placements {placements}. Cure: fully_shard over a one-dimensional mesh, without tensor "
+                "parallelism along the same dimension, or DDP."
+            )
+        # As torch.chunk splits: blocks of equal size, the last ones smaller or empty.
+        block = -(-sizes[placement.dim] // mesh.size(axis))
+        begin = min(block * mesh.get_local_rank(axis), sizes[placement.dim])
+        sizes[placement.dim] = min(block, sizes[placement.dim] - begin)
+        offset[placement.dim] += begin
+        groups.append(mesh.get_group(axis))
+    return Shard(tuple(parameter.shape), tuple(offset), _SumOver(tuple(groups)))
+
+
+@dataclass(frozen=True)
+class _SumOver:
+    """Sums over process groups; equal for equal groups, so that the sums of several weights can travel together."""
+
+    groups: tuple[Any, ...]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        total = values.clone()
+        for group in self.groups:
+            torch.distributed.all_reduce(total, group=group)
+        return total
+
+
+def gather(part: Tensor, parameter: Tensor) -> Tensor:
+    """Return the whole of which each process holds a part laid out like the parameter's; every process must call it."""
+    if not _is_dtensor(parameter):
+        return part
+    whole: Tensor = (
+        type(parameter)
+        .from_local(  # type: ignore[attr-defined]  # a DTensor
+            part,
+            parameter.device_mesh,  # type: ignore[attr-defined]
+            parameter.placements,  # type: ignore[attr-defined]
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
+        .full_tensor()
+    )
+    return whole
+
+
+def take_part(whole: Tensor, parameter: Tensor) -> Tensor:
+    """Return the local part of a tensor that has the shape of the whole parameter."""
+    shard = shard_of(parameter)
+    return whole if shard is None else shard.part_of(whole, local(parameter).shape)

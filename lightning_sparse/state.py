@@ -1,0 +1,94 @@
+"""The saved state of a sparse network: checked as a whole before anything of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.topology.digest import checksum
+from lightning_sparse.topology.packing import unpack_mask
+
+# Raised whenever an older version of this package could not read the state.
+VERSION = 1
+_CONTENT = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with a version and a checksum, so that damage doesn't go unseen."""
+    content = {"version": VERSION, **content}
+    return {**content, "checksum": checksum(content)}
+
+
+def check_seal(state: Mapping[str, Any], expected: set[str], source: str) -> None:
+    """Raise a ValueError unless a state has exactly the expected entries and is what was saved.
+
+    Args:
+        state: What `sealed` returned, and may have been damaged since.
+        expected: Names of the content.
+        source: What such states come from, for the cure.
+    """
+    if not isinstance(state, Mapping) or (missing := expected - set(state)):
+        found = f"none of {sorted(missing)}" if isinstance(state, Mapping) else repr(state)[:80]
+        raise ValueError(f"Expected a state with {sorted(expected)}; got {found}. Cure: load what {source} returned.")
+    if state.get("version") != VERSION:
+        raise ValueError(
+            f"Expected a state of version {VERSION}; got {state.get('version')!r}. "
+            "Cure: load it with the version of lightning_sparse that wrote it."
+        )
+    if foreign := set(state) - expected - {"version", "checksum"}:
+        raise ValueError(
+            f"Expected a state with {sorted(expected)} only; got {sorted(map(str, foreign))} too. "
+            f"Cure: load what {source} returned."
+        )
+    found = checksum({name: value for name, value in state.items() if name != "checksum"})
+    if found != state.get("checksum"):
+        raise ValueError(
+            f"Expected a state with the checksum {state.get('checksum')!r}, as it was saved; got {found!r}. "
+            "Cure: the file is damaged, load another checkpoint."
+        )
+
+
+def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], budget: int) -> dict[str, int]:
+    """Return the number of active weights by name in the state of a network.
+
+    Args:
+        state: What `SparseNetwork.state_dict` returned.
+        shapes: Shapes of the masked weights of the network that is to take it over, by name.
+        budget: Its number of active weights.
+
+    Raises:
+        ValueError: If the state is damaged, or that of another model, choice of layers or density.
+    """
+    check_seal(state, _CONTENT, "state_dict() of a SparseNetwork")
+    ours = {name: list(shape) for name, shape in shapes.items()}
+    if state["shapes"] != ours or set(state["masks"]) != set(ours):
+        raise ValueError(
+            f"Expected masks of {_briefly(ours)}; got {_briefly(state['shapes'])}. Cure: load the state of a run "
+            "with the same model and the same include, exclude and dense."
+        )
+    counts = {
+        name: int(torch.count_nonzero(unpack_mask(packed, tuple(ours[name]))))
+        for name, packed in state["masks"].items()
+    }
+    if sum(counts.values()) != budget:
+        raise ValueError(
+            f"Expected masks with {budget} active weights, this network's budget; got {sum(counts.values())}. "
+            "Cure: give the density of the run that the state comes from."
+        )
+    _check_generator(state["generator"])
+    return counts
+
+
+def _check_generator(state: Tensor) -> None:
+    try:
+        torch.Generator().set_state(state)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"Expected a generator's state; got a damaged one ({error}). Cure: load another.") from error
+
+
+def _briefly(shapes: Mapping[str, Sequence[int]]) -> str:
+    listed = [f"{name} {tuple(shape)}" for name, shape in shapes.items()]
+    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")

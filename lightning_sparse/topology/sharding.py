@@ -1,0 +1,95 @@
+"""Weights that are split over processes: where a part lies in the whole, and how the parts add numbers up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+class ShardingError(ValueError):
+    """A weight is split over processes in a way, or for a recipe, that can't be worked with."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Where a part lies in a weight that is split over processes, and how all parts add numbers up.
+
+    Every process updates its own part, and all of them make the same reductions in the same order.
+
+    Attributes:
+        shape: Shape of the whole weight, `(out, in, *kernel)`.
+        offset: Where the part begins, per dimension. The part itself may be empty; then its offset doesn't matter.
+        all_reduce: Returns the sum of a tensor (int64 or float64, the same shape everywhere) over all parts as a new
+            tensor, equal on all of them.
+    """
+
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    all_reduce: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.offset) or min((*self.shape, *self.offset, 0)) < 0:
+            raise ShardingError(
+                f"Expected as many offsets >= 0 as the weight has dimensions; got offset {self.offset} for shape "
+                f"{self.shape}. Cure: give where the part begins in each dimension."
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of weights of all parts."""
+        return prod(self.shape)
+
+    def check(self, part: Sequence[int]) -> None:
+        """Raise if a part of that shape doesn't lie in the whole.
+
+        Raises:
+            ShardingError: If it doesn't.
+        """
+        fits = len(part) == len(self.shape) and (
+            prod(part) == 0
+            or all(start + length <= end for start, length, end in zip(self.offset, part, self.shape, strict=True))
+        )
+        if not fits:
+            raise ShardingError(
+                f"Expected a part inside the whole weight, shape {self.shape}; got shape {tuple(part)} at offset "
+                f"{self.offset}. Cure: give shape and offset of the whole weight, and tensors of the part."
+            )
+
+    def part_of(self, whole: Tensor, part: Sequence[int]) -> Tensor:
+        """Return a view of the places of a part, of the given shape, in a tensor of the whole weight's shape."""
+        return whole[tuple(slice(start, start + length) for start, length in zip(self.offset, part, strict=True))]
+
+    def flat_indices(self, part: Sequence[int], device: torch.device | None = None) -> Tensor:
+        """Return the flat index in the whole weight of each weight of a part; int64, the part's shape.
+
+        >>> Shard((4, 3), (2, 1), torch.clone).flat_indices((2, 2))
+        tensor([[ 7,  8],
+                [10, 11]])
+        """
+        indices = torch.zeros((), dtype=torch.int64, device=device)
+        for whole, start, length in zip(self.shape, self.offset, part, strict=True):
+            indices = indices.unsqueeze(-1) * whole + torch.arange(start, start + length, device=device)
+        return indices
+
+
+def total(values: Tensor, shard: Shard | None) -> Tensor:
+    """Return the sum over all parts, elementwise; without a shard the values are those of the whole weight."""
+    return values if shard is None else shard.all_reduce(values)
+
+
+def total_each(rows: Sequence[Tensor], shards: Sequence[Shard | None]) -> list[Tensor]:
+    """Return each row's sum over the parts of its weight; equally long rows that are reduced alike travel together."""
+    totals = list(rows)
+    together: dict[object, list[int]] = {}
+    for index, (row, shard) in enumerate(zip(rows, shards, strict=True)):
+        if shard is not None:
+            together.setdefault((shard.all_reduce, row.device), []).append(index)
+    for members in together.values():
+        sums = total(torch.stack([rows[index] for index in members]), shards[members[0]])
+        for index, row in zip(members, sums, strict=True):
+            totals[index] = row
+    return totals
