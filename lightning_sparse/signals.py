@@ -52,17 +52,26 @@ def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
     return first if scale is None else first / (scale + eps)
 
 
+def _has_skipped(optimizer: Optimizer) -> bool:
+    """Tell whether a fused optimizer left the weights alone in this step, as a gradient scaler told it to."""
+    # Only while such an optimizer steps, and for what else the scaler would have asked the device before the step.
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
 @dataclass
 class _Attachment:
     optimizer: Optimizer
     names: list[str]
     # Weights whose momentum the optimizer was not yet seen to keep, and for which an average is kept instead.
     averaged: set[str]
-    handle: RemovableHandle
+    handles: tuple[RemovableHandle, RemovableHandle]
     steps: int
     tracks_momentum: bool
     tracks_gradients: bool
     stepped: bool = False
+    # A step has begun and was not yet counted.
+    stepping: bool = False
 
 
 class Signals:
@@ -118,18 +127,24 @@ class Signals:
                 "them. Cure: build it from the parameters of the same model."
             )
 
-        def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            attachment.steps += 1
-            attachment.stepped = True
-            self._update_averages(attachment)
-            self._hold_gradients(attachment)
+        def begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            attachment.stepping = True
+
+        def end(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # A step that calls the step of its base class ends twice.
+            if attachment.stepping and not _has_skipped(optimizer):
+                attachment.steps += 1
+                attachment.stepped = True
+                self._update_averages(attachment)
+                self._hold_gradients(attachment)
+            attachment.stepping = False
             after_step(attachment.names)
 
         attachment = _Attachment(
             optimizer,
             names,
             averaged=set(names) if track_momentum else set(),
-            handle=optimizer.register_step_post_hook(hook),
+            handles=(optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)),
             steps=self.steps,
             tracks_momentum=track_momentum,
             tracks_gradients=track_gradients,
@@ -144,7 +159,8 @@ class Signals:
         """Stop following; the averages and the number of steps stay."""
         self._steps_before = self.steps
         for attachment in self._attachments:
-            attachment.handle.remove()
+            for handle in attachment.handles:
+                handle.remove()
         self._attachments.clear()
 
     def momentum(self, name: str) -> Tensor | None:
