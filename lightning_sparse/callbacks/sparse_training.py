@@ -259,7 +259,8 @@ class SparseTrainingCallback(Callback):
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
         now = (trainer.current_epoch, self.network.steps - self._step_offset)
-        if self._timetable.is_due(now, self._last):
+        # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
+        if self._timetable.is_due(now, self._last) and now[1] > self._last[1]:
             self._update(self.network, now)
             mask_averages(trainer, self.network)
             check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
