@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
@@ -87,7 +87,7 @@ def find_weights(
             "Expected at least one pattern to include; got none. Cure: None stands for the default layers."
         )
     for pattern in (*included, *excluded):
-        matching(candidates, pattern)
+        matching(candidates, pattern, model)
     chosen = {
         name: weight
         for name, weight in candidates.items()
@@ -102,16 +102,40 @@ def find_weights(
     return chosen
 
 
-def matching(weights: dict[str, Weight], pattern: Pattern) -> list[str]:
+def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | None = None) -> list[str]:
     """Return the names of the weights that a pattern means.
+
+    Args:
+        weights: What can be masked.
+        pattern: What is looked for.
+        model: Where to look for the reason if nothing is found.
 
     Raises:
         ValueError: If there are none: most likely a typing error, which must not pass for an empty wish.
     """
     names = [name for name, weight in weights.items() if weight.matches(pattern)]
     if not names:
-        raise ValueError(f"Expected a pattern that matches a maskable weight; got {pattern!r}. {_cure(weights)}")
+        means = "" if model is None else _obstacles(model, pattern)
+        raise ValueError(f"Expected a pattern that matches a maskable weight; got {pattern!r}{means}. {_cure(weights)}")
     return names
+
+
+def _obstacles(model: nn.Module, pattern: Pattern) -> str:
+    """Return what a pattern means that can't be masked, and why, as a part of a sentence."""
+    modules = {plain_name(path): module for path, module in model.named_modules()}
+    found = {}
+    for weight, obstacle in _examined(model):
+        # A weight that is parametrized is meant by the name that it had before.
+        owner, _, rest = f".{weight.name}".partition(".parametrizations.")
+        before = f"{owner}.{rest.partition('.')[0]}"[1:]
+        written = Weight(before, modules[owner[1:]], weight.parameter) if rest else weight
+        if obstacle and (weight.matches(pattern) or written.matches(pattern)):
+            found[written.name] = obstacle
+    return f", which is {_listed([f'{name} ({reason})' for name, reason in found.items()])}" if found else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
@@ -134,10 +158,9 @@ def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
 
 
 def _cure(weights: dict[str, Weight]) -> str:
-    listed = ", ".join(list(weights)[:8]) + (", ..." if len(weights) > 8 else "")
-    return (
-        f"Cure: choose from {listed}." if weights else "Cure: the model needs trainable linear or convolutional layers."
-    )
+    if not weights:
+        return "Cure: the model needs trainable linear or convolutional layers."
+    return f"Cure: choose from {_listed(list(weights))}."
 
 
 def _is_default(weight: Weight) -> bool:
@@ -196,18 +219,24 @@ def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
                 )
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield Weight(name, module, parameter), _obstacle(module, parameter, id(parameter) in never)
+                yield Weight(name, module, parameter), _obstacle(module, local, parameter, id(parameter) in never)
 
 
-def _obstacle(module: nn.Module, parameter: nn.Parameter, never: bool) -> str:
+def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: bool) -> str:
     if not parameter.requires_grad:
         return "frozen"
     if never:
         return "of a normalization or embedding layer"
     if parameter.dim() < 2:
         return "a bias, or otherwise of fewer than two dimensions"
-    if isinstance(module, ParametrizationList):
+    if isinstance(module, ParametrizationList) or _is_computed_from(module, local):
         return "parametrized: the weight is computed anew in every step"
     if not parameter.numel() or not parameter.is_floating_point():
         return "empty, or not of real floating-point numbers"
     return ""
+
+
+def _is_computed_from(module: nn.Module, local: str) -> bool:
+    """Tell whether a hook makes a weight out of this parameter, as those of torch.nn.utils did before parametrization."""
+    weight, _, part = local.rpartition("_")
+    return part in ("g", "v", "orig") and isinstance(vars(module).get(weight), Tensor)
