@@ -237,6 +237,6 @@ def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: boo
 
 
 def _is_computed_from(module: nn.Module, local: str) -> bool:
-    """Tell whether a hook makes a weight out of this parameter, as those of torch.nn.utils did before parametrization."""
+    """Tell whether a hook makes a weight out of this parameter, as `torch.nn.utils.weight_norm` does."""
     weight, _, part = local.rpartition("_")
     return part in ("g", "v", "orig") and isinstance(vars(module).get(weight), Tensor)
