@@ -139,8 +139,8 @@ class SparseNetwork:
     def left_dense(self) -> dict[str, str]:
         """Why each parameter that has no mask has none, by parameter name."""
         reasons = reasons_against(self.model, self._choice["include"], self._choice["exclude"])
-        kept = dict.fromkeys(self._parameters.keys() - set(self._masks.names), "kept dense on request")
-        return {name: kept.get(name, reason) for name, reason in reasons.items() if name not in self._masks.names}
+        kept = (name for name in self._parameters if name not in self._masks.names)
+        return {**dict.fromkeys(kept, "kept dense on request"), **reasons}
 
     @property
     def steps(self) -> int:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lightning_sparse._compat import LightningModule, Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.history import UpdateRecord
+from lightning_sparse.maskable import plain_name
 from lightning_sparse.network import SparseNetwork
 
 
@@ -77,7 +78,7 @@ def masked_table(network: SparseNetwork) -> Table:
 
 def dense_table(network: SparseNetwork) -> Table:
     """Return a table of the parameters that have no mask, by reason."""
-    sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
+    sizes = {plain_name(name): parameter.numel() for name, parameter in network.model.named_parameters()}
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in network.left_dense.items():
         by_reason[reason].append(name)
