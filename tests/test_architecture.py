@@ -32,12 +32,15 @@ LIBRARY = {*MAY_USE, ""}
 MAY_USE |= {
     "comparison": {"comparison", *LIBRARY},
     "search": {"search", "comparison", *LIBRARY},
+    "testing": {"testing", *LIBRARY},
     "demo": {"demo", "comparison", "search", *LIBRARY},
     "cli": {"cli", "demo", "comparison", "search", *LIBRARY},
     "": {"comparison", "search", *LIBRARY},
 }
-MAY_IMPORT_LIGHTNING = {"callbacks", "models", "data", "comparison", "search", "cli", "demo"}
+MAY_IMPORT_LIGHTNING = {"callbacks", "models", "data", "comparison", "search", "testing", "cli", "demo"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
+# What our tests are run with, which users need not have.
+TEST_TOOLS = {"pytest", "_pytest", "hypothesis"}
 # What topology and the objects that bind it to a model may import besides the standard library.
 BASICS = {"torch", "numpy"}
 
@@ -86,6 +89,8 @@ def _objection(unit: str, name: str, units: set[str]) -> str:
         target = rest.partition(".")[0]
         target = target if target in units else ""  # a name that our __init__ defines
         return "" if target in MAY_USE[unit] else "points the wrong way"
+    if top in TEST_TOOLS:
+        return "the package is used without the tools that test it"
     if top in LIGHTNING and unit not in MAY_IMPORT_LIGHTNING:
         return "only callbacks and what builds on them may import Lightning"
     if unit in PURE and top not in BASICS | sys.stdlib_module_names:
@@ -134,12 +139,17 @@ def test_the_check_sees_the_imports_that_the_package_has() -> None:
         ("callbacks/history.py", "import lightning_sparse.cli"),
         ("demo.py", "from lightning_sparse import cli"),
         ("newcomer.py", "import torch"),
+        ("testing/contract.py", "import pytest"),
+        ("testing/evidence.py", "from hypothesis import strategies"),
+        ("testing/contract.py", "from lightning_sparse import cli"),
+        ("callbacks/history.py", "from lightning_sparse.testing import check_growth"),
+        ("topology/rewire.py", "from lightning_sparse import testing"),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) -> None:
     for unit in ("cli", "network", "budget", "maskable", "signals", "demo"):
         (tmp_path / f"{unit}.py").write_text("import torch\n", encoding="utf-8")
-    for unit in ("analysis", "callbacks", "data", "models", "topology"):
+    for unit in ("analysis", "callbacks", "data", "models", "testing", "topology"):
         (tmp_path / unit).mkdir()
     assert complaints(tmp_path) == []
     planted = tmp_path / module
@@ -158,13 +168,15 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) 
         ("network.py", "from lightning_sparse.topology import rewire\nfrom .signals import Signals"),
         ("callbacks/history.py", "from lightning.pytorch import Callback\nfrom lightning_sparse import network"),
         ("cli.py", "from lightning_sparse import SparseNetwork, demo\nimport lightning"),
+        ("testing/callback.py", "from lightning_sparse.callbacks import history\nimport lightning.pytorch"),
         ("data/mnist.py", "from sklearn.datasets import fetch_openml\nfrom ._cache import folder"),
     ],
 )
 def test_an_import_that_points_the_right_way_is_let_through(tmp_path: Path, module: str, statement: str) -> None:
     for unit in ("network", "signals", "demo"):
         (tmp_path / f"{unit}.py").touch()
-    (tmp_path / "topology").mkdir()
+    for unit in ("callbacks", "topology"):
+        (tmp_path / unit).mkdir()
     (tmp_path / module).parent.mkdir(exist_ok=True)
     (tmp_path / module).write_text(statement, encoding="utf-8")
     assert complaints(tmp_path) == []
