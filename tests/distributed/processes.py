@@ -65,7 +65,7 @@ def _rank(
     try:
         result = function(*arguments)
     except Exception as error:
-        result = "".join(traceback.format_exception_only(error))
+        result = "".join(traceback.format_exception(error))
     torch.save(result, folder / f"{rank}.pt")
     # At once: threads of the communication library don't outlive a fork well.
     os._exit(0)
