@@ -60,6 +60,7 @@ def _rank(
         MASTER_PORT=str(port),
         TORCHELASTIC_RUN_ID="test",
     )
+    os.environ.pop("PL_GLOBAL_SEED", None)  # a seed that a test before has left, to which Lightning returns
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # no process has the seed of another
     try:
