@@ -93,7 +93,7 @@ def test_a_run_can_go_on_under_the_other_name(
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
-@pytest.mark.filterwarnings("ignore:(?s).*JsonargparseDeprecationWarning")  # of Lightning's own use of it
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_line_of_either_package_knows_the_callback(name: str) -> None:
     package = import_module(name)
