@@ -56,7 +56,9 @@ _PACKAGES = _installed()
 if TYPE_CHECKING:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable, OptimizerCallable, SaveConfigCallback
+    from lightning.pytorch.strategies import DDPStrategy
 else:
     Callback = _of_both("Callback")
     MisconfigurationException = _of_both("utilities.exceptions.MisconfigurationException")
@@ -65,20 +67,31 @@ else:
     Trainer = _PACKAGES[0].Trainer
     seed_everything = _PACKAGES[0].seed_everything
 
-    # The command line's part takes half a second to import, which only those who use it should wait for.
+    # Looked up when asked for: the command line's part takes half a second to import, which others needn't wait for.
+    _LATER = {
+        "DDPStrategy": "strategies",
+        "LRSchedulerCallable": "cli",
+        "LightningCLI": "cli",
+        "ModelCheckpoint": "callbacks",
+        "OptimizerCallable": "cli",
+        "SaveConfigCallback": "cli",
+    }
+
     def __getattr__(name: str) -> Any:
-        if name in ("LightningCLI", "LRSchedulerCallable", "OptimizerCallable", "SaveConfigCallback"):
-            return getattr(import_module(f"{_PACKAGES[0].__name__}.cli"), name)
+        if name in _LATER:
+            return getattr(import_module(f"{_PACKAGES[0].__name__}.{_LATER[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
     "Callback",
+    "DDPStrategy",
     "LRSchedulerCallable",
     "LightningCLI",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationException",
+    "ModelCheckpoint",
     "OptimizerCallable",
     "SaveConfigCallback",
     "Trainer",

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 Pattern = str | type[nn.Module]
@@ -201,7 +201,7 @@ def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
     for path, module in model.named_modules():
         for local, parameter in module.named_parameters(recurse=False):
             name = plain_name(f"{path}.{local}" if path else local)
-            if isinstance(parameter, UninitializedParameter):
+            if is_lazy(parameter):
                 raise ValueError(
                     f"Expected initialized parameters; got the lazy {name!r}. Cure: run one forward pass before."
                 )

@@ -33,6 +33,7 @@ LIBRARY = {*MAY_USE, ""}
 MAY_USE |= {
     "comparison": {"comparison", *LIBRARY},
     "search": {"search", "comparison", *LIBRARY},
+    "testing": {"testing", "_compat", *LIBRARY},
     "demo": {"demo", "comparison", "search", *LIBRARY},
     "cli": {"cli", "demo", "comparison", "search", *LIBRARY},
     "": {"comparison", "search", *LIBRARY},
@@ -40,6 +41,8 @@ MAY_USE |= {
 # The package has two names and two sets of classes; one module knows.
 MAY_IMPORT_LIGHTNING = {"_compat"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
+# What our tests are run with, which users need not have.
+TEST_TOOLS = {"pytest", "_pytest", "hypothesis"}
 # What topology and the objects that bind it to a model may import besides the standard library.
 BASICS = {"torch", "numpy"}
 
@@ -88,6 +91,8 @@ def _objection(unit: str, name: str, units: set[str]) -> str:
         target = rest.partition(".")[0]
         target = target if target in units else ""  # a name that our __init__ defines
         return "" if target in MAY_USE[unit] else "points the wrong way"
+    if top in TEST_TOOLS:
+        return "the package is used without the tools that test it"
     if top in LIGHTNING and unit not in MAY_IMPORT_LIGHTNING:
         return "Lightning comes from _compat"
     if unit in PURE and top not in BASICS | sys.stdlib_module_names:
@@ -138,12 +143,17 @@ def test_the_check_sees_the_imports_that_the_package_has() -> None:
         ("cli.py", "from pytorch_lightning.cli import LightningCLI"),
         ("demo.py", "from lightning_sparse import cli"),
         ("newcomer.py", "import torch"),
+        ("testing/contract.py", "import pytest"),
+        ("testing/evidence.py", "from hypothesis import strategies"),
+        ("testing/contract.py", "from lightning_sparse import cli"),
+        ("callbacks/history.py", "from lightning_sparse.testing import check_growth"),
+        ("topology/rewire.py", "from lightning_sparse import testing"),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) -> None:
     for unit in ("cli", "network", "budget", "maskable", "signals", "demo"):
         (tmp_path / f"{unit}.py").write_text("import torch\n", encoding="utf-8")
-    for unit in ("analysis", "callbacks", "data", "models", "topology"):
+    for unit in ("analysis", "callbacks", "data", "models", "testing", "topology"):
         (tmp_path / unit).mkdir()
     assert complaints(tmp_path) == []
     planted = tmp_path / module
@@ -163,13 +173,18 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) 
         ("callbacks/history.py", "from lightning_sparse._compat import Callback\nfrom lightning_sparse import network"),
         ("cli.py", "from lightning_sparse import SparseNetwork, demo\nfrom lightning_sparse._compat import Trainer"),
         ("_compat.py", "import lightning.pytorch\nimport pytorch_lightning"),
+        (
+            "testing/callback.py",
+            "from lightning_sparse.callbacks import history\nfrom lightning_sparse._compat import Trainer",
+        ),
         ("data/mnist.py", "from sklearn.datasets import fetch_openml\nfrom ._cache import folder"),
     ],
 )
 def test_an_import_that_points_the_right_way_is_let_through(tmp_path: Path, module: str, statement: str) -> None:
     for unit in ("network", "signals", "demo", "_compat"):
         (tmp_path / f"{unit}.py").touch()
-    (tmp_path / "topology").mkdir()
+    for unit in ("callbacks", "topology"):
+        (tmp_path / unit).mkdir()
     (tmp_path / module).parent.mkdir(exist_ok=True)
     (tmp_path / module).write_text(statement, encoding="utf-8")
     assert complaints(tmp_path) == []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import Tensor
 
 from lightning_sparse._compat import Callback, MisconfigurationException, Trainer, callbacks_of, is_a
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.topology.rewire import Recipe
 
 # They flatten or partition the weights, and step a copy that no mask reaches.
 _UNSUPPORTED = {
@@ -58,8 +58,7 @@ def check_agreement(trainer: Trainer, network: SparseNetwork, when: str) -> None
     """
     if trainer.world_size == 1:
         return
-    found: Any = trainer.strategy.all_gather(network.fingerprint().to(trainer.strategy.root_device))
-    rows = found.reshape(-1, 2).cpu()
+    rows = _gather(trainer, network.fingerprint().to(trainer.strategy.root_device)).cpu()
     for kind, column in (("masks", rows[:, 0]), ("values of the masked weights", rows[:, 1])):
         if different := torch.nonzero(column != column[0]).flatten().tolist():
             raise RuntimeError(
@@ -67,3 +66,28 @@ def check_agreement(trainer: Trainer, network: SparseNetwork, when: str) -> None
                 f"{', '.join(map(str, different))} than on rank 0. Cure: don't change weights or optimizers on single "
                 "ranks, and choose rules that take randomness from LayerView.generator only."
             )
+
+
+def _gather(trainer: Trainer, values: Tensor) -> Tensor:
+    """Return the values of all processes, stacked."""
+    if not torch.distributed.is_initialized():  # a strategy that doesn't talk through torch.distributed
+        gathered: Tensor = trainer.strategy.all_gather(values).reshape(-1, *values.shape)
+        return gathered
+    rows = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(rows, values)
+    return torch.stack(rows)
+
+
+def check_recipe(network: SparseNetwork, recipe: Recipe) -> None:
+    """Refuse rules that can't work on parts of weights, where the strategy splits weights over processes.
+
+    Raises:
+        MisconfigurationException: If there is such a rule and such a weight.
+    """
+    if network.is_sharded and not recipe.shardable:
+        names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in recipe.unshardable)
+        raise MisconfigurationException(
+            f"Expected rules that work on weights that are split over processes; got {names}. Cure: another rule, "
+            "@uses(..., shardable=True) on a rule of your own if its scores depend on nothing but their own position, "
+            "or a strategy that keeps whole weights in every process, such as DDP."
+        )

@@ -13,7 +13,7 @@ from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.budget import Density, as_density, check_options
 from lightning_sparse.callbacks.averages import mask_averages
 from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
-from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_strategy
+from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_recipe, check_strategy
 from lightning_sparse.callbacks.history import UpdateRecord, check_counters
 from lightning_sparse.callbacks.reporting import density_metrics, log, print_summary, update_metrics
 from lightning_sparse.callbacks.timetable import Timetable, progress
@@ -174,6 +174,7 @@ class SparseTrainingCallback(Callback):
         Raises:
             ValueError: If no weight can be masked, the density is out of reach, no optimizer steps a masked weight,
                 or the checkpoint to resume from has no masks, or masks of another model or density.
+            MisconfigurationException: If weights are split over processes and a rule can't work on parts of them.
         """
         self._check_resumable(trainer)
         if self._undo is not None:
@@ -188,6 +189,7 @@ class SparseTrainingCallback(Callback):
                 self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
             self._first = self._last = (trainer.current_epoch, trainer.global_step // counted_per_step(trainer))
             self._step_offset = self.network.steps - self._first[1]
+        check_recipe(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
         mask_averages(trainer, self.network)
 

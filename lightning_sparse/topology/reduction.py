@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from math import frexp, isfinite, nan
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_sparse.topology.sharding import Shard, total
 
+_Exponent = TypeVar("_Exponent", int, Tensor)
+
 # Exponents of doubles as they are stored, with an offset of 1023; the last one marks NaN and infinity.
 _EXPONENTS = 2048
-# Temporaries are limited to so many numbers.
-_CHUNK = 1 << 22
+# Temporaries are limited to so many numbers: on the CPU they stay in its cache, on others they stay small.
+_CHUNK_ON_HOST, _CHUNK = 1 << 15, 1 << 22
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -35,20 +41,40 @@ def mean_magnitude(values: Tensor, mask: Tensor, shard: Shard | None = None) -> 
     >>> mean_magnitude(torch.tensor([1.0, -3.0, 5.0]), torch.tensor([True, True, False]))
     tensor(2., dtype=torch.float64)
     """
-    wide = widest_float(values.device)
     size = values.numel() if shard is None else shard.size
     magnitudes = _magnitudes(values.detach(), mask)
+    if values.device.type == "cpu" and shard is None:
+        return torch.tensor(_mean_on_host(magnitudes.numpy(), size), dtype=torch.float64)
+    wide = widest_float(values.device)
     if wide != torch.float64:
         return magnitudes.sum(dtype=wide) / torch.count_nonzero(mask).clamp_min(1)
     exponent = _highest_exponent(magnitudes, shard)
-    # The stored exponent of a power of two that lifts every magnitude to just below 2**(62 - size.bit_length()). It
-    # and its inverse are normal doubles: multiplying by them rounds nothing.
-    up = 2107 - size.bit_length() - exponent.clamp_min(62)
+    up = _lift(size, exponent.clamp_min(62))
     scale, unscale = ((biased << 52).view(torch.float64) for biased in (up, 2046 - up))
     parts = [chunk.double().mul_(scale).round_().long().sum() for chunk in torch.split(magnitudes, _CHUNK)]
     sums = total(torch.stack([torch.stack(parts).sum(), torch.count_nonzero(mask)]), shard)
     mean = sums[0] * unscale / sums[1].clamp_min(1)
     return torch.where(exponent == _EXPONENTS - 1, torch.nan, mean)
+
+
+def _lift(size: int, exponent: _Exponent) -> _Exponent:
+    """Return the stored exponent of the power of two that lifts magnitudes to just below `2**(62 - size.bit_length())`.
+
+    From an exponent of 62 on, this power and its inverse are normal doubles: multiplying by them rounds nothing.
+    """
+    return 2107 - size.bit_length() - exponent
+
+
+def _mean_on_host(magnitudes: NDArray[Any], size: int) -> float:
+    """Return what `mean_magnitude` does, without the overhead of a dozen PyTorch calls on little data."""
+    peak = float(magnitudes.max(initial=0))
+    if not isfinite(peak):
+        return nan
+    up = _lift(size, max(frexp(peak)[1] + 1022, 62)) - 1023
+    chunks = (magnitudes[i : i + _CHUNK_ON_HOST] for i in range(0, magnitudes.size, _CHUNK_ON_HOST))
+    lifted = (np.multiply(chunk, 2.0**up, dtype=np.float64) for chunk in chunks)
+    whole = sum(int(np.rint(chunk).astype(np.int64).sum()) for chunk in lifted)
+    return whole * 2.0**-up / max(magnitudes.size, 1)
 
 
 def _magnitudes(values: Tensor, mask: Tensor) -> Tensor:

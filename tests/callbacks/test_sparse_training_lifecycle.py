@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from tiny_training import (
@@ -26,6 +25,7 @@ from tiny_training import (
     differences,
     everything,
     fit,
+    hooks_of,
     masks_of,
     one_checkpoint,
     saving_at,
@@ -95,14 +95,10 @@ def test_weights_that_were_loaded_between_two_fits_are_masked_before_the_first_s
 @pytest.mark.parametrize("module_class", [TinyModule, ManualModule])
 def test_the_optimizers_are_free_of_hooks_after_training(module_class: type[TinyModule]) -> None:
     hooks = []
-    spy = At("on_train_batch_end", lambda trainer, _: hooks.append(_hooks(trainer)))
+    spy = At("on_train_batch_end", lambda trainer, _: hooks.append(hooks_of(trainer)))
     run = fit(SparseMomentumCallback(density=0.3), spy, module=module_class())
     assert set(hooks) == {len(run.optimizers)}
-    assert _hooks(run) == 0
-
-
-def _hooks(run: Trainer) -> int:
-    return sum(len(optimizer._optimizer_step_post_hooks) for optimizer in run.optimizers)
+    assert hooks_of(run) == 0
 
 
 class Failing(TinyModule):
@@ -124,7 +120,7 @@ def test_after_an_exception_the_optimizers_are_free_of_hooks_and_training_can_go
     with pytest.raises((RuntimeError, SystemExit, KeyboardInterrupt)):
         run.fit(module, ShufflingLoader(), ShufflingLoader(1))
     assert module.error is None
-    assert _hooks(run) == 0
+    assert hooks_of(run) == 0
     assert callback.network is not None
     assert callback.network.steps == 5
     fit(callback, module=module)
@@ -132,13 +128,13 @@ def test_after_an_exception_the_optimizers_are_free_of_hooks_and_training_can_go
     assert stray_weights(callback, module) == {}
 
 
-def test_a_failure_at_the_start_of_training_leaves_no_hooks() -> None:
+def test_a_failure_at_the_start_of_training_leaves_nohooks_of() -> None:
     callback, run = SparseMomentumCallback(density=0.3), trainer(max_epochs=-1)
     run.callbacks.append(callback)
     with pytest.raises(ValueError, match="known length"):
         run.fit(EndsByItself(), ShufflingLoader(), ShufflingLoader(1))
     assert len(run.optimizers) == 1
-    assert _hooks(run) == 0
+    assert hooks_of(run) == 0
 
 
 @pytest.mark.parametrize("evaluate", ["validate", "test"])

@@ -19,7 +19,9 @@ from tiny_training import (
     masks_of,
     one_checkpoint,
     rates,
+    saved,
     saving_at,
+    saving_everywhere,
     stray_weights,
     trainer,
 )
@@ -32,26 +34,6 @@ pytestmark = [
     # Nor is it of interest that they start in the middle of an epoch.
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
-
-MOMENTS: dict[str, dict[str, Any]] = {
-    "step": {"every_n_train_steps": 1},
-    "validation": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
-    # The mode means nothing here, but Lightning tells the states of checkpoint callbacks apart by it.
-    "epoch": {"every_n_epochs": 1, "save_on_train_epoch_end": True, "mode": "max"},
-}
-
-
-def saving_everywhere(folder: Path) -> list[ModelCheckpoint]:
-    """Save after every step, after every validation and after every epoch."""
-    return [
-        ModelCheckpoint(folder / moment, filename="{step}", save_top_k=-1, **options)
-        for moment, options in MOMENTS.items()
-    ]
-
-
-def saved(folder: Path) -> dict[str, str]:
-    """Return the checkpoints below a folder by moment and step."""
-    return {f"{path.parent.name} {path.stem}": str(path) for path in sorted(folder.rglob("*.ckpt"))}
 
 
 def resumes_exactly(folder: Path, optimizer: str, options: dict[str, Any], **trainer_options: Any) -> None:

@@ -1,0 +1,26 @@
+"""What every rule, recipe and callback must satisfy, to run your own through it.
+
+>>> from lightning_sparse.topology.growth import random
+>>> check_growth(random)
+"""
+
+from lightning_sparse.testing.callback import CALLBACK_PROPERTIES, check_callback
+from lightning_sparse.testing.contract import ContractError
+from lightning_sparse.testing.growth import GROWTH_PROPERTIES, check_growth
+from lightning_sparse.testing.pruning import PRUNING_PROPERTIES, check_pruning
+from lightning_sparse.testing.recipe import RECIPE_PROPERTIES, check_recipe
+from lightning_sparse.testing.redistribution import REDISTRIBUTION_PROPERTIES, check_redistribution
+
+__all__ = [
+    "CALLBACK_PROPERTIES",
+    "GROWTH_PROPERTIES",
+    "PRUNING_PROPERTIES",
+    "RECIPE_PROPERTIES",
+    "REDISTRIBUTION_PROPERTIES",
+    "ContractError",
+    "check_callback",
+    "check_growth",
+    "check_pruning",
+    "check_recipe",
+    "check_redistribution",
+]
