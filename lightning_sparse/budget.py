@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
 
-from lightning_sparse.maskable import Pattern, Weight, matching
+from lightning_sparse.maskable import Pattern, Weight, as_patterns, matching
 from lightning_sparse.topology.density import DISTRIBUTIONS, allocate
 
 Density = float | Mapping[str, float]
@@ -94,6 +94,7 @@ def initial_counts(
         ValueError: If a density is outside (0, 1] or out of reach, or a pattern or the distribution is unknown.
     """
     check_options(density, distribution, minimum)
+    minimum = int(minimum)
     full = {name for pattern in dense for name in matching(weights, pattern)}
     open_names = [name for name in weights if name not in full]
     sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
@@ -115,18 +116,21 @@ def check_options(density: Density, distribution: str, minimum: int) -> None:
         raise ValueError(
             f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}. Cure: name one of these."
         )
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0:
+    if isinstance(minimum, bool) or not isinstance(minimum, Integral) or minimum < 0:
         raise ValueError(
             f"Expected a minimum of active weights per layer, an integer >= 0; got {minimum!r}. Cure: the default is 1."
         )
     if not isinstance(density, Mapping):
         _check_density(density)
         return
-    if not density or distribution != "uniform":
+    if not density:
+        raise ValueError("Expected a density for every layer; got an empty mapping. Cure: {'*': 0.05}, say.")
+    if distribution != "uniform":
         raise ValueError(
-            "Expected either densities per layer, at least one, or a distribution of one density; "
+            "Expected either densities per layer or a distribution of one density; "
             f"got {dict(density)!r} and {distribution!r}. Cure: drop one of the two."
         )
+    as_patterns(tuple(density))
     for pattern, value in density.items():
         _check_density(value, f" in the layers {pattern!r}")
 
@@ -170,5 +174,5 @@ def _by_pattern(weights: dict[str, Weight], densities: Mapping[str, float], mini
                 f"Expected a density for every layer; got none for {name!r}. Cure: add '*' as the last pattern."
             )
         size = weight.parameter.numel()
-        counts[name] = max(round(matched[0] * size), min(minimum, size))
+        counts[name] = max(round(float(matched[0]) * size), min(minimum, size))
     return counts

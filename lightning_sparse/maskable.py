@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -81,11 +81,7 @@ def find_weights(
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module to mask; got {model!r}. Cure: pass the model itself.")
     candidates = {weight.name: weight for weight in _candidates(model)}
-    included, excluded = as_patterns(include), as_patterns(exclude)
-    if include is not None and not included:
-        raise ValueError(
-            "Expected at least one pattern to include; got none. Cure: None stands for the default layers."
-        )
+    included, excluded = as_included(include), as_patterns(exclude)
     for pattern in (*included, *excluded):
         matching(candidates, pattern, model)
     chosen = {
@@ -146,7 +142,7 @@ def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
     """
     if patterns is None:
         return ()
-    single = isinstance(patterns, (str, type)) or not isinstance(patterns, Iterable)
+    single = isinstance(patterns, (str, type, bytes, Mapping)) or not isinstance(patterns, Iterable)
     listed: tuple[Pattern, ...] = (patterns,) if single else tuple(patterns)  # type: ignore[arg-type, assignment]  # checked next
     for pattern in listed:
         if not isinstance(pattern, str) and not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
@@ -155,6 +151,21 @@ def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
                 "Cure: a string like 'encoder.*', or a type like torch.nn.Linear."
             )
     return listed
+
+
+def as_included(include: Patterns | None) -> tuple[Pattern, ...]:
+    """Return what to include as a tuple, empty for the default.
+
+    Raises:
+        ValueError: If there are no patterns: most likely not meant to stand for all default layers.
+        TypeError: If one is neither a string nor a module type.
+    """
+    included = as_patterns(include)
+    if include is not None and not included:
+        raise ValueError(
+            "Expected at least one pattern to include; got none. Cure: None stands for the default layers."
+        )
+    return included
 
 
 def _cure(weights: dict[str, Weight]) -> str:

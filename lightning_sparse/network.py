@@ -78,7 +78,7 @@ class SparseNetwork:
         kept_dense = as_patterns(dense)
         self._active = initial_counts(weights, density, distribution, kept_dense, minimum)
         self._parameters = {name: weight.parameter for name, weight in weights.items()}
-        self._minimum = minimum
+        self._minimum = int(minimum)
         self._generator = own_generator(torch.initial_seed() if seed is None else seed)
         masked = {
             name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, kept_dense))

@@ -63,6 +63,7 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
         ValueError: If the state is damaged, or that of another model, choice of layers or density.
     """
     check_seal(state, _CONTENT, "state_dict() of a SparseNetwork")
+    _check_types(state)
     ours = {name: list(shape) for name, shape in shapes.items()}
     if state["shapes"] != ours or set(state["masks"]) != set(ours):
         raise ValueError(
@@ -80,6 +81,17 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
         )
     _check_generator(state["generator"])
     return counts
+
+
+def _check_types(state: Mapping[str, Any]) -> None:
+    expected = {"masks": Tensor, "shapes": list, "averages": Tensor, "gradients": Tensor}
+    for name, kind in expected.items():
+        entries = state[name]
+        if not isinstance(entries, Mapping) or not all(isinstance(entry, kind) for entry in entries.values()):
+            raise ValueError(
+                f"Expected the {name} of a state as a dictionary of {kind.__name__}s; got {repr(entries)[:80]}. "
+                "Cure: load what state_dict() of a SparseNetwork returned."
+            )
 
 
 def _check_generator(state: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import inf, nan
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from lightning_sparse.budget import Density, as_density, check_options
 from lightning_sparse.callbacks.averages import mask_averages
 from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
 from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_recipe, check_strategy
-from lightning_sparse.callbacks.history import UpdateRecord
+from lightning_sparse.callbacks.history import UpdateRecord, check_counters
 from lightning_sparse.callbacks.reporting import density_metrics, log, print_summary, update_metrics
 from lightning_sparse.callbacks.timetable import Timetable, progress
-from lightning_sparse.maskable import Patterns, as_patterns
+from lightning_sparse.callbacks.undo import Undo
+from lightning_sparse.maskable import Patterns, as_included, as_patterns, find_weights
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.seeding import check_seed
 from lightning_sparse.state import check_seal, sealed
@@ -95,11 +97,15 @@ class SparseTrainingCallback(Callback):
             "minimum": minimum,
         }
         check_options(density, distribution, minimum)
-        for patterns in (include, exclude, dense):
+        as_included(include)
+        for patterns in (exclude, dense):
             as_patterns(patterns)
+        for at in (0.0, 1.0):  # the first update and the last: a schedule that is wrong is wrong there, most likely
+            self._factor(at)
         self.network: SparseNetwork | None = None
         self._restored: dict[str, Any] | None = None
         self._is_fitting = False
+        self._undo: Undo | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -121,16 +127,17 @@ class SparseTrainingCallback(Callback):
             MisconfigurationException: If the strategy can't keep an exact number of weights, or another callback
                 masks weights too.
         """
-        self._is_fitting = stage == "fit"
         if stage == "fit":
             check_strategy(trainer)
             check_alone(trainer, self, SparseTrainingCallback)
+            self._undo = Undo(self)
             self._reset()
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
+        self._is_fitting = stage == "fit"
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros."""
-        self._resumes_without_state = self.state_key not in checkpoint.get("callbacks", {})
+        self._resumes_without_state = not checkpoint.get("callbacks", {}).get(self.state_key)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the module is ready for it.
@@ -141,6 +148,7 @@ class SparseTrainingCallback(Callback):
         if state_dict == {"network": None}:
             return
         check_seal(state_dict, _STATE, "a run with this callback")
+        check_counters(state_dict)
         self._restored = state_dict
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +176,10 @@ class SparseTrainingCallback(Callback):
                 or the checkpoint to resume from has no masks, or masks of another model or density.
             MisconfigurationException: If weights are split over processes and a rule can't work on parts of them.
         """
-        self._check_resumable()
+        self._check_resumable(trainer)
+        if self._undo is not None:
+            found = find_weights(pl_module, self._network_options["include"], self._network_options["exclude"])
+            self._undo.keep(weight.parameter for weight in found.values())
         if self._restored is not None:
             self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
             self._restore_counters(self._restored)
@@ -182,8 +193,10 @@ class SparseTrainingCallback(Callback):
         attach_optimizers(self.network, trainer, self._recipe.signals)
         mask_averages(trainer, self.network)
 
-    def _check_resumable(self) -> None:
-        if self._resumes_without_state:
+    def _check_resumable(self, trainer: Trainer) -> None:
+        # Lightning shows callbacks a checkpoint only if it has some callback's state, and holds on to it until now.
+        loaded = trainer._checkpoint_connector._loaded_checkpoint
+        if self._resumes_without_state or (loaded and self._restored is None):
             raise ValueError(
                 f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
                 "a full checkpoint of a run with this callback, or load the weights into the module and fit without "
@@ -192,7 +205,7 @@ class SparseTrainingCallback(Callback):
 
     def _take_over(self, trainer: Trainer) -> None:
         """Use a state that arrives after the start of fit, as strategies that shard the model restore it."""
-        self._check_resumable()
+        self._check_resumable(trainer)
         if self.network is not None and self._restored is not None:
             self.network.load_state_dict(self._restored["network"])
             self._restore_counters(self._restored)
@@ -260,6 +273,7 @@ class SparseTrainingCallback(Callback):
         """
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
+        self._undo = None  # from here on, a failure is one of training
         now = (trainer.current_epoch, self.network.steps - self._step_offset)
         # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
         if self._timetable.is_due(now, self._last) and now[1] > self._last[1]:
@@ -293,10 +307,13 @@ class SparseTrainingCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers; masks and history stay."""
         self._release()
+        self._undo = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the optimizers: after an exception there is no teardown."""
+        """Let go of the optimizers: after an exception there is no teardown. Before the first step, undo the fit."""
         self._release()
+        if self._undo is not None:
+            self._undo.undo()
 
     def _release(self) -> None:
         if self.network is not None:
@@ -310,7 +327,7 @@ def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> Timetab
 
 
 def _check_prune_rate(prune_rate: float) -> float:
-    if isinstance(prune_rate, bool) or not isinstance(prune_rate, (int, float)) or not 0 <= prune_rate <= 1:
+    if isinstance(prune_rate, bool) or not isinstance(prune_rate, Real) or not 0 <= prune_rate <= 1:
         raise ValueError(
             f"Expected a prune rate in [0, 1], a fraction of each layer's active weights; got {prune_rate!r}. "
             "Cure: the paper's is 0.5."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, inf
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Timetable:
                 f"every_n_steps={self.every_n_steps}. Cure: give exactly one of them."
             )
         period = self._period
-        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
+        if isinstance(period, bool) or not isinstance(period, Integral) or period < 1:
             raise ValueError(
                 f"Expected an update period of at least 1 epoch or step, an integer; got {period!r}. "
                 "Cure: 1 updates after every epoch or step."
             )
+        # A frozen dataclass; NumPy's integers, which would show in counters, become Python's.
+        object.__setattr__(self, "every_n_epochs" if self.every_n_steps is None else "every_n_steps", int(period))
 
     @property
     def _period(self) -> int:

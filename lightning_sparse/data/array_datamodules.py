@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
+from lightning_sparse.data.arrays import ImageArrays, check_num_classes, image_arrays, read_npz
 from lightning_sparse.data.datamodule import InMemoryDataModule
 
 
@@ -73,6 +73,7 @@ class NpzDataModule(InMemoryDataModule):
 
     def __init__(self, path: str | Path, *, num_classes: int | None = None, **options: Any) -> None:
         super().__init__(**options)
+        check_num_classes(num_classes)
         self.path, self.num_classes = path, num_classes
 
     def _load(self) -> ImageArrays:

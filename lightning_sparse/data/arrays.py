@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +15,12 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
+
+# What NumPy and zipfile raise on a damaged file.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 """The arrays of an ``.npz`` file, as in Keras' ``mnist.npz``."""
@@ -55,11 +65,12 @@ def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_class
         TypeError: If images are neither uint8 nor floating point, or labels are not integers.
         ValueError: If shapes or lengths do not fit together, or labels are out of range.
     """
+    check_num_classes(num_classes)
     train, test = _images(x_train, "x_train"), _images(x_test, "x_test")
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise ValueError(
             f"Expected training and test images alike; got {tuple(train.shape[1:])} {train.dtype} in x_train "
-            f"and {tuple(test.shape[1:])} {test.dtype} in x_test (channels first). Convert them the same way."
+            f"and {tuple(test.shape[1:])} {test.dtype} in x_test (channels first). Cure: convert them the same way."
         )
     train_labels = _labels(y_train, "y_train", len(train))
     test_labels = _labels(y_test, "y_test", len(test))
@@ -68,6 +79,12 @@ def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_class
     _check_range(test_labels, "y_test", classes)
     white = 255.0 if train.dtype == torch.uint8 else 1.0
     return ImageArrays(train, train_labels, test, test_labels, classes, white)
+
+
+def check_num_classes(num_classes: int | None) -> None:
+    """Raise a ValueError unless it is an integer >= 1, or None."""
+    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
+        raise ValueError(f"Expected num_classes >= 1, an integer; got {num_classes!r}. Cure: None counts them.")
 
 
 def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
@@ -80,22 +97,27 @@ def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, no ``.npz`` file, or lacks one of the arrays.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"Expected the path of an .npz file; got {path!r}. Cure: check the path.")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected an .npz file; got {path}, which does not exist. Check the path.")
+        raise FileNotFoundError(f"Expected an .npz file; got {path}, which does not exist. Cure: check the path.")
     try:
         # Opened here, because np.load leaves a damaged file open.
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            # Before anything is read: an array is read up to the length in its header, where checksums end it.
+            if damaged := file.zip.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
             missing = [key for key in NPZ_KEYS if key not in file]
             arrays = {key: file[key] for key in NPZ_KEYS if key in file}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"Expected an intact .npz file of numbers; got {path}, which cannot be read ({error}). "
-            "Write it again with numpy.savez."
+            "Cure: write it again with numpy.savez."
         ) from error
     if missing:
         raise ValueError(
             f"Expected the arrays {', '.join(NPZ_KEYS)}; got {path} without {', '.join(missing)}. "
-            "Write all four with numpy.savez(path, x_train=..., ...)."
+            "Cure: write all four with numpy.savez(path, x_train=..., ...)."
         )
     return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
 
@@ -105,14 +127,16 @@ def _images(array: Any, name: str) -> Tensor:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(
             f"Expected {name} to be uint8 (0 to 255) or floating point (0 to 1); got {images.dtype}. "
-            "Convert it with astype('uint8')."
+            "Cure: convert it with astype('uint8')."
         )
     if images.ndim not in (3, 4) or 0 in images.shape or _looks_channels_first(images):
         raise ValueError(
             f"Expected {name} of shape (images, height, width) or (images, height, width, channels), "
-            f"at least one image; got {tuple(images.shape)}. Move the channels to the end."
+            f"at least one image; got {tuple(images.shape)}. Cure: move the channels to the end."
         )
     channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    if images.is_floating_point() and images.numel() and not torch.isfinite(images).all():
+        raise ValueError(f"Expected finite pixels in {name}; got NaN or infinity. Cure: clean the images up.")
     stored = torch.uint8 if images.dtype == torch.uint8 else torch.float32
     return channels_first.to(stored).contiguous()
 
@@ -126,7 +150,7 @@ def _tensor(array: Any, name: str) -> Tensor:
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"Expected {name} to be an array of numbers; got {type(array).__name__} ({error}). "
-            "Convert it with numpy.asarray(..., dtype='uint8')."
+            "Cure: convert it with numpy.asarray(..., dtype='uint8')."
         ) from error
 
 
@@ -138,11 +162,11 @@ def _looks_channels_first(images: Tensor) -> bool:
 def _labels(array: Any, name: str, count: int) -> Tensor:
     labels = _tensor(array, name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"Expected {name} to be integers; got {labels.dtype}. Convert it with astype('int64').")
+        raise TypeError(f"Expected {name} to be integers; got {labels.dtype}. Cure: convert it with astype('int64').")
     if labels.shape != (count,):
         raise ValueError(
             f"Expected {name} of shape ({count},), one label per image; got {tuple(labels.shape)}. "
-            "Use reshape(-1) on labels in a column; otherwise check that images and labels belong together."
+            "Cure: use reshape(-1) on labels in a column; otherwise check that images and labels belong together."
         )
     return labels.long()
 
@@ -152,5 +176,5 @@ def _check_range(labels: Tensor, name: str, num_classes: int) -> None:
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"Expected labels from 0 to {num_classes - 1} in {name}; got {low} to {high}. "
-            "Number the classes from 0, or give the right num_classes."
+            "Cure: number the classes from 0, or give the right num_classes."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         _check_options(batch_size, eval_batch_size, val_fraction)
+        _check_seeds(split_seed, shuffle_seed)
         _check_statistics(mean, std)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.split_seed, self.shuffle_seed = val_fraction, split_seed, shuffle_seed
@@ -104,15 +106,24 @@ class InMemoryDataModule(LightningDataModule, ABC):
 
         Args:
             state_dict: What `state_dict` returned.
+
+        Raises:
+            ValueError: If there is no seed in it.
         """
-        self._seed = state_dict["shuffle_seed"]
+        seed = state_dict.get("shuffle_seed")
+        if not isinstance(seed, int):
+            raise ValueError(
+                f"Expected the state of a data module, with its shuffle_seed; got {state_dict!r}. "
+                "Cure: resume with the same data module that the checkpoint was saved with."
+            )
+        self._seed = seed
 
     def _resolve_seed(self) -> int:
         seed = torch.initial_seed() if self.shuffle_seed is None else self.shuffle_seed
         if self.trainer is not None and self.trainer.world_size > 1:
             # Without seed_everything every process has a seed of its own, and the shares would overlap.
             seed = self.trainer.strategy.broadcast(seed)
-        return seed
+        return int(seed)
 
     def _normalization(self, arrays: ImageArrays) -> Normalize:
         mean, std = (self.mean, self.std) if self.mean is not None else (arrays.mean, arrays.std)
@@ -122,7 +133,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
         if len(mean) not in (1, train_images.shape[1]):
             raise ValueError(
                 f"Expected one mean and std per channel, {train_images.shape[1]}; got {len(mean)}. "
-                "Leave both out to have them computed."
+                "Cure: leave both out to have them computed."
             )
         return Normalize(mean, std, arrays.white)
 
@@ -130,7 +141,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
         if self._seed is None or split not in self._splits:
             raise RuntimeError(
                 "Expected the data to be loaded; got a request for batches before setup. "
-                "Call prepare_data() and setup(), or let a Trainer do it."
+                "Cure: call prepare_data() and setup(), or let a Trainer do it."
             )
         images, labels = self._splits[split]
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -151,7 +162,7 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
     held_out = round(val_fraction * count)
     if held_out == count:
         raise ValueError(
-            f"Expected val_fraction to leave images to train on; got {val_fraction} of {count} images. Lower it."
+            f"Expected val_fraction to leave images to train on; got {val_fraction} of {count} images. Cure: lower it."
         )
     if seed is None:
         order = torch.arange(count - 1, -1, -1)
@@ -164,20 +175,26 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
 
 
 def _check_options(batch_size: int, eval_batch_size: int, val_fraction: float) -> None:
-    if batch_size < 1 or eval_batch_size < 1:
+    if not all(isinstance(size, Integral) and size >= 1 for size in (batch_size, eval_batch_size)):
         raise ValueError(
-            f"Expected batch_size and eval_batch_size >= 1; got {batch_size} and {eval_batch_size}. "
-            "Give the number of images per batch."
+            f"Expected batch_size and eval_batch_size >= 1, integers; got {batch_size!r} and {eval_batch_size!r}. "
+            "Cure: give the number of images per batch."
         )
-    if not 0 <= val_fraction < 1:
+    if not isinstance(val_fraction, Real) or not 0 <= val_fraction < 1:
         raise ValueError(
-            f"Expected 0 <= val_fraction < 1; got {val_fraction}. Give the share of the training images that "
+            f"Expected 0 <= val_fraction < 1; got {val_fraction!r}. Cure: give the share of the training images that "
             "is held out, such as 0.1."
         )
 
 
+def _check_seeds(split_seed: int | None, shuffle_seed: int | None) -> None:
+    for name, seed in (("split_seed", split_seed), ("shuffle_seed", shuffle_seed)):
+        if seed is not None and not isinstance(seed, Integral):
+            raise ValueError(f"Expected an integer or None as {name}; got {seed!r}. Cure: the default will do.")
+
+
 def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     if (mean is None) != (std is None):
-        raise ValueError(f"Expected mean and std together; got mean={mean}, std={std}. Give both or neither.")
+        raise ValueError(f"Expected mean and std together; got mean={mean}, std={std}. Cure: give both or neither.")
     if mean is not None and std is not None:
         Normalize(mean, std)  # refuses lengths and values that do not fit

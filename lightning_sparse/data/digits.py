@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ class DigitsDataModule(InMemoryDataModule):
     """scikit-learn's digits: images of shape ``(1, 8, 8)`` with 17 grey levels, small enough for a laptop test.
 
     Args:
-        test_fraction: Share of the 1,797 images that are test images, in (0, 1). Which ones is fixed, with
+        test_fraction: Share of the 1,797 images that are test images, from 0.006 to 0.994, so that either
+            has one of every class. Which ones is fixed, with
             the same share of every class.
         **options: Those of `InMemoryDataModule`.
 
@@ -24,12 +26,13 @@ class DigitsDataModule(InMemoryDataModule):
 
     def __init__(self, *, test_fraction: float = 0.2, **options: Any) -> None:
         super().__init__(**options)
-        if not 0 < test_fraction < 1:
+        # Fewer than 10 images on a side could not have the same share of every class.
+        if not isinstance(test_fraction, Real) or not 0.006 <= test_fraction <= 0.994:
             raise ValueError(
-                f"Expected 0 < test_fraction < 1; got {test_fraction}. Give the share of the images that are "
-                "test images, such as 0.2."
+                f"Expected 0.006 <= test_fraction <= 0.994; got {test_fraction!r}. Cure: give the share of "
+                "the images that are test images, such as 0.2."
             )
-        self.test_fraction = test_fraction
+        self.test_fraction: float = test_fraction
 
     def _load(self) -> ImageArrays:
         # Here, because scikit-learn takes a second to import and only this needs it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class InMemoryLoader:
         if len(self) == 0:
             raise ValueError(
                 f"Expected at least one batch of {batch_size} images; got {self._share} images per process and "
-                "drop_last=True. Lower batch_size or set drop_last=False."
+                "drop_last=True. Cure: lower batch_size or set drop_last=False."
             )
         self._epoch = 0
         self._batch = 0  # handed out in this epoch
@@ -161,42 +162,44 @@ def _check_tensors(images: Tensor, labels: Tensor) -> None:
     if images.ndim != 4 or not len(images):
         raise ValueError(
             "Expected images of shape (images, channels, height, width), at least one; "
-            f"got {tuple(images.shape)}. Use images.unsqueeze(1) for images without a channel dimension."
+            f"got {tuple(images.shape)}. Cure: use images.unsqueeze(1) for images without a channel dimension."
         )
     if labels.dtype != torch.int64:
-        raise TypeError(f"Expected int64 labels; got {labels.dtype}. Use labels.long().")
+        raise TypeError(f"Expected int64 labels; got {labels.dtype}. Cure: use labels.long().")
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"Expected one label per image, shape ({len(images)},); got {tuple(labels.shape)}. "
-            "Check that images and labels belong together."
+            "Cure: check that images and labels belong together."
         )
 
 
 def _check_options(batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"Expected batch_size >= 1; got {batch_size}. Give the number of images per step.")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"Expected batch_size >= 1; got {batch_size!r}. Cure: give the number of images per step.")
     if not 0 <= rank < world_size:
         raise ValueError(
             f"Expected 0 <= rank < world_size; got rank={rank}, world_size={world_size}. "
-            "Use trainer.global_rank and trainer.world_size."
+            "Cure: use trainer.global_rank and trainer.world_size."
         )
 
 
 def _check_state(state: dict[str, Any], layout: dict[str, Any], batches: int) -> None:
-    missing = {"epoch", "batch", "offset", "seed", *layout} - state.keys()
+    missing = {"epoch", "batch", "offset", "seed", *layout} - set(state if isinstance(state, dict) else ())
     if missing:
         raise ValueError(
             f"Expected the state of an InMemoryLoader; got one without {sorted(missing)}. "
-            "Resume with the same kind of loader that the checkpoint was saved with."
+            "Cure: resume with the same kind of loader that the checkpoint was saved with."
         )
     differing = [f"{key}={state[key]} (here {here})" for key, here in layout.items() if state[key] != here]
     if differing:
         raise ValueError(
             f"Expected the state of a loader with the same data and options; got one with "
-            f"{', '.join(differing)}. Use the same ones, or resume from a checkpoint of an epoch's end."
+            f"{', '.join(differing)}. Cure: use the same ones, or resume from a checkpoint of an epoch's end."
         )
-    if state["epoch"] < 0 or not 0 <= state["batch"] <= batches:
+    numbers = all(isinstance(state[key], int) for key in ("epoch", "batch", "offset", "seed"))
+    if not numbers or state["epoch"] < 0 or not 0 <= state["batch"] <= batches:
         raise ValueError(
-            f"Expected epoch >= 0 and 0 <= batch <= {batches}; got epoch={state['epoch']}, "
-            f"batch={state['batch']}. The state is damaged: resume from another checkpoint."
+            f"Expected integers, epoch >= 0 and 0 <= batch <= {batches}; got epoch={state['epoch']!r}, "
+            f"batch={state['batch']!r}, offset={state['offset']!r}, seed={state['seed']!r}. "
+            "Cure: the state is damaged, resume from another checkpoint."
         )

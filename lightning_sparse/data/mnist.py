@@ -52,6 +52,6 @@ def _read(data_dir: str | Path, *, train: bool, download: bool) -> tuple[Tensor,
             raise
         raise FileNotFoundError(
             f"Expected the files of MNIST in {Path(data_dir) / 'MNIST' / 'raw'}; got none or only some. "
-            "Set download=True, or put them there."
+            "Cure: set download=True, or put them there."
         ) from error
     return dataset.data, dataset.targets

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -63,13 +65,23 @@ class Normalize:
 
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float], white: float) -> None:
-    if not mean or len(mean) != len(std):
+    given = {"mean": mean, "std": std}
+    for name, values in given.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or not all(map(_is_finite, values)):
+            raise ValueError(
+                f"Expected a list of finite numbers as {name}, one per channel; got {values!r}. Cure: [0.5], say."
+            )
+    if not len(mean) or len(mean) != len(std):
         raise ValueError(
             f"Expected as many values in mean as in std, one per channel; got {len(mean)} and {len(std)}. "
-            "Give one value of each per channel."
+            "Cure: give one value of each per channel."
         )
     if min(std) <= 0 or white <= 0:
         raise ValueError(
             f"Expected every std and white to be greater than 0; got std={tuple(std)}, white={white}. "
-            "Use 1.0 for a channel that is not to be scaled."
+            "Cure: use 1.0 for a channel that is not to be scaled."
         )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and isfinite(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import torch
@@ -48,6 +49,7 @@ class ImageClassifier(LightningModule):
 
     Raises:
         ValueError: If ``num_classes`` or ``lr_interval`` is outside its range.
+        TypeError: If ``model`` is no module, or ``optimizer`` or ``lr_scheduler`` can't be called.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         _check_options(lr_interval, num_classes)
+        _check_parts(model, optimizer, lr_scheduler)
         self.save_hyperparameters(ignore=["model", "optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:
             # LightningCLI built this: it has these three as plain YAML, with which a checkpoint is complete.
@@ -178,7 +181,20 @@ def _accuracy(num_classes: int, top_k: int) -> Metric:
 
 
 def _check_options(lr_interval: str, num_classes: int) -> None:
-    if num_classes < 2:
-        raise ValueError(f"Expected num_classes >= 2; got {num_classes}. Give the number of the model's outputs.")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
+        raise ValueError(
+            f"Expected num_classes >= 2; got {num_classes!r}. Cure: give the number of the model's outputs."
+        )
     if lr_interval not in ("step", "epoch"):
-        raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Use one of these.")
+        raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Cure: use one of these.")
+
+
+def _check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected a torch.nn.Module as model; got {model!r}. Cure: LeNet300100(), for instance.")
+    for name, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
+        if not callable(part) and not (name == "lr_scheduler" and part is None):
+            raise TypeError(
+                f"Expected a function that makes the {name}; got a {type(part).__name__}. "
+                "Cure: functools.partial(torch.optim.SGD, lr=0.1), for instance, without the parameters."
+            )

@@ -61,9 +61,14 @@ class LeNet5Caffe(nn.Module):
         Raises:
             ValueError: If the images are not 28 x 28.
         """
+        if images.shape[-2:] != (28, 28):
+            raise ValueError(
+                f"Expected 784 features per image; got {tuple(images.shape)}. "
+                "Cure: resize the images to 28 x 28, or use another model."
+            )
         features = max_pool2d(relu(self.conv1(images)), 2)
         features = max_pool2d(relu(self.conv2(features)), 2)
-        hidden = relu(self.fc1(_flatten(features, 50 * 4 * 4)))
+        hidden = relu(self.fc1(features.flatten(1)))
         return self.fc2(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
 
@@ -71,7 +76,7 @@ def _flatten(images: Tensor, expected: int) -> Tensor:
     features = images.flatten(1)
     if features.shape[1] != expected:
         raise ValueError(
-            f"Expected {expected} features per image; got {features.shape[1]}. LeNet300100 takes in_features = "
-            "channels * height * width, LeNet5Caffe takes 28 x 28 images only."
+            f"Expected {expected} features per image; got {features.shape[1]}. Cure: LeNet300100 takes "
+            "in_features = channels * height * width."
         )
     return features

@@ -42,7 +42,7 @@ class RunningMean:
             RuntimeError: If nothing was added.
         """
         if self.weight == 0:
-            raise RuntimeError("Expected at least one value; got none. Call add() first.")
+            raise RuntimeError("Expected at least one value; got none. Cure: call add() first.")
         return torch.tensor(self._start / self.weight) if self._total is None else self._total / self.weight
 
     def reset(self) -> None:

@@ -49,7 +49,9 @@ def allocate(shapes: Sequence[Shape], total: int, distribution: str = "uniform",
     [18714, 6906, 1000]
     """
     if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}.")
+        raise ValueError(
+            f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}. Cure: name one."
+        )
     sizes = [prod(shape) for shape in shapes]
     least = [min(minimum, size) for size in sizes]
     if not sum(least) <= total <= sum(sizes):

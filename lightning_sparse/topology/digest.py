@@ -41,6 +41,8 @@ def checksum(state: object) -> str:
 
     >>> checksum({"a": torch.zeros(2)}) == checksum({"a": torch.zeros(3)})
     False
+    >>> checksum([1, 23]) == checksum([12, 3])
+    False
     """
     digest = hashlib.blake2b(digest_size=16)
     _add(digest, state)
@@ -55,11 +57,17 @@ def _add(digest: hashlib.blake2b, value: object) -> None:
     elif isinstance(value, Mapping):
         digest.update(f"mapping {len(value)}".encode())
         for key in sorted(value, key=str):
-            digest.update(repr(key).encode())
+            _add_plain(digest, key)
             _add(digest, value[key])
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         digest.update(f"sequence {len(value)}".encode())
         for item in value:
             _add(digest, item)
     else:
-        digest.update(repr(value).encode())
+        _add_plain(digest, value)
+
+
+def _add_plain(digest: hashlib.blake2b, value: object) -> None:
+    # With its length: 1 and 23 in a row are not 12 and 3.
+    text = repr(value).encode()
+    digest.update(f"{len(text)} ".encode() + text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
@@ -92,7 +93,9 @@ class LayerView:
             ValueError: If there is no signal of that name.
         """
         if signal not in SIGNALS:
-            raise ValueError(f"Expected one of the signals {', '.join(SIGNALS)}; got {signal!r}.")
+            raise ValueError(
+                f"Expected one of the signals {', '.join(SIGNALS)}; got {signal!r}. Cure: ask for one of these."
+            )
         value: Tensor | None = getattr(self, signal)
         missing = value is None
         if self.shard is not None:
@@ -104,6 +107,23 @@ class LayerView:
                 f"Cure: {_CURES[signal]}, or choose a rule that does without it."
             )
         return value
+
+
+@contextmanager
+def unchanged(layer: LayerView, rule: object) -> Iterator[None]:
+    """Raise if a rule changes what it is to look at, as `weight.abs_()` does where `weight.abs()` was meant.
+
+    Raises:
+        ValueError: If it does. What it changed stays changed: copies would cost the memory of all layers.
+    """
+    tensors = {kind: getattr(layer, kind) for kind in ("weight", "mask", *SIGNALS)}
+    before = {kind: tensor._version for kind, tensor in tensors.items() if tensor is not None}
+    yield
+    if changed := [kind for kind, version in before.items() if tensors[kind]._version != version]:
+        raise ValueError(
+            f"Expected a rule that leaves layer {layer.name!r} as it is; got {rule!r}, which changes its "
+            f"{' and '.join(changed)} in place. Cure: copy before, with clone(), or use no functions that end in _."
+        )
 
 
 class LazyLayers(Sequence[LayerView]):
@@ -160,7 +180,7 @@ def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     """
     for signal in signals:
         if signal not in SIGNALS:
-            raise ValueError(f"Expected signals from {', '.join(SIGNALS)}; got {signal!r}.")
+            raise ValueError(f"Expected signals from {', '.join(SIGNALS)}; got {signal!r}. Cure: uses() declares none.")
 
     def declare(rule: _Rule) -> _Rule:
         rule.signals = frozenset(signals)  # type: ignore[attr-defined]  # functions take attributes

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteError
+from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteError, unchanged
 from lightning_sparse.topology.plan import LayerEvidence
 from lightning_sparse.topology.reduction import extremes, extremes_of, flaws, widest_float
 from lightning_sparse.topology.sharding import Shard, ShardingError, total_each
@@ -46,7 +47,8 @@ def measure(
     """
     measured = [_measure_layer(layers[index], redistribute, unshardable) for index in range(len(layers))]
     if len({each.name for each in measured}) < len(measured):
-        raise ValueError(f"Expected layers of different names; got {[each.name for each in measured]}.")
+        names = [each.name for each in measured]
+        raise ValueError(f"Expected layers of different names; got {names}. Cure: rename one of each pair.")
     rows = total_each([each.row for each in measured], [each.shard for each in measured])
     rows = [row if each.shard is None else _row_of_sums(row) for each, row in zip(measured, rows, strict=True)]
     evidence = []
@@ -123,16 +125,17 @@ def _row_of_sums(sums: Tensor) -> Tensor:
 
 
 def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
-    claim = 0.0 if rule is None else rule(layer)
-    if isinstance(claim, Tensor) and claim.numel() == 1:
+    with unchanged(layer, rule):
+        claim = 0.0 if rule is None else rule(layer)
+    if isinstance(claim, Tensor) and claim.numel() == 1 and not claim.is_complex():
         return claim.detach().reshape(1)
-    if isinstance(claim, Tensor) or not isinstance(claim, (int, float)):
+    if isinstance(claim, Tensor) or not isinstance(claim, Real):
+        got = f"shape {tuple(claim.shape)}, {claim.dtype}" if isinstance(claim, Tensor) else repr(claim)[:80]
         raise ValueError(
-            f"Expected a finite claim >= 0 for layer {layer.name!r}; got {claim!r} from {rule!r}. "
-            "Cure: return one number."
+            f"Expected a finite claim >= 0 for layer {layer.name!r}; got {got} from {rule!r}. Cure: return one number."
         )
     # Filled in on the device: copying it there would synchronize.
-    return torch.full((1,), claim, dtype=widest_float(layer.weight.device), device=layer.weight.device)
+    return torch.full((1,), float(claim), dtype=widest_float(layer.weight.device), device=layer.weight.device)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _find_cut(keys: Tensor, k: int, lowest: int, bits: int, shard: Shard) -> _Cu
         # Counting without weights is deterministic on every device.
         counts = total(torch.bincount(digits, minlength=1 << _DIGIT), shard).tolist()
         if sum(counts) < missing:
-            raise ValueError(f"Expected k at most the {sum(counts)} eligible scores; got {k}.")
+            raise ValueError(f"Expected k at most the {sum(counts)} eligible scores; got {k}. Cure: mark fewer.")
         digit = len(counts) - 1
         while counts[digit] < missing:
             missing -= counts[digit]

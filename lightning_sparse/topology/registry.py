@@ -4,21 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any, TypeVar, cast
 
 _Entry = TypeVar("_Entry")
 
 
+def takes_one_argument(choice: object) -> bool:
+    """Tell whether something is a function of one argument, as far as that can be known.
+
+    >>> [takes_one_argument(choice) for choice in (len, divmod, int, 3)]
+    [True, False, False, False]
+    """
+    if not callable(choice) or isinstance(choice, type):  # calling a type makes an object, which is no score
+        return False
+    try:
+        parameters = signature(choice)
+    except (TypeError, ValueError):  # some functions of other languages don't tell
+        return True
+    try:
+        parameters.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
 def resolve(
-    kind: str, choice: object, known: Mapping[str, _Entry], accepts: Callable[[object], bool] = callable
+    kind: str, choice: object, known: Mapping[str, _Entry], accepts: Callable[[object], bool] = takes_one_argument
 ) -> _Entry:
     """Return what a choice stands for: a name in `known`, an import path `"package.module.attribute"`, or itself.
 
     Args:
         kind: What is chosen, for messages ("growth rule").
-        choice: A name, an import path or a callable.
+        choice: A name, an import path or a function.
         known: The registry of that kind.
-        accepts: What is told apart from a mistake; default: anything callable.
+        accepts: What is told apart from a mistake; default: a function of one argument.
 
     Raises:
         ValueError: If the name is unknown or the path can't be imported.
@@ -29,8 +49,9 @@ def resolve(
             return known[choice]
         choice = _import(kind, choice, known)
     if not accepts(choice):
+        own = "a function of one argument" if accepts is takes_one_argument else "one of your own"
         raise TypeError(
-            f"Expected a {kind} as a name ({', '.join(known)}), an import path, or one of your own; got {choice!r}. "
+            f"Expected a {kind} as a name ({', '.join(known)}), an import path, or {own}; got {choice!r}. "
             "Cure: name one of these."
         )
     return cast(_Entry, choice)  # of a type that its first use will show

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Generic, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from lightning_sparse.topology.layer import (
@@ -16,9 +17,11 @@ from lightning_sparse.topology.layer import (
     WeightScore,
     is_shardable,
     signals_of,
+    unchanged,
 )
 from lightning_sparse.topology.measure import Extremes, check_signals, fetch_extremes, measure
 from lightning_sparse.topology.plan import LayerChange, plan_changes
+from lightning_sparse.topology.registry import takes_one_argument
 from lightning_sparse.topology.select import top_k_mask
 
 _Mask = TypeVar("_Mask")
@@ -48,8 +51,17 @@ class Recipe:
                 "Expected both a pruning and a growth rule, or neither (a fixed topology); "
                 f"got prune={self.prune!r}, grow={self.grow!r}. Cure: name the missing rule."
             )
-        if not isinstance(self.keep_regrown, bool):
-            raise TypeError(f"Expected keep_regrown to be True or False; got {self.keep_regrown!r}.")
+        for name in ("prune", "redistribute", "grow"):
+            rule = getattr(self, name)
+            if rule is not None and not takes_one_argument(rule):
+                raise TypeError(
+                    f"Expected a function of one LayerView, or None, as {name}; got {rule!r}. "
+                    "Cure: pass the function itself; a callback's arguments take names."
+                )
+        if not isinstance(self.keep_regrown, (bool, np.bool_)):
+            raise TypeError(
+                f"Expected keep_regrown to be True or False; got {self.keep_regrown!r}. Cure: the default is False."
+            )
 
     @property
     def signals(self) -> frozenset[str]:
@@ -136,7 +148,10 @@ def rewire_into(
             check_signals(layers[index])
         if isnan(lowest) or isnan(highest):
             name = changes[index].name
-            raise NonFiniteError(f"Expected scores without NaN for layer {name!r}; got NaN from a rule.")
+            raise NonFiniteError(
+                f"Expected scores without NaN for layer {name!r}; got NaN from a rule. "
+                "Cure: mend the rule, which may divide zero by zero."
+            )
     return Rewiring(survivors, masks, changes)
 
 
@@ -160,11 +175,19 @@ def _rewire_layer(
 
 
 def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
-    scores = rule(layer)
-    if not isinstance(scores, Tensor) or scores.shape != layer.weight.shape:
-        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
-        raise ValueError(
-            f"Expected one score per weight of layer {layer.name!r}, shape {tuple(layer.weight.shape)}; "
-            f"got {got} from {rule!r}. Cure: return a tensor of the weight's shape."
-        )
-    return scores.detach()
+    with unchanged(layer, rule):
+        scores = rule(layer)
+    weight = layer.weight
+    usable = isinstance(scores, Tensor) and scores.shape == weight.shape and scores.device == weight.device
+    if usable and not scores.is_complex():
+        return scores.detach()
+    raise ValueError(
+        f"Expected one score per weight of layer {layer.name!r}, shape {tuple(weight.shape)}; "
+        f"got {_brief(scores)} from {rule!r}. Cure: return real numbers, of the weight's shape and on its device."
+    )
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+    return "None" if value is None else f"a {type(value).__name__}"
