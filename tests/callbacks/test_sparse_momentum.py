@@ -74,7 +74,11 @@ def test_every_recipe_trains_within_its_budget(recipe: str) -> None:
         assert any(record.grown for record in callback.history) == (recipe != "static")
 
 
-@pytest.mark.parametrize("rule", [by_index, "tiny_training.by_index", "tiny_training:by_index"], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [by_index, "tiny_training.by_index", "tiny_training:by_index"],
+    ids=["function", "path", "path with a colon"],
+)
 def test_growth_can_be_a_function_of_the_user(rule: str | Callable[[LayerView], Tensor]) -> None:
     callback, seen = SparseMomentumCallback(density=0.3, growth=rule, redistribution="none"), []
     fit(callback, At("on_train_batch_start", lambda *_: seen.append(masks_of(callback)["net.0.weight"].flatten())))
@@ -84,7 +88,7 @@ def test_growth_can_be_a_function_of_the_user(rule: str | Callable[[LayerView], 
     assert grown.tolist() == candidates[-len(grown) :].tolist()
 
 
-@pytest.mark.parametrize("rule", [by_index, "tiny_training.by_index"], ids=str)
+@pytest.mark.parametrize("rule", [by_index, "tiny_training.by_index"], ids=["function", "path"])
 def test_pruning_can_be_a_function_of_the_user(rule: str | Callable[[LayerView], Tensor]) -> None:
     callback, seen = SparseMomentumCallback(density=0.3, pruning=rule, growth=lambda layer: -by_index(layer)), []
     fit(callback, At("on_train_batch_start", lambda *_: seen.append(masks_of(callback)["net.0.weight"].flatten())))
