@@ -270,6 +270,7 @@ class SparseNetwork:
             }
         )
 
+    @torch.inference_mode(False)  # what is made in an evaluation must serve in training too
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state; weights are zeroed where it says that they are inactive.
 

@@ -167,6 +167,16 @@ def test_a_fit_after_evaluating_a_checkpoint_is_sparse_from_the_start(tmp_path: 
     assert seen == [{}] * 9
 
 
+@pytest.mark.parametrize("growth", ["momentum", "gradient"])
+def test_a_fit_goes_on_after_evaluating_a_checkpoint_with_averages_and_gradients(tmp_path: Path, growth: str) -> None:
+    callback, module = SparseMomentumCallback(density=0.3, growth=growth), TinyModule("sgd")
+    run = fit(callback, saving_at(4, tmp_path / "before.ckpt"), module=module)
+    run.test(module, ShufflingLoader(1), ckpt_path=str(tmp_path / "before.ckpt"), verbose=False)
+    fit(callback, module=module)
+    assert [record.epoch for record in callback.history] == [1, 2]
+    assert stray_weights(callback, module) == {}
+
+
 def test_a_learning_rate_finder_runs_beside_it(tmp_path: Path) -> None:
     callback = SparseMomentumCallback(density=0.3)
     finder = LearningRateFinder(num_training_steps=5, update_attr=False)
