@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def list_configs() -> None:
         print(f"{name:<26}{title}")
 
 
+# What our errors say, also as a part of what the command line's parser says.
+_REFUSAL = re.compile(r"Expected .+; got .+\. Cure: .+")
 _COMMANDS = {"demo": demo, "configs": list_configs}
 
 
@@ -76,6 +79,15 @@ class SparseCLI(LightningCLI):
                 args=_with_config_files(args),
                 run=run,
             )
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data. What one of them refuses ends the program, without a traceback."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if refusal := _REFUSAL.search(str(error)):
+                sys.exit(f"lightning-sparse: {refusal[0]}")
+            raise
 
 
 def _with_config_files(arguments: Sequence[str]) -> list[str]:

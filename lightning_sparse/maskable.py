@@ -91,9 +91,10 @@ def find_weights(
         and not any(map(weight.matches, excluded))
     }
     if not chosen:
+        obstacles = "" if candidates else _obstacles(model, "*")
         raise ValueError(
-            "Expected at least one weight to mask; got none from "
-            f"{type(model).__name__} with include={include!r}, exclude={exclude!r}. {_cure(candidates)}"
+            f"Expected at least one weight to mask; got none from {type(model).__name__} with include={include!r}, "
+            f"exclude={exclude!r}{obstacles and f', but {obstacles}'}. {_cure(candidates)}"
         )
     return chosen
 
@@ -112,12 +113,15 @@ def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | No
     names = [name for name, weight in weights.items() if weight.matches(pattern)]
     if not names:
         means = "" if model is None else _obstacles(model, pattern)
-        raise ValueError(f"Expected a pattern that matches a maskable weight; got {pattern!r}{means}. {_cure(weights)}")
+        raise ValueError(
+            f"Expected a pattern that matches a maskable weight; got {pattern!r}{means and f', which is {means}'}. "
+            f"{_cure(weights)}"
+        )
     return names
 
 
 def _obstacles(model: nn.Module, pattern: Pattern) -> str:
-    """Return what a pattern means that can't be masked, and why, as a part of a sentence."""
+    """Return what a pattern means that can't be masked, and why, as a list; empty if it means nothing."""
     modules = {plain_name(path): module for path, module in model.named_modules()}
     found = {}
     for weight, obstacle in _examined(model):
@@ -127,7 +131,7 @@ def _obstacles(model: nn.Module, pattern: Pattern) -> str:
         written = Weight(before, modules[owner[1:]], weight.parameter) if rest else weight
         if obstacle and (weight.matches(pattern) or written.matches(pattern)):
             found[written.name] = obstacle
-    return f", which is {_listed([f'{name} ({reason})' for name, reason in found.items()])}" if found else ""
+    return _listed([f"{name} ({reason})" for name, reason in found.items()])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from lightning_sparse.seeding import check_seed, own_generator
 from lightning_sparse.sharded import local, shard_of
 from lightning_sparse.signals import Signals
 from lightning_sparse.state import check_network_state, sealed
-from lightning_sparse.topology.layer import LayerView, LazyLayers
+from lightning_sparse.topology.layer import LayerView, LazyLayers, NonFiniteError
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
@@ -193,8 +193,26 @@ class SparseNetwork:
 
         Raises:
             ValueError: If a masked weight is missing in the copy or has another shape.
+            TypeError: If it is no module.
         """
+        if not isinstance(copy, nn.Module):
+            raise TypeError(f"Expected a module, a copy of the masked one; got {copy!r}. Cure: pass the copy itself.")
         self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
+
+    def check_finite(self) -> None:
+        """Raise if a masked weight is NaN or infinite: masked, it would stay so. Every process must call this.
+
+        Raises:
+            NonFiniteError: With the weight's name.
+        """
+        for name in self._masks.names:
+            layer = self._view(name, frozenset())
+            found = layer.total(torch.count_nonzero(~torch.isfinite(layer.weight)).reshape(1)).item()
+            if found:
+                raise NonFiniteError(
+                    f"Expected finite numbers in {name!r} to train from; got NaN or infinity in {int(found)} of "
+                    f"{layer.size}. Cure: initialize the weight, or load one from before training diverged."
+                )
 
     def fingerprint(self) -> Tensor:
         """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.

@@ -100,6 +100,8 @@ class Signals:
 
     def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
         """Return the names of the weights that an optimizer steps."""
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"Expected an optimizer; got {optimizer!r}. Cure: ask for the optimizer itself.")
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [name for name, parameter in self._parameters.items() if id(parameter) in stepped]
 

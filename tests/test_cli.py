@@ -57,12 +57,6 @@ def test_a_file_of_the_user_goes_before_a_shipped_name(tmp_path: Path, monkeypat
     assert configs.find("digits_lenet300") == Path("digits_lenet300")
 
 
-@pytest.mark.parametrize("flag", [["--config", "mnist_lenet301"], ["--config=mnist_lenet301"]])
-def test_an_unknown_experiment_ends_with_the_names_there_are(flag: list[str]) -> None:
-    with pytest.raises(SystemExit, match=r"Expected a YAML file or the name.*mnist_lenet300.*got 'mnist_lenet301'"):
-        main(["fit", *flag])
-
-
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments)

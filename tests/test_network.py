@@ -464,7 +464,7 @@ def test_a_broken_state_is_refused_and_changes_nothing(kind: str) -> None:
     network, _ = trained(optimizer="sgd")
     state = broken(kind, trained(seed=1, optimizer="sgd")[0].state_dict())
     before, weights = network.state_dict(), values(network.model)
-    with pytest.raises((ValueError, TypeError, RuntimeError)):
+    with pytest.raises(ValueError, match=r"Expected .*; got .*\. Cure: "):
         network.load_state_dict(state)
     assert identical(network.state_dict(), before)
     assert identical(values(network.model), weights)
@@ -480,7 +480,7 @@ def test_a_broken_state_is_refused_and_changes_nothing(kind: str) -> None:
         ("an unknown layer", "got .*9.weight"),
         ("another shape", r"8.weight \(2, 12\).*got.*8.weight \(12, 2\)"),
         ("an empty mask", r"Expected masks with 34 active weights, this network's budget; got \d+. Cure: give the den"),
-        ("an average of an unknown layer", "Expected saved averages of the masked weights; got '9.weight'"),
+        ("an average of an unknown layer", "Expected saved averages of the masked weights.*got '9.weight'"),
     ],
 )
 def test_a_refused_state_is_named_with_the_cure(kind: str, message: str) -> None:
@@ -655,14 +655,9 @@ def test_the_model_stays_an_ordinary_module() -> None:
     assert identical(values(copy.deepcopy(network.model)), values(network.model))
 
 
-def test_an_optimizer_is_attached_once_and_steps_masked_weights() -> None:
+def test_an_optimizer_steps_a_network_if_it_steps_a_masked_weight() -> None:
     model, other = small(), small()
     network, optimizer = SparseNetwork(model, 0.3), OPTIMIZERS["sgd"](model.parameters())
-    network.attach(optimizer)
-    with pytest.raises(ValueError, match="Expected each optimizer once; got one that is attached"):
-        network.attach(optimizer)
-    with pytest.raises(ValueError, match=r"steps none of them\. Cure"):
-        network.attach(OPTIMIZERS["sgd"](other.parameters()))
     assert network.is_stepped_by(optimizer)
     assert not network.is_stepped_by(OPTIMIZERS["sgd"](other.parameters()))
     assert not network.is_stepped_by(SGD([parameter for parameter in model.parameters() if parameter.dim() == 1], 0.1))

@@ -244,7 +244,7 @@ class SparseTrainingCallback(Callback):
         """Find out how many updates the run will have, and print what is masked.
 
         Raises:
-            ValueError: If the prune rate is to decay over a run without a known end.
+            ValueError: If the prune rate is to decay over a run without a known end, or a weight is not finite.
             RuntimeError: If processes start from different masks or weights.
         """
         self._take_over(trainer)
@@ -252,6 +252,7 @@ class SparseTrainingCallback(Callback):
             return
         self._plan_updates(trainer)
         check_agreement(trainer, self.network, "at the start of training")
+        self.network.check_finite()
         print_summary(trainer, self.network)
 
     def _plan_updates(self, trainer: Trainer) -> None:

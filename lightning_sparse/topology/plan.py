@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 
 from lightning_sparse.topology.select import apportion
 
@@ -75,9 +76,9 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
     Raises:
         ValueError: If the prune rate is out of range.
     """
-    if not 0 <= prune_rate <= 1:
+    if isinstance(prune_rate, bool) or not isinstance(prune_rate, Real) or not 0 <= prune_rate <= 1:
         raise ValueError(
-            f"Expected a prune rate in [0, 1], a fraction of the active weights; got {prune_rate}. Cure: 0.5, say."
+            f"Expected a prune rate in [0, 1], a fraction of the active weights; got {prune_rate!r}. Cure: 0.5, say."
         )
     movable = any(layer.spare for layer in layers)
     pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]

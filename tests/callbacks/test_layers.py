@@ -164,11 +164,6 @@ def lazy() -> nn.Sequential:
     return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(CLASSES))
 
 
-def test_a_lazy_layer_is_an_error_that_names_the_cure() -> None:
-    with pytest.raises(ValueError, match=r"got the lazy 'net\.0\.weight'\. Cure: run one forward pass before"):
-        fit(SparseMomentumCallback(density=DENSITY), module=Holds(lazy()))
-
-
 def test_a_lazy_layer_is_masked_after_a_forward_pass() -> None:
     net = lazy()
     net(torch.zeros(1, FEATURES))

@@ -141,35 +141,6 @@ def test_processes_share_an_epoch_though_their_seeds_differ() -> None:
     assert len(set(shares[0] + shares[1])) == 50
 
 
-def test_batches_before_setup_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="before setup"):
-        numbered().train_dataloader()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"batch_size": 0},
-        {"eval_batch_size": 0},
-        {"val_fraction": 1.0},
-        {"val_fraction": -0.1},
-        {"mean": [0.1], "std": None},
-        {"mean": [0.1], "std": [0.0]},
-    ],
-    ids=str,
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Expected .* got"):
-        numbered(**options)
-
-
-@pytest.mark.parametrize("options", [{"val_fraction": 0.999}, {"mean": [0.1] * 3, "std": [1.0] * 3}], ids=str)
-def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str, Any]) -> None:
-    module = numbered(**options)
-    with pytest.raises(ValueError, match=r"Expected .* got"):
-        module.setup()
-
-
 class Blank(InMemoryDataModule):
     """A new data set is one class with one method."""
 
