@@ -228,17 +228,17 @@ class Signals:
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError if a state is not one of these parameters."""
-        if not isinstance(state["steps"], int) or state["steps"] < 0:
+        if type(state["steps"]) is not int or not 0 <= state["steps"] < 2**63:  # True is an integer too
             raise ValueError(
                 f"Expected a number of optimizer steps >= 0 in the state; got {state['steps']!r}. Cure: load another."
             )
         for kind in ("averages", "gradients"):
             for name, values in state[kind].items():
                 parameter = self._parameters.get(name)
-                if parameter is None or values.shape != parameter.shape:
+                if parameter is None or values.shape != parameter.shape or not values.is_floating_point():
                     raise ValueError(
-                        f"Expected saved {kind} of the masked weights; got {name!r} of shape {tuple(values.shape)}. "
-                        "Cure: load the state of a run with the same model."
+                        f"Expected saved {kind} of the masked weights, real numbers; got {name!r} of shape "
+                        f"{tuple(values.shape)}, {values.dtype}. Cure: load the state of a run with the same model."
                     )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

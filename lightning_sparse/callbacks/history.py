@@ -8,6 +8,9 @@ from typing import Any
 
 from lightning_sparse.topology.plan import LayerChange
 
+# Of epochs, steps or weights.
+_TOO_MANY = 2**63
+
 
 @dataclass(frozen=True)
 class UpdateRecord:
@@ -53,15 +56,29 @@ def check_counters(state: Mapping[str, Any]) -> None:
         state: Whose entries are all there.
     """
     try:
-        counters = [*state["first"], *state["last"], state["step_offset"]]
-        history = [UpdateRecord.from_dict(values) for values in state["history"]]
-        counters += [number for record in history for number in (record.epoch, record.step)]
-        counts = len(state["first"]) == len(state["last"]) == 2 and all(type(number) is int for number in counters)
-    except (AttributeError, KeyError, TypeError):
-        counts = False
-    if not counts:
+        (epoch, step), (last_epoch, last_step), offset = state["first"], state["last"], state["step_offset"]
+        ordered = 0 <= epoch <= last_epoch and 0 <= step <= last_step
+        sound = ordered and all(map(_is_count, (epoch, step, last_epoch, last_step, abs(offset))))
+        sound = sound and all(_is_sound(UpdateRecord.from_dict(values)) for values in state["history"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
         found = {name: state[name] for name in ("first", "last", "step_offset", "history")}
         raise ValueError(
             f"Expected counters of epochs and steps, and records of updates; got {repr(found)[:120]}. "
             "Cure: the state is damaged, load another checkpoint."
         )
+
+
+def _is_sound(record: UpdateRecord) -> bool:
+    counts = [record.epoch, record.step]
+    for name, change in record.layers.items():
+        if change.name != name or not isinstance(change.share, float):
+            return False
+        counts += [change.size, change.before, change.pruned, change.grown]
+    return isinstance(record.prune_rate, float) and all(map(_is_count, counts))
+
+
+def _is_count(number: object) -> bool:
+    # Exactly: True is an integer too.
+    return type(number) is int and 0 <= number < _TOO_MANY

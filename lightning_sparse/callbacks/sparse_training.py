@@ -15,6 +15,7 @@ from lightning_sparse.callbacks.averages import mask_averages
 from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
 from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_recipe, check_strategy
 from lightning_sparse.callbacks.history import UpdateRecord, check_counters
+from lightning_sparse.callbacks.intact import check_intact
 from lightning_sparse.callbacks.reporting import density_metrics, log, print_summary, update_metrics
 from lightning_sparse.callbacks.timetable import Timetable, progress
 from lightning_sparse.callbacks.undo import Undo
@@ -37,6 +38,10 @@ class SparseTrainingCallback(Callback):
     training batch after it. So the weights that were validated are those that a checkpoint saves, the last boundary
     has no update, and a run resumes exactly from any checkpoint. Masks and counters are in the callback's state.
     Fitting the same module again with the same callback continues with its masks; another module gets new ones.
+
+    A checkpoint that is resumed or evaluated with this callback is refused if its file was damaged. Files of others may
+    hold code: PyTorch 2.6 and later runs none unless told to, older ones and Lightning on checkpoints at http
+    addresses do. Load such files with `fit(..., weights_only=True)`, which the checkpoints of this callback allow.
 
     Args:
         recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
@@ -136,7 +141,12 @@ class SparseTrainingCallback(Callback):
         self._is_fitting = stage == "fit"
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros."""
+        """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        check_intact(trainer.ckpt_path)
         self._resumes_without_state = not checkpoint.get("callbacks", {}).get(self.state_key)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -149,6 +159,10 @@ class SparseTrainingCallback(Callback):
             return
         check_seal(state_dict, _STATE, "a run with this callback")
         check_counters(state_dict)
+        if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
+            raise ValueError(
+                f"Expected the state of a network; got {state_dict['network']!r}. Cure: load another checkpoint."
+            )
         self._restored = state_dict
 
     def state_dict(self) -> dict[str, Any]:
