@@ -1,4 +1,4 @@
-"""The record of a topology update, and what else counts them."""
+"""The record of a topology update."""
 
 from __future__ import annotations
 
@@ -44,24 +44,3 @@ class UpdateRecord:
         """Return the record that `to_dict` was called on."""
         layers = {name: LayerChange(**change) for name, change in values["layers"].items()}
         return cls(values["epoch"], values["step"], values["prune_rate"], layers)
-
-
-def check_counters(state: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless a callback's state has the counters and the history of a run.
-
-    Args:
-        state: Whose entries are all there.
-    """
-    try:
-        counters = [*state["first"], *state["last"], state["step_offset"]]
-        history = [UpdateRecord.from_dict(values) for values in state["history"]]
-        counters += [number for record in history for number in (record.epoch, record.step)]
-        counts = len(state["first"]) == len(state["last"]) == 2 and all(type(number) is int for number in counters)
-    except (AttributeError, KeyError, TypeError):
-        counts = False
-    if not counts:
-        found = {name: state[name] for name in ("first", "last", "step_offset", "history")}
-        raise ValueError(
-            f"Expected counters of epochs and steps, and records of updates; got {repr(found)[:120]}. "
-            "Cure: the state is damaged, load another checkpoint."
-        )
