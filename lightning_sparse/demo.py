@@ -153,7 +153,7 @@ def _write(runs: Sequence[_Run], out: Path) -> list[Path]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep the progress bar and drop the notes about hardware, which the demo doesn't depend on."""
-    logger = logging.getLogger("lightning.pytorch")
+    logger = logging.getLogger(Trainer.__module__.partition(".trainer.")[0])  # lightning.pytorch or pytorch_lightning
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:

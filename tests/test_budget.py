@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_sparse.budget import check_options, initial_counts
+from lightning_sparse.budget import as_density, check_options, initial_counts
 from lightning_sparse.maskable import Weight, find_weights
 from lightning_sparse.topology.density import DISTRIBUTIONS
 
@@ -136,3 +136,28 @@ def test_a_mapping_and_a_distribution_contradict_each_other() -> None:
 def test_an_unknown_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected a distribution from uniform, .*; got 'erk'"):
         initial_counts(mixed(), 0.1, "erk")
+
+
+@given(percent=st.integers(1, 100))
+def test_a_sparsity_is_the_density_that_it_leaves(percent: int) -> None:
+    assert as_density(None, (100 - percent) / 100) == percent / 100
+    assert as_density(percent / 100, None) == percent / 100
+
+
+def test_a_sparsity_may_differ_from_layer_to_layer_like_a_density() -> None:
+    assert as_density(None, {"hidden": 0.9, "*": 0}) == {"hidden": 0.1, "*": 1.0}
+
+
+def test_without_either_the_density_is_the_papers() -> None:
+    assert as_density(None, None) == 0.05
+
+
+def test_a_density_and_a_sparsity_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"Expected a density or a sparsity; got density=0.1 and sparsity=0.9. Cure"):
+        as_density(0.1, 0.9)
+
+
+@pytest.mark.parametrize("sparsity", [1, 1.5, -0.1, True, "0.9", float("nan"), {"hidden": 1.0}], ids=repr)
+def test_a_sparsity_that_leaves_nothing_or_is_none_is_refused(sparsity: Any) -> None:
+    with pytest.raises(ValueError, match=r"Expected a sparsity in \[0, 1\).*got .*Cure"):
+        as_density(None, sparsity)

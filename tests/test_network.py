@@ -713,3 +713,30 @@ def test_a_network_made_from_a_state_zeroes_what_the_state_says_is_inactive() ->
     for model in (loaded, made):
         assert torch.equal(model.weight != 0, network.masks["weight"])
         assert torch.count_nonzero(model.weight) == 100
+
+
+def test_a_copy_of_the_model_is_given_the_same_zeros_wherever_and_in_whatever_precision_it_is() -> None:
+    network = SparseNetwork(small(), density=0.3)
+    copied = small(seed=1).double()
+    dense = values(copied)
+    network.enforce_on(copied)
+    for name, parameter in copied.named_parameters():
+        expected = dense[name] * network.masks[name] if name in network.masks else dense[name]
+        assert torch.equal(parameter, expected)
+
+
+@pytest.mark.parametrize("other", [build([2, 4], 3, [12, 2], norm=True), nn.Linear(3, 3)], ids=["wider", "another"])
+def test_a_model_that_is_no_copy_is_refused_and_left_as_it_is(other: nn.Module) -> None:
+    network, before = SparseNetwork(small(), density=0.3), values(other)
+    with pytest.raises(ValueError, match=r"Expected a copy of '0.weight'.*Cure: pass a copy of the masked model"):
+        network.enforce_on(other)
+    assert identical(values(other), before)
+
+
+def test_networks_have_the_same_fingerprint_as_long_as_masks_and_weights_are_the_same() -> None:
+    one, two = SparseNetwork(small(), density=0.3, seed=1), SparseNetwork(small(), density=0.3, seed=1)
+    assert torch.equal(one.fingerprint(), two.fingerprint())
+    with torch.no_grad():
+        next(iter(maskable(two.model).values())).mul_(2)
+    assert (one.fingerprint() == two.fingerprint()).tolist() == [True, False]
+    assert one.fingerprint()[0] != SparseNetwork(small(), density=0.3, seed=2).fingerprint()[0]

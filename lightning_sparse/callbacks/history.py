@@ -1,4 +1,4 @@
-"""The record of a topology update, and what else counts them."""
+"""The record of a topology update."""
 
 from __future__ import annotations
 
@@ -48,37 +48,18 @@ class UpdateRecord:
         layers = {name: LayerChange(**change) for name, change in values["layers"].items()}
         return cls(values["epoch"], values["step"], values["prune_rate"], layers)
 
-
-def check_counters(state: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless a callback's state has the counters and the history of a run.
-
-    Args:
-        state: Whose entries are all there.
-    """
-    try:
-        (epoch, step), (last_epoch, last_step), offset = state["first"], state["last"], state["step_offset"]
-        ordered = 0 <= epoch <= last_epoch and 0 <= step <= last_step
-        sound = ordered and all(map(_is_count, (epoch, step, last_epoch, last_step, abs(offset))))
-        sound = sound and all(_is_sound(UpdateRecord.from_dict(values)) for values in state["history"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
-        found = {name: state[name] for name in ("first", "last", "step_offset", "history")}
-        raise ValueError(
-            f"Expected counters of epochs and steps, and records of updates; got {repr(found)[:120]}. "
-            "Cure: the state is damaged, load another checkpoint."
-        )
+    @property
+    def is_sound(self) -> bool:
+        """Whether it has numbers where numbers belong; one that was read from a file may not."""
+        counts = [self.epoch, self.step]
+        for name, change in self.layers.items():
+            if change.name != name or not isinstance(change.share, float):
+                return False
+            counts += [change.size, change.before, change.pruned, change.grown]
+        return isinstance(self.prune_rate, float) and all(map(is_count, counts))
 
 
-def _is_sound(record: UpdateRecord) -> bool:
-    counts = [record.epoch, record.step]
-    for name, change in record.layers.items():
-        if change.name != name or not isinstance(change.share, float):
-            return False
-        counts += [change.size, change.before, change.pruned, change.grown]
-    return isinstance(record.prune_rate, float) and all(map(_is_count, counts))
-
-
-def _is_count(number: object) -> bool:
+def is_count(number: object) -> bool:
+    """Tell whether something is a number of epochs, steps or weights."""
     # Exactly: True is an integer too.
     return type(number) is int and 0 <= number < _TOO_MANY

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf, nan
-from numbers import Real
+from math import inf
 from typing import Any
 
 import torch
@@ -13,9 +12,11 @@ from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.budget import Density, as_density, check_options
 from lightning_sparse.callbacks.averages import mask_averages
 from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
+from lightning_sparse.callbacks.counters import Counters
 from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_recipe, check_strategy
-from lightning_sparse.callbacks.history import UpdateRecord, check_counters
+from lightning_sparse.callbacks.history import UpdateRecord
 from lightning_sparse.callbacks.intact import check_intact
+from lightning_sparse.callbacks.prune_rate import PruneRate
 from lightning_sparse.callbacks.reporting import density_metrics, log, print_summary, update_metrics
 from lightning_sparse.callbacks.timetable import Timetable, progress
 from lightning_sparse.callbacks.undo import Undo
@@ -24,9 +25,7 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.seeding import check_seed
 from lightning_sparse.state import check_seal, sealed
 from lightning_sparse.topology.recipes import as_recipe
-from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.rewire import Recipe
-from lightning_sparse.topology.schedule import SCHEDULES
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
 
@@ -89,9 +88,8 @@ class SparseTrainingCallback(Callback):
         super().__init__()
         density = as_density(density, sparsity)
         self._recipe = as_recipe(recipe)
-        self._schedule = resolve("schedule", schedule, SCHEDULES)
+        self._prune_rate = PruneRate(prune_rate, schedule)
         self._timetable = _timetable(every_n_epochs, every_n_steps)
-        self._prune_rate = _check_prune_rate(prune_rate)
         self._seed = check_seed(seed)
         self._network_options: dict[str, Any] = {
             "density": density,
@@ -105,8 +103,6 @@ class SparseTrainingCallback(Callback):
         as_included(include)
         for patterns in (exclude, dense):
             as_patterns(patterns)
-        for at in (0.0, 1.0):  # the first update and the last: a schedule that is wrong is wrong there, most likely
-            self._factor(at)
         self.network: SparseNetwork | None = None
         self._restored: dict[str, Any] | None = None
         self._is_fitting = False
@@ -114,16 +110,17 @@ class SparseTrainingCallback(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self.history: list[UpdateRecord] = []
-        # Epochs and steps at the start of this fit and at the last update; steps as the Trainer counts them.
-        self._first = (0, 0)
-        self._last = (0, 0)
-        self._step_offset = 0
+        self._counters = Counters()
         self._max_epochs: int | None = None
         self._total_updates = inf
         self._restored = None
         self._resumes_without_state = False
         self._has_logged = False
+
+    @property
+    def history(self) -> list[UpdateRecord]:
+        """One record per topology update of this run."""
+        return self._counters.history
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the counters of an earlier fit.
@@ -158,7 +155,7 @@ class SparseTrainingCallback(Callback):
         if state_dict == {"network": None}:
             return
         check_seal(state_dict, _STATE, "a run with this callback")
-        check_counters(state_dict)
+        Counters.from_dict(state_dict)
         if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
             raise ValueError(
                 f"Expected the state of a network; got {state_dict['network']!r}. Cure: load another checkpoint."
@@ -175,10 +172,7 @@ class SparseTrainingCallback(Callback):
         return sealed(
             {
                 "network": self.network.state_dict(gradients="gradient" in self._recipe.signals),
-                "first": list(self._first),
-                "last": list(self._last),
-                "step_offset": self._step_offset,
-                "history": [record.to_dict() for record in self.history],
+                **self._counters.to_dict(),
             }
         )
 
@@ -201,8 +195,8 @@ class SparseTrainingCallback(Callback):
             if self.network is None or self.network.model is not pl_module:
                 seed = torch.initial_seed() if self._seed is None else self._seed
                 self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
-            self._first = self._last = (trainer.current_epoch, trainer.global_step // counted_per_step(trainer))
-            self._step_offset = self.network.steps - self._first[1]
+            steps = trainer.global_step // counted_per_step(trainer)
+            self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
         check_recipe(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
         mask_averages(trainer, self.network)
@@ -249,9 +243,7 @@ class SparseTrainingCallback(Callback):
         self._follow_checkpoint(trainer, pl_module)
 
     def _restore_counters(self, state: Mapping[str, Any]) -> None:
-        self._first, self._last = tuple(state["first"]), tuple(state["last"])
-        self._step_offset = state["step_offset"]
-        self.history = [UpdateRecord.from_dict(values) for values in state["history"]]
+        self._counters = Counters.from_dict(state)
         self._restored = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -270,8 +262,8 @@ class SparseTrainingCallback(Callback):
         print_summary(trainer, self.network)
 
     def _plan_updates(self, trainer: Trainer) -> None:
-        self._total_updates = self._timetable.total_updates(run_length(trainer, self._max_epochs), self._first)
-        decays = self._schedule is not SCHEDULES["constant"] and self._recipe.prune is not None
+        self._total_updates = self._timetable.total_updates(run_length(trainer, self._max_epochs), self._counters.first)
+        decays = not self._prune_rate.is_constant and self._recipe.prune is not None
         if self._total_updates == inf and decays:
             raise ValueError(
                 f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
@@ -289,9 +281,9 @@ class SparseTrainingCallback(Callback):
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
         self._undo = None  # from here on, a failure is one of training
-        now = (trainer.current_epoch, self.network.steps - self._step_offset)
+        now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
         # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
-        if self._timetable.is_due(now, self._last) and now[1] > self._last[1]:
+        if self._timetable.is_due(now, last) and now[1] > last[1]:
             self._update(self.network, now)
             mask_averages(trainer, self.network)
             check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
@@ -301,23 +293,10 @@ class SparseTrainingCallback(Callback):
         self._has_logged = True
 
     def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
-        factor = self._factor(progress(len(self.history), self._total_updates))
-        changes = network.rewire(self._recipe, self._prune_rate * factor)
-        self.history.append(UpdateRecord(*now, self._prune_rate * factor, {change.name: change for change in changes}))
-        self._last = now
-
-    def _factor(self, at: float) -> float:
-        found = self._schedule(at)
-        try:
-            factor = float(found)
-        except (TypeError, ValueError):
-            factor = nan
-        if not 0 <= factor <= 1:
-            raise ValueError(
-                f"Expected a factor in [0, 1] on the prune rate from the schedule at progress {at:.3g}; got {found!r}. "
-                "Cure: return 1 for the whole prune rate, 0 for none."
-            )
-        return factor
+        rate = self._prune_rate.at(progress(len(self.history), self._total_updates))
+        changes = network.rewire(self._recipe, rate)
+        self.history.append(UpdateRecord(*now, rate, {change.name: change for change in changes}))
+        self._counters.last = now
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers; masks and history stay."""
@@ -339,12 +318,3 @@ def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> Timetab
     if every_n_epochs is None and every_n_steps is None:
         every_n_epochs = 1
     return Timetable(every_n_epochs, every_n_steps)
-
-
-def _check_prune_rate(prune_rate: float) -> float:
-    if isinstance(prune_rate, bool) or not isinstance(prune_rate, Real) or not 0 <= prune_rate <= 1:
-        raise ValueError(
-            f"Expected a prune rate in [0, 1], a fraction of each layer's active weights; got {prune_rate!r}. "
-            "Cure: the paper's is 0.5."
-        )
-    return float(prune_rate)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_sparse.testing.comparison import copied, differences, listed
 from lightning_sparse.testing.contract import expect
 from lightning_sparse.testing.evidence import evidence_of, layer, layers
+from lightning_sparse.testing.parts import works_on_parts_if_it_says_so
 from lightning_sparse.testing.randomness import global_states, seeded
 from lightning_sparse.topology.layer import SIGNALS, LayerView, signals_of
 
@@ -135,4 +136,5 @@ RULE_PROPERTIES = (
     leaves_global_random_states_alone,
     needs_no_signals_but_those_it_declares,
     serves_weights_in_any_memory_format,
+    works_on_parts_if_it_says_so,
 )

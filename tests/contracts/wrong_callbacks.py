@@ -53,7 +53,7 @@ class Registering(Sparse):
 class Fading(Sparse):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_fit_start(trainer, pl_module)
-        self._prune_rate /= 2
+        self._prune_rate.initial /= 2
 
 
 class Resetting(Sparse):

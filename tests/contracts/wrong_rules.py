@@ -67,6 +67,11 @@ def forgets_masks(layer: LayerView) -> Tensor:
     return layer.weight.abs()
 
 
+@uses(shardable=True)
+def relative_to_the_part(layer: LayerView) -> Tensor:
+    return layer.weight.abs() - layer.weight.abs().float().sum().to(layer.weight.dtype)
+
+
 SCORES = {
     "scores_every_weight": one_score_for_all,
     "scores_are_numbers": divided_by_zero,
@@ -77,6 +82,7 @@ SCORES = {
     "leaves_global_random_states_alone": reseeding,
     "needs_no_signals_but_those_it_declares": secretly_by_momentum,
     "serves_weights_in_any_memory_format": by_storage_order,
+    "works_on_parts_if_it_says_so": relative_to_the_part,
 }
 PRUNING = {**SCORES, "keeps_the_budget_with_every_partner": forgets_masks}
 GROWTH = {**SCORES, "keeps_the_budget_with_every_partner": activates_one_more}
@@ -129,6 +135,11 @@ def claims_and_activates(layer: LayerView) -> float:
     return 1.0
 
 
+@uses("momentum", shardable=True)
+def claim_of_the_part(layer: LayerView) -> float:
+    return float(layer.require("momentum").double().abs().sum())
+
+
 REDISTRIBUTION = {
     "claims_one_number": mean_of_nothing,
     "serves_every_floating_point_type": narrow_sum,
@@ -138,6 +149,7 @@ REDISTRIBUTION = {
     "leaves_global_random_states_alone": reseeding_claim,
     "needs_no_signals_but_those_it_declares": secret_claim,
     "serves_weights_in_any_memory_format": first_in_storage,
+    "works_on_parts_if_it_says_so": claim_of_the_part,
     "keeps_the_budget_with_every_partner": claims_and_activates,
 }
 

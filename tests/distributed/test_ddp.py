@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse.testing.comparison import differences
@@ -184,3 +185,31 @@ class _SaveAt(Callback):
 def test_a_run_in_two_processes_resumes_exactly(tmp_path: Path) -> None:
     for whole_run, resumed in run(_train_and_resume, 2, tmp_path, str(tmp_path / "one.ckpt")):
         assert same(whole_run, resumed)
+
+
+class Everywhere(Logger):
+    """A logger that takes what any rank hands it, as a user may write one."""
+
+    name, version = "everywhere", 0  # type: ignore[assignment]  # properties of the base class
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged = 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.logged += "sparsity/density" in metrics
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing is kept."""
+
+
+def _logged(processes: int) -> int:
+    logger = Everywhere()
+    options = {"strategy": ddp(), "devices": processes, "logger": logger, "log_every_n_steps": 1}
+    run_ = trainer(SparseMomentumCallback(density=0.3), **options)
+    run_.fit(Model(), loader(BATCH // processes))
+    return logger.logged
+
+
+def test_rank_zero_alone_logs(tmp_path: Path) -> None:
+    assert run(_logged, 2, tmp_path, 2) == [3, 0]  # at the start and after two updates

@@ -1,0 +1,57 @@
+"""How large a part of the active weights an update prunes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import nan
+from numbers import Real
+
+from lightning_sparse.topology.registry import resolve
+from lightning_sparse.topology.schedule import SCHEDULES, Schedule
+
+
+class PruneRate:
+    """A prune rate that follows a schedule.
+
+    Args:
+        initial: Fraction in [0, 1] of each layer's active weights.
+        schedule: A name, the import path of a function, or a function of progress in [0, 1] that returns a factor in
+            [0, 1].
+
+    Raises:
+        ValueError: If either is out of range or unknown.
+    """
+
+    def __init__(self, initial: float, schedule: str | Callable[[float], float]) -> None:
+        if isinstance(initial, bool) or not isinstance(initial, Real) or not 0 <= initial <= 1:
+            raise ValueError(
+                f"Expected a prune rate in [0, 1], a fraction of each layer's active weights; got {initial!r}. "
+                "Cure: the paper's is 0.5."
+            )
+        self.initial: float = float(initial)
+        self._schedule: Schedule = resolve("schedule", schedule, SCHEDULES)
+        for progress in (0.0, 1.0):  # the first update and the last: a wrong schedule is wrong there, most likely
+            self.at(progress)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is known to be the same at all updates."""
+        return self._schedule is SCHEDULES["constant"]
+
+    def at(self, progress: float) -> float:
+        """Return the fraction to prune, from 0 at the first update to 1 at the last.
+
+        Raises:
+            ValueError: If the schedule returns no factor.
+        """
+        found = self._schedule(progress)
+        try:
+            factor = float(found)
+        except (TypeError, ValueError):
+            factor = nan
+        if not 0 <= factor <= 1:
+            raise ValueError(
+                f"Expected a factor in [0, 1] on the prune rate from the schedule at progress {progress:.3g}; got "
+                f"{found!r}. Cure: return 1 for the whole prune rate, 0 for none."
+            )
+        return self.initial * factor
