@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sparse._compat import LightningModule, LRSchedulerCallable, OptimizerCallable
+from lightning_sparse.models.factory import create_model, has_option, model_names
 from lightning_sparse.models.running_mean import RunningMean
 
 Batch = tuple[Tensor, Tensor]
@@ -35,39 +36,47 @@ class ImageClassifier(LightningModule):
     ``test/accuracy_top5``. Accuracies are in [0, 1].
 
     A checkpoint of a run started by LightningCLI holds all arguments. One of a run in Python holds the plain
-    ones only: give the others again, ``ImageClassifier.load_from_checkpoint(path, model=LeNet300100())``.
+    ones only, the name of a model among them: give the others again,
+    ``ImageClassifier.load_from_checkpoint(path, model=LeNet300100())``.
 
     Args:
-        model: Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``.
+        model: Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``; or the name of a
+            network, such as "wrn-28-2", or the import path of a class or function that makes one, such as
+            "torchvision.models.resnet18": what :func:`create_model` takes.
         optimizer: Makes the optimizer from the parameters, such as
             ``functools.partial(torch.optim.SGD, lr=0.1)``. Default: SGD with learning rate 0.1, Nesterov
             momentum 0.9 and weight decay 5e-4.
         lr_scheduler: Makes the learning rate schedule from the optimizer. None: a constant learning rate.
             ``ReduceLROnPlateau`` watches ``val/loss`` and needs ``lr_interval="epoch"``.
         lr_interval: Whether the schedule moves on with each optimizer step or with each epoch.
-        num_classes: Number of classes, >= 2.
+        num_classes: Number of classes, >= 2. A network that is made by name gets it, too, if it takes it.
+        model_options: Other arguments of a network that is made by name, ``{"width": 0.5}``: plain Python values, so
+            that a checkpoint can hold them.
 
     Raises:
-        ValueError: If ``num_classes`` or ``lr_interval`` is outside its range.
+        ValueError: If ``num_classes`` or ``lr_interval`` is outside its range, there is no such name, or
+            ``model_options`` don't fit it, aren't plain or come with a module.
         TypeError: If ``model`` is no module, or ``optimizer`` or ``lr_scheduler`` can't be called.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: str | nn.Module,
         optimizer: OptimizerCallable = paper_sgd,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["step", "epoch"] = "step",
         num_classes: int = 10,
+        model_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check_options(lr_interval, num_classes)
         _check_parts(model, optimizer, lr_scheduler)
-        self.save_hyperparameters(ignore=["model", "optimizer", "lr_scheduler"])
+        network = _network(model, model_options, num_classes)
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *([] if isinstance(model, str) else ["model"])])
         if "_instantiator" in self.hparams:
             # LightningCLI built this: it has these three as plain YAML, with which a checkpoint is complete.
             self.save_hyperparameters()
-        self.model = model
+        self.model = network
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.val_metrics, self.test_metrics = _metrics("val", num_classes), _metrics("test", num_classes)
         self._train_loss = RunningMean()
@@ -180,6 +189,38 @@ def _accuracy(num_classes: int, top_k: int) -> Metric:
     return MulticlassAccuracy(num_classes, top_k=top_k, average="micro", validate_args=False)
 
 
+def _network(model: str | nn.Module, options: dict[str, Any] | None, num_classes: int) -> nn.Module:
+    if isinstance(model, nn.Module):
+        if options:
+            raise ValueError(
+                f"Expected model_options with the name of a model only; got {options!r} with a "
+                f"{type(model).__name__}. Cure: give them to the model itself, or name it."
+            )
+        return model
+    options = {} if options is None else options
+    if not isinstance(options, dict) or not _is_plain(options):
+        raise ValueError(
+            f"Expected model_options as a dictionary of plain Python values; got {options!r}. Cure: give names instead "
+            "of objects, or the model itself."
+        )
+    if options.get("num_classes", num_classes) != num_classes:
+        raise ValueError(
+            f"Expected one number of classes; got num_classes={num_classes} and {options['num_classes']!r} in "
+            "model_options. Cure: give num_classes only."
+        )
+    classes = {"num_classes": num_classes} if has_option(model, "num_classes") else {}
+    return create_model(model, **{**classes, **options})
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a checkpoint that is read with ``weights_only=True`` can hold a value."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
 def _check_options(lr_interval: str, num_classes: int) -> None:
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
         raise ValueError(
@@ -190,8 +231,11 @@ def _check_options(lr_interval: str, num_classes: int) -> None:
 
 
 def _check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected a torch.nn.Module as model; got {model!r}. Cure: LeNet300100(), for instance.")
+    if not isinstance(model, (str, nn.Module)):
+        raise TypeError(
+            f"Expected a torch.nn.Module or a name as model; got {model!r}. Cure: LeNet300100(), for instance, or one "
+            f"of {', '.join(model_names())}."
+        )
     for name, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
         if not callable(part) and not (name == "lr_scheduler" and part is None):
             raise TypeError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from lightning_sparse.models.sizes import check_count, check_images, flattened, scaled
+
 
 class LeNet300100(nn.Module):
     """LeNet-300-100: two hidden layers of 300 and 100 ReLU units; 266,610 parameters, 266,200 of them weights.
@@ -15,14 +17,21 @@ class LeNet300100(nn.Module):
     Args:
         in_features: Pixels times channels of an image; 784 for MNIST.
         num_classes: Number of outputs.
+        width: Factor > 0 of the hidden layers' units, rounded.
+
+    Raises:
+        ValueError: If a number is outside its range.
     """
 
-    def __init__(self, in_features: int = 784, num_classes: int = 10) -> None:
+    def __init__(self, in_features: int = 784, num_classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
+        check_count("in_features", in_features)
+        check_count("num_classes", num_classes)
+        first, second = scaled(300, width), scaled(100, width)
         self.in_features = in_features
-        self.fc1 = nn.Linear(in_features, 300)
-        self.fc2 = nn.Linear(300, 100)
-        self.fc3 = nn.Linear(100, num_classes)
+        self.fc1 = nn.Linear(in_features, first)
+        self.fc2 = nn.Linear(first, second)
+        self.fc3 = nn.Linear(second, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images ``(batch, *any)`` to logits ``(batch, num_classes)``.
@@ -30,7 +39,7 @@ class LeNet300100(nn.Module):
         Raises:
             ValueError: If an image does not have ``in_features`` values.
         """
-        features = _flatten(images, self.in_features)
+        features = flattened(images, self.in_features)
         hidden = relu(self.fc2(relu(self.fc1(features))))
         return self.fc3(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
@@ -46,37 +55,31 @@ class LeNet5Caffe(nn.Module):
     Args:
         in_channels: Channels of an image; 1 for MNIST.
         num_classes: Number of outputs.
+        width: Factor > 0 of the hidden layers' channels and units, rounded.
+
+    Raises:
+        ValueError: If a number is outside its range.
     """
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 10) -> None:
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 20, kernel_size=5)
-        self.conv2 = nn.Conv2d(20, 50, kernel_size=5)
-        self.fc1 = nn.Linear(50 * 4 * 4, 500)
-        self.fc2 = nn.Linear(500, num_classes)
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
+        first, second, hidden = scaled(20, width), scaled(50, width), scaled(500, width)
+        self.in_channels = in_channels
+        self.conv1 = nn.Conv2d(in_channels, first, kernel_size=5)
+        self.conv2 = nn.Conv2d(first, second, kernel_size=5)
+        self.fc1 = nn.Linear(second * 4 * 4, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images ``(batch, in_channels, 28, 28)`` to logits ``(batch, num_classes)``.
 
         Raises:
-            ValueError: If the images are not 28 x 28.
+            ValueError: If the images have another shape.
         """
-        if images.shape[-2:] != (28, 28):
-            raise ValueError(
-                f"Expected 784 features per image; got {tuple(images.shape)}. "
-                "Cure: resize the images to 28 x 28, or use another model."
-            )
+        check_images(images, self.in_channels, 28)
         features = max_pool2d(relu(self.conv1(images)), 2)
         features = max_pool2d(relu(self.conv2(features)), 2)
         hidden = relu(self.fc1(features.flatten(1)))
         return self.fc2(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
-
-
-def _flatten(images: Tensor, expected: int) -> Tensor:
-    features = images.flatten(1)
-    if features.shape[1] != expected:
-        raise ValueError(
-            f"Expected {expected} features per image; got {features.shape[1]}. Cure: LeNet300100 takes "
-            "in_features = channels * height * width."
-        )
-    return features

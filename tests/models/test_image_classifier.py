@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sparse.data import InMemoryLoader
-from lightning_sparse.models import ImageClassifier, paper_sgd
+from lightning_sparse.models import ImageClassifier, LeNet300100, paper_sgd
 
 Batch = tuple[Tensor, Tensor]
 
@@ -221,6 +221,60 @@ def test_a_checkpoint_is_loaded_into_the_module_and_into_the_plain_network(tmp_p
     assert torch.equal(plain[1].weight, module.model[1].weight)
 
 
+def test_a_name_makes_the_network_with_the_classifiers_classes() -> None:
+    module = ImageClassifier("lenet-300-100", num_classes=4, model_options={"in_features": 12, "width": 0.1})
+    assert type(module.model) is LeNet300100
+    assert [tuple(module.model.get_parameter(f"fc{i}.weight").shape) for i in (1, 2, 3)] == [
+        (30, 12),
+        (10, 30),
+        (4, 10),
+    ]
+    assert ImageClassifier("resnet-50", model_options={"width": 0.05}).model.fc.out_features == 10
+    assert ImageClassifier("torchvision.models.squeezenet1_1").model.num_classes == 10
+    assert isinstance(ImageClassifier("torch.nn.Flatten", num_classes=4).model, nn.Flatten)  # has no such option
+
+
+def test_a_checkpoint_of_a_named_network_needs_no_argument(tmp_path: Path) -> None:
+    options = {"hidden": [6, 6], "in_features": 4, "skip": True, "activation": "tanh"}
+    module, path = ImageClassifier("mlp", num_classes=5, model_options=options), tmp_path / "run.ckpt"
+    trainer = make_trainer()
+    trainer.fit(module, Batches(5))
+    trainer.save_checkpoint(path)
+    loaded = ImageClassifier.load_from_checkpoint(path, weights_only=True)
+    images = Batches(5).all()[0]
+    assert torch.equal(loaded(images), module(images))
+    assert module.hparams["model"] == "mlp"
+    assert loaded.hparams == module.hparams
+
+
+def test_a_module_is_no_hyperparameter() -> None:
+    assert "model" not in ImageClassifier(make_model()).hparams
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"model": nn.Flatten(), "model_options": {"width": 0.5}}, "with the name of a model only; got .* Flatten"),
+        ({"model": "mlp", "model_options": {"hidden": torch.ones(2)}}, "plain Python values; got"),
+        ({"model": "mlp", "model_options": {"hidden": [3, nn.ReLU]}}, "plain Python values; got"),
+        ({"model": "mlp", "model_options": {1: 2}}, "plain Python values; got"),
+        ({"model": "mlp", "model_options": [1]}, "dictionary of plain Python values; got"),
+        ({"model": "mlp", "model_options": {"num_classes": 7}}, "one number of classes; got num_classes=10 and 7"),
+        ({"model": "mlp", "model_options": {"depth": 7}}, "options of 'mlp' from .*; got"),
+        ({"model": "mlpp"}, "the name of a network .*; got 'mlpp'"),
+    ],
+    ids=str,
+)
+def test_names_and_options_that_do_not_fit_are_refused(arguments: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=rf"Expected .*{expected}.*Cure: "):
+        ImageClassifier(**arguments)
+
+
+def test_what_is_neither_module_nor_name_is_refused_with_the_names() -> None:
+    with pytest.raises(TypeError, match=r"Expected a torch.nn.Module or a name as model; got 3\. Cure: .*wrn-28-2"):
+        ImageClassifier(3)  # type: ignore[arg-type]  # wrong on purpose
+
+
 def test_train_loss_is_that_of_the_uninterrupted_run_after_a_resume(tmp_path: Path) -> None:
     images, labels = Batches().all()
     saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
@@ -233,8 +287,18 @@ def test_train_loss_is_that_of_the_uninterrupted_run_after_a_resume(tmp_path: Pa
         assert metrics_of(resumed)["train/loss"] == pytest.approx(metrics_of(whole)["train/loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{model: lenet-300-100, model_options: {in_features: 64}",
+        "{model: LeNet300100, model_options: {in_features: 64}",
+        "{model: lightning_sparse.models.LeNet300100, model_options: {in_features: 64}",
+        "{model: {class_path: lightning_sparse.models.LeNet300100, init_args: {in_features: 64}}",
+        "{model: {class_path: LeNet300100, init_args: {in_features: 64}}",
+    ],
+)
 def test_lightning_cli_trains_from_yaml_and_its_checkpoint_is_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"""
@@ -246,16 +310,9 @@ trainer:
   enable_progress_bar: false
   enable_model_summary: false
   default_root_dir: {tmp_path}
-model:
-  model:
-    class_path: lightning_sparse.models.LeNet300100
-    init_args: {{in_features: 64}}
-  optimizer:
-    class_path: torch.optim.Adam
-    init_args: {{lr: 0.005}}
-  lr_scheduler:
-    class_path: torch.optim.lr_scheduler.StepLR
-    init_args: {{step_size: 5}}
+model: {model},
+  optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.005}}}},
+  lr_scheduler: {{class_path: torch.optim.lr_scheduler.StepLR, init_args: {{step_size: 5}}}}}}
 data:
   class_path: lightning_sparse.data.DigitsDataModule
 """)

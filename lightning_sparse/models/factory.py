@@ -1,0 +1,138 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from inspect import Parameter, Signature, signature
+from typing import Any, get_type_hints
+
+from torch import nn
+
+from lightning_sparse.models.alexnet import AlexNet
+from lightning_sparse.models.lenet import LeNet5Caffe, LeNet300100
+from lightning_sparse.models.mlp import MLP
+from lightning_sparse.models.resnet import ResNet50
+from lightning_sparse.models.vgg import VGG16
+from lightning_sparse.models.wide_resnet import WideResNet
+
+# What makes a network a published one is given by position: it is no option of the name any more.
+_PUBLISHED: dict[str, Callable[..., nn.Module]] = {
+    "lenet-300-100": LeNet300100,
+    "lenet-5-caffe": LeNet5Caffe,
+    "alexnet-s": partial(AlexNet, "s"),
+    "alexnet-b": partial(AlexNet, "b"),
+    "vgg16-c": partial(VGG16, "C"),
+    "vgg16-d": partial(VGG16, "D"),
+    "vgg16-like": partial(VGG16, "like"),
+    "wrn-28-2": partial(WideResNet, 28, 2),
+    "wrn-22-8": partial(WideResNet, 22, 8),
+    "wrn-16-8": partial(WideResNet, 16, 8),
+    "wrn-16-10": partial(WideResNet, 16, 10),
+    "resnet-50": ResNet50,
+    "mlp": MLP,
+}
+# The command line knows its classes by their bare names, so a name in Python does, too.
+_CLASSES = {made.__name__: made for made in (LeNet300100, LeNet5Caffe, AlexNet, VGG16, WideResNet, ResNet50, MLP)}
+
+
+def model_names() -> list[str]:
+    """Return the names of the networks that :func:`create_model` makes.
+
+    >>> model_names()[:3]
+    ['lenet-300-100', 'lenet-5-caffe', 'alexnet-s']
+    """
+    return list(_PUBLISHED)
+
+
+def create_model(name: str, /, **options: Any) -> nn.Module:
+    """Make a network by name.
+
+    >>> create_model("wrn-28-2", num_classes=100, width=0.5).fc
+    Linear(in_features=64, out_features=100, bias=True)
+
+    Args:
+        name: One of :func:`model_names`, the name of a class of this package ("VGG16"), or the import path of a
+            subclass of ``nn.Module`` or of a function that is annotated to return one:
+            "torchvision.models.resnet18", "package.module:function".
+        options: Arguments of the class or function, such as ``num_classes`` and ``width``.
+
+    Raises:
+        ValueError: If there is no such name, the path can't be imported, or there is no such option.
+        TypeError: If the name is no string, or what it names isn't known to make a module, or doesn't.
+    """
+    maker = _maker(name)
+    _check_options(name, _signature(maker), options)
+    model = maker(**options)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Expected that {name!r} makes a torch.nn.Module, as it is annotated; got a {type(model).__name__}. Cure: "
+            "return the network."
+        )
+    return model
+
+
+def has_option(name: str, option: str) -> bool:
+    """Tell whether a name takes an option, as far as its class or function says.
+
+    >>> has_option("vgg16-d", "num_classes"), has_option("vgg16-d", "depth")
+    (True, False)
+
+    Raises:
+        ValueError: If there is no such name, or the path can't be imported.
+        TypeError: If the name is no string, or what it names isn't known to make a module.
+    """
+    parameters = _signature(_maker(name)).parameters.values()
+    return any(parameter.kind is Parameter.VAR_KEYWORD or parameter.name == option for parameter in parameters)
+
+
+def _maker(name: str) -> Callable[..., object]:
+    if not isinstance(name, str):
+        raise TypeError(f"Expected the name of a network; got {name!r}. Cure: one of {', '.join(_PUBLISHED)}.")
+    maker = _PUBLISHED.get(name) or _CLASSES.get(name) or _import(name)
+    # Names come from checkpoints, too: one of unknown origin must not make us call just anything.
+    if not callable(maker) or not _makes_modules(maker):
+        raise TypeError(
+            f"Expected that {name!r} is a subclass of torch.nn.Module or a function annotated to return one; got a "
+            f"{type(maker).__name__}. Cure: annotate it (-> nn.Module), or give the module itself instead of a name."
+        )
+    return maker
+
+
+def _makes_modules(maker: Callable[..., object]) -> bool:
+    while isinstance(maker, partial):
+        maker = maker.func
+    try:
+        made = maker if isinstance(maker, type) else get_type_hints(maker).get("return")
+    except (AttributeError, NameError, TypeError):  # annotations that don't resolve, or none at all
+        return False
+    return isinstance(made, type) and issubclass(made, nn.Module)
+
+
+def _import(path: str) -> object:
+    module, _, attribute = path.replace(":", ".").rpartition(".")
+    expected = f"Expected the name of a network ({', '.join(_PUBLISHED)}) or an import path; got {path!r}"
+    if not module:
+        raise ValueError(f"{expected}. Cure: use one of these, or package.module.attribute.")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"{expected}, which can't be imported ({error}). Cure: check the path.") from error
+
+
+def _signature(maker: Callable[..., object]) -> Signature:
+    try:
+        return signature(maker)
+    except (TypeError, ValueError):  # some functions of other languages don't tell
+        return Signature([Parameter("options", Parameter.VAR_KEYWORD)])
+
+
+def _check_options(name: str, known: Signature, options: dict[str, Any]) -> None:
+    try:
+        known.bind(**options)
+    except TypeError as error:
+        names = ", ".join(str(parameter.replace(annotation=parameter.empty)) for parameter in known.parameters.values())
+        raise ValueError(
+            f"Expected options of {name!r} from ({names}); got {sorted(options)}: {error}. Cure: use these."
+        ) from error

@@ -1,0 +1,82 @@
+"""Sizes of layers and images that the networks share: checked, and scaled by a width."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from torch import Tensor
+
+
+def check_width(width: object) -> None:
+    """Raise unless a width is a finite number > 0.
+
+    Raises:
+        ValueError: If it isn't.
+    """
+    if isinstance(width, bool) or not isinstance(width, Real) or not math.isfinite(width) or width <= 0:
+        raise ValueError(
+            f"Expected a finite width > 0; got {width!r}. Cure: 1.0 is the published network; 0.5 halves its layers."
+        )
+
+
+def scaled(units: int, width: float) -> int:
+    """Return the units of a layer at a width, rounded to the nearest integer (halves to the even one).
+
+    >>> scaled(300, 1.0), scaled(300, 0.5), scaled(50, 0.33)
+    (300, 150, 16)
+
+    Args:
+        units: Units or channels of the published layer, >= 1.
+        width: Factor > 0.
+
+    Raises:
+        ValueError: If the width is no number > 0, or the layer would be left without units.
+    """
+    check_width(width)
+    if (rounded := round(units * float(width))) < 1:
+        raise ValueError(
+            f"Expected a width that leaves every layer a unit; got {width!r}, with which one of {units} units has "
+            f"none. Cure: a width above {0.5 / units:.3g}."
+        )
+    return rounded
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raise unless a number of features, channels, classes or layers is an integer of at least `least`.
+
+    Raises:
+        ValueError: If it isn't.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"Expected {name} as an integer >= {least}; got {value!r}. Cure: count what there is.")
+
+
+def check_images(images: Tensor, channels: int, size: int | None = None) -> None:
+    """Raise unless images are ``(batch, channels, height, width)``, both sides `size` long if one is given.
+
+    Raises:
+        ValueError: If they aren't.
+    """
+    if images.dim() != 4 or images.shape[1] != channels or (size and images.shape[2:] != (size, size)):
+        sides = f"{size}, {size}" if size else "height, width"
+        resize = f"resize them to {size} x {size}, " if size else ""
+        raise ValueError(
+            f"Expected images (batch, {channels}, {sides}); got {tuple(images.shape)}. Cure: {resize}set in_channels, "
+            "or use another model."
+        )
+
+
+def flattened(images: Tensor, expected: int) -> Tensor:
+    """Return images ``(batch, *any)`` as ``(batch, expected)``.
+
+    Raises:
+        ValueError: If an image has another number of values.
+    """
+    features = images.flatten(1)
+    if features.shape[1] != expected:
+        raise ValueError(
+            f"Expected {expected} features per image; got {features.shape[1]}. Cure: "
+            "in_features = channels * height * width."
+        )
+    return features

@@ -1,0 +1,137 @@
+"""Wide residual networks for small images."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, relu
+
+from lightning_sparse.models.sizes import check_count, check_images, scaled
+
+
+class WideResNet(nn.Module):
+    """Wide residual network WRN-depth-k; 1,467,610 parameters for WRN-28-2, the default.
+
+    Zagoruyko and Komodakis, "Wide Residual Networks" (2016, arXiv 1605.07146), as used for sparse momentum (Dettmers
+    and Zettlemoyer, 2019, Table 2 and Figure 2):
+
+    ========== ========== =============================================
+    network    parameters weights of convolutional and linear layers
+    ========== ========== =============================================
+    WRN-28-2    1,467,610  1,463,984
+    WRN-22-8   17,158,106 17,147,312
+    WRN-16-8   10,961,370 10,954,160
+    WRN-16-10  17,116,634 17,107,632
+    ========== ========== =============================================
+
+    A 3 x 3 convolution to 16 channels, three groups of ``(depth - 4) / 6`` blocks with ``16 k``, ``32 k`` and
+    ``64 k`` channels, the second and third at half the resolution each; batch normalization, ReLU, the mean over
+    positions, and a linear layer. Made for images of 32 x 32, which leave maps of 8 x 8. Convolutions have no bias
+    and are initialized from a normal distribution of standard deviation ``sqrt(2 / (out * kernel ** 2))``; the
+    linear layer's bias starts at zero, and all else as in PyTorch. Both as in the code of sparse momentum.
+
+    Args:
+        depth: 6 n + 4 for n >= 1 blocks per group: the number of convolutions, with those of the shortcuts.
+        widen_factor: k, >= 1.
+        dropout: Probability in [0, 1) with which a value is dropped between the two convolutions of a block.
+            The default is what the authors of sparse momentum ran, as their code shows. Their paper doesn't mention
+            dropout.
+        num_classes: Number of outputs.
+        in_channels: Channels of an image.
+        width: Factor > 0 of the channels of all convolutions, also the first, rounded.
+
+    Raises:
+        ValueError: If a number is outside its range.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        widen_factor: int = 2,
+        dropout: float = 0.3,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check(depth, widen_factor, dropout)
+        check_count("num_classes", num_classes)
+        check_count("in_channels", in_channels)
+        self.in_channels = in_channels
+        stem, first, second, third = (
+            scaled(channels, width) for channels in (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
+        )
+        blocks = (depth - 4) // 6
+        self.conv1 = nn.Conv2d(in_channels, stem, kernel_size=3, padding=1, bias=False)
+        self.group1 = _group(blocks, stem, first, 1, dropout)
+        self.group2 = _group(blocks, first, second, 2, dropout)
+        self.group3 = _group(blocks, second, third, 2, dropout)
+        self.bn = nn.BatchNorm2d(third)
+        self.fc = nn.Linear(third, num_classes)
+        self._initialize()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
+
+        Raises:
+            ValueError: If the images have another shape.
+        """
+        check_images(images, self.in_channels)
+        features = self.group3(self.group2(self.group1(self.conv1(images))))
+        features = adaptive_avg_pool2d(relu(self.bn(features)), 1)
+        return self.fc(features.flatten(1))  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+
+class WideBlock(nn.Module):
+    """Two 3 x 3 convolutions, each of what batch normalization and ReLU make of its input, added to the block's input.
+
+    Where resolution or channels change, a 1 x 1 convolution of the normalized, rectified input takes the place of
+    the input.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Of the first convolution.
+        dropout: Probability in [0, 1) with which a value is dropped before the second convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps ``(batch, in_channels, height, width)`` to as many maps of ``out_channels``, strided."""
+        active = relu(self.bn1(features))
+        change: Tensor = self.conv2(self.dropout(relu(self.bn2(self.conv1(active)))))
+        return change + (features if self.shortcut is None else self.shortcut(active))
+
+
+def _group(blocks: int, in_channels: int, out_channels: int, stride: int, dropout: float) -> nn.Sequential:
+    first = WideBlock(in_channels, out_channels, stride, dropout)
+    return nn.Sequential(first, *(WideBlock(out_channels, out_channels, 1, dropout) for _ in range(blocks - 1)))
+
+
+def _check(depth: int, widen_factor: int, dropout: float) -> None:
+    check_count("depth", depth)
+    check_count("widen_factor", widen_factor)
+    if depth < 10 or depth % 6 != 4:
+        raise ValueError(
+            f"Expected a depth of 6 n + 4 for n >= 1 blocks per group; got {depth}. Cure: 10, 16, 22, 28, 34 or 40."
+        )
+    if isinstance(dropout, bool) or not isinstance(dropout, Real) or math.isnan(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"Expected dropout in [0, 1); got {dropout!r}. Cure: 0 for none.")

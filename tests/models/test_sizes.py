@@ -1,0 +1,29 @@
+"""Widths are rounded, and left alone at one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_sparse.models.sizes import scaled
+
+
+@given(st.integers(1, 10_000))
+def test_width_one_changes_nothing(units: int) -> None:
+    assert scaled(units, 1.0) == scaled(units, 1) == units
+
+
+@given(st.integers(1, 10_000), st.floats(0.01, 10))
+def test_units_are_within_a_half_of_the_scaled_ones(units: int, width: float) -> None:
+    if units * width <= 0.5:
+        with pytest.raises(ValueError, match=rf"one of {units} units has none\. Cure: a width above"):
+            scaled(units, width)
+    else:
+        assert abs(scaled(units, width) - units * width) <= 0.5
+
+
+def test_the_width_that_the_cure_names_is_a_cure() -> None:
+    with pytest.raises(ValueError, match=r"Cure: a width above 0\.0312") as caught:
+        scaled(16, 0.03)
+    assert scaled(16, 1.01 * float(str(caught.value).split()[-1].rstrip("."))) == 1

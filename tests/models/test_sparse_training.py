@@ -1,0 +1,62 @@
+"""Every architecture trains sparsely in a Trainer, with an exact budget at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from published import PUBLISHED, images, layers_of, shape_of
+
+from lightning_sparse import SparseMomentumCallback
+from lightning_sparse.data import InMemoryLoader
+from lightning_sparse.models import ImageClassifier
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:You defined a .validation_step. but have no .val_dataloader.:UserWarning"
+)
+DENSITY = 0.2
+FAMILIES = ["lenet-300-100", "lenet-5-caffe", "alexnet-s", "vgg16-c", "vgg16-like", "wrn-16-8", "resnet-50", "mlp"]
+
+
+class Recount(Callback):
+    """Notes the active weights and the values outside of them after every batch, counted in the model."""
+
+    def __init__(self, sparse: SparseMomentumCallback) -> None:
+        self.sparse = sparse
+        self.active: list[int] = []
+        self.stray = 0.0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        masks, parameters = self.sparse.network.masks, dict(pl_module.named_parameters())
+        self.active.append(sum(int(mask.sum()) for mask in masks.values()))
+        self.stray += sum(float((parameters[name].detach() * ~mask).abs().sum()) for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_architecture_keeps_its_budget_in_training(name: str) -> None:
+    module = ImageClassifier(name, model_options={"width": 0.1})
+    before = {key: value.clone() for key, value in module.named_parameters()}
+    sparse = SparseMomentumCallback(density=DENSITY, every_n_steps=1)
+    recount = Recount(sparse)
+    pictures, labels = images(name, 4, side=32 if name == "resnet-50" else None), torch.tensor([0, 1, 2, 3])
+    Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=[sparse, recount],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, InMemoryLoader(pictures, labels, 2, shuffle=False))
+    weights = sum(layer.weight.numel() for layer in layers_of(module).values())
+    assert recount.active == [round(DENSITY * weights)] * 4
+    assert recount.stray == 0.0
+    assert len(sparse.history) > 0
+    assert sum(change.pruned for record in sparse.history for change in record.layers.values()) > 0
+    assert all(not torch.equal(before[key], value) for key, value in module.named_parameters() if "weight" in key)
+
+
+def test_every_architecture_is_among_these() -> None:
+    assert {type(shape_of(name)) for name in FAMILIES} == {type(shape_of(name)) for name in PUBLISHED}
