@@ -2,6 +2,7 @@
 
 from lightning_sparse.data.array_datamodules import ArrayDataModule, NpzDataModule
 from lightning_sparse.data.arrays import ImageArrays, image_arrays
+from lightning_sparse.data.augment import PadCropFlip, pad_crop_flip
 from lightning_sparse.data.datamodule import InMemoryDataModule
 from lightning_sparse.data.digits import DigitsDataModule
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
@@ -18,5 +19,7 @@ __all__ = [
     "MNISTDataModule",
     "Normalize",
     "NpzDataModule",
+    "PadCropFlip",
     "image_arrays",
+    "pad_crop_flip",
 ]
