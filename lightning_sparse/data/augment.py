@@ -71,11 +71,7 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, paddi
     [[[[2, 1], [4, 3]]]]
     """
     count, channels, height, width = images.shape
-    if not 0 <= padding < min(height, width):
-        raise ValueError(
-            f"Expected 0 <= padding < {min(height, width)}, less than the images' sides; got {padding} for images of "
-            f"{height} x {width}. Cure: lower the padding."
-        )
+    check_padding(padding, height, width)
     column = torch.arange(width, device=images.device)
     columns = torch.where(flip[:, None], column.flip(0), column) + left[:, None]
     rows = torch.arange(height, device=images.device) + top[:, None]
@@ -85,6 +81,15 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, paddi
     source = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
     pixels = images.flatten(2).gather(2, source[:, None].expand(-1, channels, -1))
     return pixels.view(count, channels, height, width)
+
+
+def check_padding(padding: int, height: int, width: int) -> None:
+    """Raise a ValueError unless images of this size have so many pixels to reflect: 0 <= padding < each side."""
+    if not 0 <= padding < min(height, width):
+        raise ValueError(
+            f"Expected 0 <= padding < {min(height, width)}, less than the images' sides; got {padding} for images of "
+            f"{height} x {width}. Cure: lower the padding."
+        )
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
