@@ -3,16 +3,20 @@
 from lightning_sparse.data.array_datamodules import ArrayDataModule, NpzDataModule
 from lightning_sparse.data.arrays import ImageArrays, image_arrays
 from lightning_sparse.data.augment import PadCropFlip, pad_crop_flip
+from lightning_sparse.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from lightning_sparse.data.datamodule import InMemoryDataModule
 from lightning_sparse.data.digits import DigitsDataModule
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
-from lightning_sparse.data.mnist import MNISTDataModule
+from lightning_sparse.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from lightning_sparse.data.normalize import Batch, Normalize
 
 __all__ = [
     "ArrayDataModule",
     "Batch",
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
     "DigitsDataModule",
+    "FashionMNISTDataModule",
     "ImageArrays",
     "InMemoryDataModule",
     "InMemoryLoader",

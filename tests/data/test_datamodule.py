@@ -342,6 +342,9 @@ def build(config: dict[str, Any]) -> LightningDataModule:
     [
         ("NpzDataModule", {"path": "images.npz", "num_classes": 10}),
         ("MNISTDataModule", {"data_dir": "somewhere", "download": False}),
+        ("FashionMNISTDataModule", {"data_dir": "somewhere", "download": False}),
+        ("CIFAR10DataModule", {"data_dir": "somewhere", "download": False, "crop_padding": 2}),
+        ("CIFAR100DataModule", {"data_dir": "somewhere", "flip": False}),
         ("DigitsDataModule", {"test_fraction": 0.5}),
     ],
 )
