@@ -13,7 +13,13 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor
 
-from lightning_sparse.data import ArrayDataModule, ImageArrays, InMemoryDataModule, InMemoryLoader
+from lightning_sparse.data import (
+    ArrayDataModule,
+    ImageArrays,
+    ImageFolderDataModule,
+    InMemoryDataModule,
+    InMemoryLoader,
+)
 
 pytestmark = [
     # Lightning 2.6 uses a spelling of PyTorch's tree utilities that PyTorch 2.15 deprecates.
@@ -346,6 +352,8 @@ def build(config: dict[str, Any]) -> LightningDataModule:
         ("CIFAR10DataModule", {"data_dir": "somewhere", "download": False, "crop_padding": 2}),
         ("CIFAR100DataModule", {"data_dir": "somewhere", "flip": False}),
         ("DigitsDataModule", {"test_fraction": 0.5}),
+        ("ImageFolderDataModule", {"data_dir": "somewhere", "num_workers": 2}),
+        ("ImageNetDataModule", {"data_dir": "somewhere", "image_size": 160}),
     ],
 )
 def test_yaml_builds_every_data_module_with_its_own_and_the_common_options(
@@ -354,7 +362,7 @@ def test_yaml_builds_every_data_module_with_its_own_and_the_common_options(
     common = {"batch_size": 7, "shuffle_seed": 3, "mean": [0.5], "std": [0.25]}
     module = build({"class_path": f"lightning_sparse.data.{name}", "init_args": {**arguments, **common}})
     assert type(module).__name__ == name
-    assert isinstance(module, InMemoryDataModule)
+    assert isinstance(module, (InMemoryDataModule, ImageFolderDataModule))
     assert {key: getattr(module, key) for key in arguments} == arguments
     assert (module.batch_size, module.shuffle_seed) == (7, 3)
     assert (module.mean, module.std) == ([0.5], [0.25])
