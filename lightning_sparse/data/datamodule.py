@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
 
 import torch
 
-from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.data.arrays import ImageArrays
+from lightning_sparse.data.augment import PadCropFlip, check_padding
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
 from lightning_sparse.data.normalize import Batch, Normalize
+from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes, check_seed
 
 
-class InMemoryDataModule(LightningDataModule, ABC):
+class InMemoryDataModule(SeededDataModule, ABC):
     """Training, validation and test batches of a data set that fits in memory.
 
     A new data set is a subclass with one method, `_load`. In a distributed run each process gets its own
@@ -28,12 +28,21 @@ class InMemoryDataModule(LightningDataModule, ABC):
             images) of them. 0: no validation.
         split_seed: Determines which images are held out, independent of all other seeds. None: the last ones of the
             data set, as the authors of sparse momentum do.
-        shuffle_seed: Determines the order of the training images. None: the seed of PyTorch's global generator
-            at setup, so that ``seed_everything`` varies the order; no random number is drawn for it. A run
-            that is resumed keeps to the seed in the checkpoint.
+        shuffle_seed: Determines the order and the augmentation of the training images. None: the seed of PyTorch's
+            global generator at setup, so that ``seed_everything`` varies them; no random number is drawn for it. A
+            run that is resumed keeps to the seed in the checkpoint.
         mean: Subtracted from the pixels, one value per channel, in units in which black is 0 and white is 1.
             None: the customary value of the data set, or else that of the training split.
         std: The pixels are divided by it, > 0, one value per channel; given together with ``mean``.
+        crop_padding: Training images are padded by this many pixels of their own reflection on each side, then cropped
+            to their size at a random place, >= 0 and less than their sides. 0: no crops.
+        flip: Whether a random half of the training images is flipped left to right, anew in each epoch.
+        on_device: Whether the images lie in the memory of the Trainer's device, as bytes, where batches are then also
+            augmented; otherwise finished batches are moved there. In either case the batches are the same.
+
+    Validation and test images are never augmented. (The code of Dettmers & Zettlemoyer, 2019, passes the validation
+    images of CIFAR through the training augmentation; its validation errors are not comparable for that.) Neither are
+    the training images while Lightning's ``overfit_batches`` is set.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -49,17 +58,22 @@ class InMemoryDataModule(LightningDataModule, ABC):
         shuffle_seed: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        on_device: bool = False,
     ) -> None:
-        super().__init__()
-        _check_options(batch_size, eval_batch_size, val_fraction)
-        _check_seeds(split_seed, shuffle_seed)
+        super().__init__(shuffle_seed)
+        check_batch_sizes(batch_size, eval_batch_size)
+        _check_fraction(val_fraction)
+        check_seed("split_seed", split_seed)
         _check_statistics(mean, std)
+        PadCropFlip(crop_padding, flip)  # refuses a padding that makes no sense
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_fraction, self.split_seed, self.shuffle_seed = val_fraction, split_seed, shuffle_seed
+        self.val_fraction, self.split_seed = val_fraction, split_seed
         self.mean, self.std = mean, std
+        self.crop_padding, self.flip, self.on_device = crop_padding, flip, on_device
         self._splits: dict[str, Batch] = {}
         self._normalize: Normalize | None = None
-        self._seed: int | None = None  # of the shuffling, resolved at setup
 
     @abstractmethod
     def _load(self) -> ImageArrays:
@@ -71,17 +85,16 @@ class InMemoryDataModule(LightningDataModule, ABC):
         Args:
             stage: Not looked at: all stages need the statistics of the training split.
         """
-        self._seed = self._resolve_seed()
+        self.settle_seed()
         if not self._splits:
             arrays = self._load()
+            check_padding(self.crop_padding, *arrays.x_train.shape[2:])
             self._splits = _split(arrays, self.val_fraction, self.split_seed)
             self._normalize = self._normalization(arrays)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Shuffled training batches, whose position is kept in checkpoints."""
-        # Lightning's overfit_batches means the same few batches over and over.
-        shuffle = not getattr(self.trainer, "overfit_batches", 0)
-        return self._loader("train", self.batch_size, shuffle=shuffle)
+        return self._loader("train", self.batch_size, train=not self._overfits())
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """Validation batches in a fixed order, or an empty list if nothing is held out."""
@@ -97,34 +110,6 @@ class InMemoryDataModule(LightningDataModule, ABC):
         """The test batches, labels included."""
         return self.test_dataloader()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The shuffling seed of this run. The position within an epoch is the training loader's state."""
-        return {"shuffle_seed": self._seed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the shuffling seed of the run that the checkpoint was saved in.
-
-        Args:
-            state_dict: What `state_dict` returned.
-
-        Raises:
-            ValueError: If there is no seed in it.
-        """
-        seed = state_dict.get("shuffle_seed")
-        if not isinstance(seed, int):
-            raise ValueError(
-                f"Expected the state of a data module, with its shuffle_seed; got {state_dict!r}. "
-                "Cure: resume with the same data module that the checkpoint was saved with."
-            )
-        self._seed = seed
-
-    def _resolve_seed(self) -> int:
-        seed = torch.initial_seed() if self.shuffle_seed is None else self.shuffle_seed
-        if self.trainer is not None and self.trainer.world_size > 1:
-            # Without seed_everything every process has a seed of its own, and the shares would overlap.
-            seed = self.trainer.strategy.broadcast(seed)
-        return int(seed)
-
     def _normalization(self, arrays: ImageArrays) -> Normalize:
         mean, std = (self.mean, self.std) if self.mean is not None else (arrays.mean, arrays.std)
         train_images = self._splits["train"][0]
@@ -137,23 +122,15 @@ class InMemoryDataModule(LightningDataModule, ABC):
             )
         return Normalize(mean, std, arrays.white)
 
-    def _loader(self, split: str, batch_size: int, *, shuffle: bool = False) -> InMemoryLoader:
-        if self._seed is None or split not in self._splits:
-            raise RuntimeError(
-                "Expected the data to be loaded; got a request for batches before setup. "
-                "Cure: call prepare_data() and setup(), or let a Trainer do it."
-            )
+    def _loader(self, split: str, batch_size: int, *, train: bool = False) -> InMemoryLoader:
+        options = self._loader_options(loaded=split in self._splits)
         images, labels = self._splits[split]
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        # Validation and test images are never augmented.
+        augment = PadCropFlip(self.crop_padding, self.flip) if train and (self.crop_padding or self.flip) else None
+        if self.on_device and self.trainer is not None:
+            images = images.to(self.trainer.strategy.root_device)
         return InMemoryLoader(
-            images,
-            labels,
-            batch_size,
-            shuffle=shuffle,
-            seed=self._seed,
-            transform=self._normalize,
-            rank=rank,
-            world_size=world_size,
+            images, labels, batch_size, shuffle=train, augment=augment, transform=self._normalize, **options
         )
 
 
@@ -174,23 +151,12 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
     return {**splits, "test": (arrays.x_test, arrays.y_test)}
 
 
-def _check_options(batch_size: int, eval_batch_size: int, val_fraction: float) -> None:
-    if not all(isinstance(size, Integral) and size >= 1 for size in (batch_size, eval_batch_size)):
-        raise ValueError(
-            f"Expected batch_size and eval_batch_size >= 1, integers; got {batch_size!r} and {eval_batch_size!r}. "
-            "Cure: give the number of images per batch."
-        )
+def _check_fraction(val_fraction: float) -> None:
     if not isinstance(val_fraction, Real) or not 0 <= val_fraction < 1:
         raise ValueError(
             f"Expected 0 <= val_fraction < 1; got {val_fraction!r}. Cure: give the share of the training images that "
             "is held out, such as 0.1."
         )
-
-
-def _check_seeds(split_seed: int | None, shuffle_seed: int | None) -> None:
-    for name, seed in (("split_seed", split_seed), ("shuffle_seed", shuffle_seed)):
-        if seed is not None and not isinstance(seed, Integral):
-            raise ValueError(f"Expected an integer or None as {name}; got {seed!r}. Cure: the default will do.")
 
 
 def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -56,9 +56,10 @@ class Normalize:
     def __call__(self, batch: Batch) -> Batch:
         """Normalizes the images and leaves the labels as they are."""
         images, labels = batch
-        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
+        # Kept there: a copy for every batch would make the device wait for the host.
+        self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
         # A fresh float32 tensor of our own, hence in place from here on.
-        return images.to(torch.float32, copy=True).mul_(scale).add_(shift), labels
+        return images.to(torch.float32, copy=True).mul_(self._scale).add_(self._shift), labels
 
     def __repr__(self) -> str:
         return f"Normalize(mean={self.mean}, std={self.std}, white={self.white})"

@@ -13,7 +13,13 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor
 
-from lightning_sparse.data import ArrayDataModule, ImageArrays, InMemoryDataModule, InMemoryLoader
+from lightning_sparse.data import (
+    ArrayDataModule,
+    ImageArrays,
+    ImageFolderDataModule,
+    InMemoryDataModule,
+    InMemoryLoader,
+)
 
 pytestmark = [
     # Lightning 2.6 uses a spelling of PyTorch's tree utilities that PyTorch 2.15 deprecates.
@@ -141,6 +147,115 @@ def test_processes_share_an_epoch_though_their_seeds_differ() -> None:
     assert len(set(shares[0] + shares[1])) == 50
 
 
+def test_batches_before_setup_are_refused() -> None:
+    module = numbered()
+    with pytest.raises(RuntimeError, match="before setup"):
+        module.train_dataloader()
+    module.load_state_dict({"shuffle_seed": 1})
+    with pytest.raises(RuntimeError, match="before setup"):
+        module.train_dataloader()
+
+
+def patterned(**options: Any) -> ArrayDataModule:
+    """57 training images of 4 x 4 pixels, which all differ: the image's number four times, plus 0 to 3 in rows."""
+    images = (np.arange(COUNT)[:, None, None] * 4 + np.arange(4)).astype(np.uint8).repeat(4, axis=1)
+    labels = np.arange(COUNT)
+    options = {"mean": [0.0], "std": [1 / 255], "batch_size": 8, "num_classes": COUNT, **options}
+    module = ArrayDataModule(images, labels, images[:10], labels[:10], **options)
+    module.setup()
+    return module
+
+
+def differing(batches: InMemoryLoader) -> list[bool]:
+    """For each image of an epoch, whether it differs from the stored one, by its label."""
+    result = []
+    for images, labels in batches:
+        stored = labels[:, None, None, None] * 4 + torch.arange(4)
+        result += (images.round() != stored).any(dim=(1, 2, 3)).tolist()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high"),
+    [
+        ({}, 0, 0),
+        ({"flip": True}, 0.25, 0.75),
+        ({"crop_padding": 1}, 0.4, 0.9),
+        ({"crop_padding": 2, "flip": True}, 0.6, 1),
+    ],
+    ids=str,
+)
+def test_training_images_are_augmented_as_the_options_say(options: dict[str, Any], low: float, high: float) -> None:
+    changed = differing(patterned(**options).train_dataloader())
+    assert low <= sum(changed) / len(changed) <= high
+
+
+def test_validation_and_test_images_are_never_augmented() -> None:
+    module = patterned(crop_padding=3, flip=True, val_fraction=0.5)
+    loaders = module.val_dataloader(), module.test_dataloader(), module.predict_dataloader()
+    for loader in loaders:
+        assert isinstance(loader, InMemoryLoader)
+        assert not any(differing(loader))
+    assert any(differing(module.train_dataloader()))
+
+
+def test_each_epoch_is_augmented_anew_and_a_seed_repeats_it() -> None:
+    epochs = []
+    for seed in (1, 1, 2):
+        loader = patterned(crop_padding=2, shuffle_seed=seed).train_dataloader()
+        epochs.append([torch.cat([images[labels.argsort()] for images, labels in loader]) for _ in range(2)])
+    assert torch.equal(epochs[0][0], epochs[1][0])
+    assert torch.equal(epochs[0][1], epochs[1][1])
+    assert not torch.equal(epochs[0][0], epochs[0][1])
+    assert not torch.equal(epochs[0][0], epochs[2][0])
+
+
+def test_a_padding_too_large_for_the_images_is_refused_at_setup() -> None:
+    with pytest.raises(ValueError, match=r"padding < 4.*got 4.*Cure"):
+        patterned(crop_padding=4)
+
+
+def test_overfitting_is_not_augmented() -> None:
+    module = patterned(crop_padding=2, flip=True)
+    module.trainer = SimpleNamespace(overfit_batches=2, global_rank=0, world_size=1)  # type: ignore[assignment]  # foreign on purpose
+    assert not any(differing(module.train_dataloader()))
+
+
+@pytest.mark.parametrize(("on_device", "device"), [(True, "meta"), (False, "cpu")])
+def test_images_lie_on_the_trainers_device_if_wanted_and_are_augmented_there(on_device: bool, device: str) -> None:
+    module = patterned(crop_padding=2, flip=True, on_device=on_device)
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    module.trainer = SimpleNamespace(overfit_batches=0, global_rank=0, world_size=1, strategy=strategy)  # type: ignore[assignment]  # foreign on purpose
+    for loader in (module.train_dataloader(), module.test_dataloader()):
+        images, labels = next(iter(loader))
+        assert (images.device.type, labels.device.type, images.dtype) == (device, device, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"eval_batch_size": 0},
+        {"val_fraction": 1.0},
+        {"val_fraction": -0.1},
+        {"crop_padding": -1},
+        {"mean": [0.1], "std": None},
+        {"mean": [0.1], "std": [0.0]},
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        numbered(**options)
+
+
+@pytest.mark.parametrize("options", [{"val_fraction": 0.999}, {"mean": [0.1] * 3, "std": [1.0] * 3}], ids=str)
+def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str, Any]) -> None:
+    module = numbered(**options)
+    with pytest.raises(ValueError, match=r"Expected .* got"):
+        module.setup()
+
+
 class Blank(InMemoryDataModule):
     """A new data set is one class with one method."""
 
@@ -233,7 +348,12 @@ def build(config: dict[str, Any]) -> LightningDataModule:
     [
         ("NpzDataModule", {"path": "images.npz", "num_classes": 10}),
         ("MNISTDataModule", {"data_dir": "somewhere", "download": False}),
+        ("FashionMNISTDataModule", {"data_dir": "somewhere", "download": False}),
+        ("CIFAR10DataModule", {"data_dir": "somewhere", "download": False, "crop_padding": 2}),
+        ("CIFAR100DataModule", {"data_dir": "somewhere", "flip": False}),
         ("DigitsDataModule", {"test_fraction": 0.5}),
+        ("ImageFolderDataModule", {"data_dir": "somewhere", "num_workers": 2}),
+        ("ImageNetDataModule", {"data_dir": "somewhere", "image_size": 160}),
     ],
 )
 def test_yaml_builds_every_data_module_with_its_own_and_the_common_options(
@@ -242,7 +362,7 @@ def test_yaml_builds_every_data_module_with_its_own_and_the_common_options(
     common = {"batch_size": 7, "shuffle_seed": 3, "mean": [0.5], "std": [0.25]}
     module = build({"class_path": f"lightning_sparse.data.{name}", "init_args": {**arguments, **common}})
     assert type(module).__name__ == name
-    assert isinstance(module, InMemoryDataModule)
+    assert isinstance(module, (InMemoryDataModule, ImageFolderDataModule))
     assert {key: getattr(module, key) for key in arguments} == arguments
     assert (module.batch_size, module.shuffle_seed) == (7, 3)
     assert (module.mean, module.std) == ([0.5], [0.25])

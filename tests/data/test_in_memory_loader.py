@@ -93,6 +93,63 @@ def test_resuming_anywhere_equals_never_stopping(
         assert [epoch_of(resumed), epoch_of(resumed)] == [expected[1][stop:], expected[2]]
 
 
+def noted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """An augmentation that tells what it drew: a random number in place of each image's pixel."""
+    return torch.randint(0, 2**31, images.shape, generator=generator)
+
+
+@given(COUNTS, BATCH_SIZES, st.integers(1, 3), st.data())
+def test_augmentation_resumes_wherever_the_epoch_was_left(
+    count: int, batch_size: int, world_size: int, data: st.DataObject
+) -> None:
+    options: dict[str, Any] = {"augment": noted, "world_size": world_size, "rank": world_size - 1}
+    whole = make_loader(count, batch_size, seed=1, **options)
+    expected = [epoch_of(whole) for _ in range(3)]
+    stop = data.draw(st.integers(1, len(whole)))
+    stopped = make_loader(count, batch_size, seed=1, **options)
+    epoch_of(stopped)
+    for _ in islice(stopped, stop):
+        pass
+    resumed = make_loader(count, batch_size, seed=2, **options)
+    resumed.load_state_dict(stopped.state_dict())
+    rest = [] if stop == len(whole) else [epoch_of(resumed)]
+    assert [*rest, epoch_of(resumed)] == [*([expected[1][stop:]] if rest else []), expected[2]]
+
+
+def test_each_batch_epoch_process_and_seed_is_augmented_in_a_way_of_its_own() -> None:
+    draws: list[int] = []
+    for options in ({"seed": 0}, {"seed": 1}, {"seed": 0, "rank": 1, "world_size": 2}):
+        loader = make_loader(20, 5, augment=noted, **options)
+        draws += flat(epoch_of(loader)) + flat(epoch_of(loader))
+    assert len(set(draws)) == len(draws) == 40 + 40 + 20
+
+
+def test_the_order_is_the_same_with_and_without_augmentation() -> None:
+    plain, augmented = make_loader(20, 5), make_loader(20, 5, augment=noted)
+    for _ in range(2):
+        assert [labels.tolist() for _, labels in plain] == [labels.tolist() for _, labels in augmented]
+
+
+def test_augmentation_comes_before_the_transform_and_leaves_the_stored_images_alone() -> None:
+    loader = make_loader(
+        4,
+        4,
+        shuffle=False,
+        augment=lambda images, generator: images.add_(1),
+        transform=lambda batch: (batch[0].float() * 10, batch[1]),
+    )
+    for _ in range(2):
+        assert next(iter(loader))[0].flatten().tolist() == [10, 20, 30, 40]
+
+
+def test_augmentation_neither_uses_nor_changes_the_global_random_state() -> None:
+    before = torch.get_rng_state()
+    first = epoch_of(make_loader(40, 7, augment=noted))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert epoch_of(make_loader(40, 7, augment=noted)) == first
+
+
 def test_labels_stay_with_their_images() -> None:
     for images, labels in make_loader(10, 3):
         assert labels.tolist() == [2 * int(number) for number in images.flatten()]

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "validating_twice_an_epoch": {"val_check_interval": 2},
     "never_validating": {"limit_val_batches": 0},
     "reloading_the_loader": {"reload_dataloaders_every_n_epochs": 1},
+    "augmenting": {"crop_padding": 1, "flip": True},
 }
 MOMENTS: dict[str, dict[str, Any]] = {
     "every_step": {"every_n_train_steps": 1},
@@ -41,16 +42,16 @@ MOMENTS: dict[str, dict[str, Any]] = {
 
 
 class Recorder(LightningModule):
-    """Learns from images that carry their own number, and notes the numbers of each batch."""
+    """Learns from images that carry their own number, and notes the pixels of each batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 2)
-        self.seen: list[list[int]] = []
+        self.seen: list[list[list[int]]] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        self.seen.append(images[:, 0, 0, 0].int().tolist())
+        self.seen.append(images.flatten(1).round().int().tolist())
         return nn.functional.cross_entropy(self.layer(images.flatten(1) / IMAGES), labels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -60,16 +61,19 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def numbered_images() -> ArrayDataModule:
-    images = np.arange(IMAGES, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+def numbered_images(**options: Any) -> ArrayDataModule:
+    """Images of 2 x 2 pixels, no two of which are alike, in one image or in two."""
+    images = np.arange(IMAGES * 4, dtype=np.uint8).reshape(IMAGES, 2, 2)
     labels = np.arange(IMAGES) % 2
-    return ArrayDataModule(images, labels, images, labels, batch_size=6, val_fraction=0.1, mean=[0.0], std=[1 / 255])
+    options |= {"batch_size": 6, "val_fraction": 0.1, "mean": [0.0], "std": [1 / 255]}
+    return ArrayDataModule(images, labels, images, labels, **options)
 
 
 def run(variant: dict[str, Any], checkpoint: ModelCheckpoint | None, seed: int, path: Path | None = None) -> Recorder:
     torch.manual_seed(seed)
     module = Recorder()
     options = {"max_epochs": EPOCHS, "num_sanity_val_steps": 1, **variant}
+    data = numbered_images(**{key: options.pop(key) for key in ("crop_padding", "flip") if key in options})
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -79,7 +83,7 @@ def run(variant: dict[str, Any], checkpoint: ModelCheckpoint | None, seed: int, 
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(module, numbered_images(), ckpt_path=path)
+    trainer.fit(module, data, ckpt_path=path)
     return module
 
 

@@ -1,15 +1,27 @@
-"""MNIST from real IDX files, written here, and scikit-learn's digits."""
+"""The published data sets, from small files in their real formats, written here, and scikit-learn's digits."""
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import struct
+from http.client import IncompleteRead
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_sparse.data import DigitsDataModule, InMemoryLoader, MNISTDataModule
+from lightning_sparse.data import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    DigitsDataModule,
+    FashionMNISTDataModule,
+    InMemoryLoader,
+    MNISTDataModule,
+)
+from lightning_sparse.data.torchvision_sets import TorchvisionDataModule
 
 TRAIN, TEST = 30, 10
 
@@ -20,14 +32,59 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-@pytest.fixture
-def mnist_dir(tmp_path: Path) -> Path:
-    raw = tmp_path / "MNIST" / "raw"
+def write_mnist(root: Path, name: str = "MNIST") -> None:
+    raw = root / name / "raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for part, count in (("train", TRAIN), ("t10k", TEST)):
         write_idx(raw / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28)))
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+
+
+@pytest.fixture
+def mnist_dir(tmp_path: Path) -> Path:
+    write_mnist(tmp_path)
+    return tmp_path
+
+
+def write_pickle(path: Path, content: dict[str, object]) -> str:
+    """Returns the file's checksum."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def pixels(count: int, seed: int) -> np.ndarray:
+    """Rows as in CIFAR's files: 1,024 red, then green, then blue pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
+
+
+@pytest.fixture
+def cifar10_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two files of 10 training images and one of 10 test images, which torchvision takes for the real ones."""
+    folder, names = tmp_path / "cifar-10-batches-py", ("data_batch_1", "data_batch_2", "test_batch")
+    sums = [
+        [name, write_pickle(folder / name, {"data": pixels(10, seed), "labels": list(range(10))})]
+        for seed, name in enumerate(names)
+    ]
+    meta = write_pickle(folder / "batches.meta", {"label_names": [str(number) for number in range(10)]})
+    trust = {"train_list": sums[:2], "test_list": sums[2:]}
+    trust["meta"] = {"filename": "batches.meta", "key": "label_names", "md5": meta}  # type: ignore[assignment]  # no list
+    for name, value in trust.items():
+        monkeypatch.setattr(f"torchvision.datasets.CIFAR10.{name}", value)
+    return tmp_path
+
+
+@pytest.fixture
+def cifar100_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cifar-100-python"
+    for seed, part in enumerate(("train", "test")):
+        content = {"data": pixels(20, seed), "fine_labels": list(range(80, 100)), "coarse_labels": [0] * 20}
+        md5 = write_pickle(folder / part, content)
+        monkeypatch.setattr(f"torchvision.datasets.CIFAR100.{part}_list", [[part, md5]])
+    meta = {"filename": "meta", "key": "fine_label_names"}
+    meta["md5"] = write_pickle(folder / "meta", {"fine_label_names": [str(number) for number in range(100)]})
+    monkeypatch.setattr("torchvision.datasets.CIFAR100.meta", meta)
     return tmp_path
 
 
@@ -77,6 +134,156 @@ def test_missing_mnist_files_are_reported_with_the_cure(tmp_path: Path) -> None:
     module.prepare_data()
     with pytest.raises(FileNotFoundError, match="download=True"):
         module.setup()
+
+
+def test_fashion_mnist_is_read_from_its_own_folder_and_normalized_with_its_own_statistics(tmp_path: Path) -> None:
+    write_mnist(tmp_path, "FashionMNIST")
+    module = FashionMNISTDataModule(tmp_path, download=False)
+    module.setup()
+    stored = np.random.default_rng(0)
+    stored.integers(0, 256, (TRAIN, 28, 28))  # comes first in the file
+    expected = (stored.integers(0, 256, (TEST, 28, 28)) / 255 - 0.2860) / 0.3530
+    images, labels = next(iter(module.test_dataloader()))
+    np.testing.assert_allclose(images[:, 0].numpy(), expected, atol=1e-5)
+    assert labels.tolist() == list(range(10))
+
+
+def test_cifar10_is_read_from_its_files(cifar10_dir: Path) -> None:
+    module = CIFAR10DataModule(cifar10_dir, download=False, val_fraction=0.2)
+    module.prepare_data()
+    module.setup()
+    train, val, test = module.train_dataloader(), module.val_dataloader(), module.test_dataloader()
+    assert isinstance(val, InMemoryLoader)
+    assert [len(loader.images) for loader in (train, val, test)] == [16, 4, 10]
+    images, labels = next(iter(test))
+    mean, std = (np.array(c)[:, None, None] for c in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
+    np.testing.assert_allclose(images, (pixels(10, 2).reshape(10, 3, 32, 32) / 255 - mean) / std, atol=1e-5)
+    assert labels.tolist() == list(range(10))
+
+
+def test_cifar100_has_the_fine_labels_and_its_own_statistics(cifar100_dir: Path) -> None:
+    module = CIFAR100DataModule(cifar100_dir, download=False)
+    module.setup()
+    images, labels = next(iter(module.test_dataloader()))
+    mean, std = (np.array(c)[:, None, None] for c in ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)))
+    np.testing.assert_allclose(images, (pixels(20, 1).reshape(20, 3, 32, 32) / 255 - mean) / std, atol=1e-5)
+    assert labels.tolist() == list(range(80, 100))
+
+
+def write_npz(path: Path, shape: tuple[int, ...]) -> Path:
+    images, labels = np.zeros((20, *shape), np.uint8), np.arange(20) % 10
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return path
+
+
+@pytest.mark.parametrize("kind", [CIFAR10DataModule, CIFAR100DataModule])
+def test_cifar_is_augmented_and_comes_in_batches_of_128_by_default(
+    kind: type[TorchvisionDataModule], tmp_path: Path
+) -> None:
+    module = kind(write_npz(tmp_path / "cifar.npz", (32, 32, 3)))
+    module.prepare_data()
+    module.setup()
+    train, val = module.train_dataloader(), module.val_dataloader()
+    assert isinstance(val, InMemoryLoader)
+    assert (train.batch_size, repr(train.augment), val.augment) == (128, "PadCropFlip(padding=4, flip=True)", None)
+
+
+@pytest.mark.parametrize("kind", [MNISTDataModule, FashionMNISTDataModule])
+def test_mnist_is_not_augmented_and_comes_in_batches_of_100_by_default(
+    kind: type[TorchvisionDataModule], tmp_path: Path
+) -> None:
+    module = kind(write_npz(tmp_path / "mnist.npz", (28, 28)))
+    module.setup()
+    train = module.train_dataloader()
+    assert (train.batch_size, train.augment) == (100, None)
+
+
+def test_an_npz_file_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    module = CIFAR10DataModule(write_npz(tmp_path / "mnist.npz", (28, 28)))
+    with pytest.raises(ValueError, match=r"CIFAR10, of shape \(32, 32, 3\); got \(28, 28\) in .*mnist.npz.*Cure"):
+        module.setup()
+
+
+def test_files_with_images_of_another_size_are_refused(mnist_dir: Path) -> None:
+    for part in ("train", "t10k"):
+        count = TRAIN if part == "train" else TEST
+        write_idx(mnist_dir / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", np.zeros((count, 20, 20)))
+    with pytest.raises(ValueError, match=r"MNIST, of shape \(28, 28\); got \(20, 20\).*Cure"):
+        MNISTDataModule(mnist_dir, download=False).setup()
+
+
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("size", [0, 3, 10, 300])
+def test_a_truncated_mnist_file_is_reported_with_its_folder_and_the_cure(
+    size: int, name: str, download: bool, mnist_dir: Path
+) -> None:
+    path = mnist_dir / "MNIST" / "raw" / name
+    path.write_bytes(path.read_bytes()[: min(size, path.stat().st_size - 1)])
+    module = MNISTDataModule(mnist_dir, download=download)
+    reads = module.prepare_data if download else module.setup
+    with pytest.raises(ValueError, match=r"Expected intact files of MNIST in .*raw; got .*Cure: delete this folder"):
+        reads()
+
+
+def test_labels_of_another_number_of_images_are_reported(mnist_dir: Path) -> None:
+    write_idx(mnist_dir / "MNIST" / "raw" / "train-labels-idx1-ubyte", np.zeros(TRAIN - 1))
+    with pytest.raises(ValueError, match=r"MNIST.*30 images, 29 labels.*Cure"):
+        MNISTDataModule(mnist_dir, download=False).setup()
+
+
+def test_a_damaged_cifar_file_is_named_and_never_unpickled(cifar10_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cifar10_dir / "cifar-10-batches-py" / "data_batch_2"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr("pickle.load", lambda *args, **kwargs: pytest.fail("unpickled a file it does not know"))
+    with pytest.raises(ValueError, match=r"CIFAR10 in .*py; got a wrong checksum of data_batch_2\. Cure: delete"):
+        CIFAR10DataModule(cifar10_dir, download=False).setup()
+
+
+def test_missing_cifar_files_are_named_with_the_cure(cifar100_dir: Path) -> None:
+    (cifar100_dir / "cifar-100-python" / "test").unlink()
+    with pytest.raises(FileNotFoundError, match=r"got no test\. Cure: set download=True"):
+        CIFAR100DataModule(cifar100_dir, download=False).setup()
+
+
+@pytest.mark.parametrize(
+    "failure", [URLError("no route"), OSError("disk full"), IncompleteRead(b""), EOFError()], ids=str
+)
+@pytest.mark.parametrize(
+    ("kind", "module", "file"),
+    [
+        (MNISTDataModule, "mnist", "train-images-idx3-ubyte"),
+        (FashionMNISTDataModule, "mnist", "t10k-labels-idx1-ubyte"),
+        (CIFAR10DataModule, "cifar", "data_batch_5"),
+        (CIFAR100DataModule, "cifar", "meta"),
+    ],
+)
+def test_a_download_that_fails_says_why_and_where_the_files_belong(
+    kind: type[TorchvisionDataModule],
+    module: str,
+    file: str,
+    failure: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", fail)
+    with pytest.raises(RuntimeError, match=rf"(?s)Expected to download {kind.dataset}.*got .*Cure: .*network.*{file}"):
+        kind(tmp_path).prepare_data()
+
+
+def test_a_failed_attempt_to_replace_a_damaged_file_is_reported(
+    cifar10_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise URLError("no route")
+
+    (cifar10_dir / "cifar-10-batches-py" / "test_batch").write_bytes(b"")
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
+    with pytest.raises(RuntimeError, match=r"Expected to download CIFAR10.*no route.*or put test_batch into"):
+        CIFAR10DataModule(cifar10_dir).prepare_data()
 
 
 def test_digits_are_split_into_three() -> None:

@@ -1,0 +1,149 @@
+"""Images in one folder per class, and a loader that reads them in worker processes and resumes within an epoch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_sparse.data.normalize import Batch
+from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
+
+# What Pillow raises for files that it can't read, among them ones that have gone since the folder was listed.
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
+
+SeededImage = tuple[int, int]
+"""An image's number in its data set, and the seed of what is random about it."""
+
+
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """The images below a folder that has one folder per class, as torchvision's ``ImageFolder`` lists them.
+
+    Args:
+        folder: Contains one folder for each of the classes; of the formats that torchvision knows.
+        classes: Names of the class folders; their places are the labels. A class may have no images here.
+        transform: Makes a tensor of a ``PIL.Image`` in RGB. It may draw from PyTorch's global generator, which is
+            seeded for each image and then put back.
+    """
+
+    def __init__(self, folder: Path, classes: list[str], transform: Callable[[Any], Tensor]) -> None:
+        # Here, because torchvision takes a second to import and only this needs it.
+        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+        self.folder, self.classes, self.transform = folder, classes, transform
+        labels = {name: label for label, name in enumerate(classes)}
+        self.samples: list[tuple[str, int]] = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+
+    def transformed_by(self, transform: Callable[[Any], Tensor]) -> ImageFiles:
+        """The same images for another purpose, without listing the folder again."""
+        other = copy(self)
+        other.transform = transform
+        return other
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SeededImage) -> tuple[Tensor, int]:
+        """The transformed image and its label. The same key always gives the same.
+
+        Raises:
+            ValueError: If the file can't be read as an image.
+        """
+        number, seed = key
+        path, label = self.samples[number]
+        image = _read(path)
+        with _seeded(seed):
+            return self.transform(image), label
+
+
+class ImageFileLoader(ResumableLoader):
+    """Yields ``(images, labels)`` batches of files, which worker processes read ahead.
+
+    Every image's augmentation has a seed of its own, made of ``seed``, the epoch and its place: how many workers there
+    are makes no difference, and a run that Lightning resumes at any step sees the batches of the uninterrupted run.
+
+    Args:
+        files: What to read.
+        batch_size: Images per batch and process, >= 1.
+        num_workers: Processes that read, >= 0; they live on between epochs. 0: this one reads.
+        pin_memory: Whether batches come in page-locked memory, for faster copies to a GPU.
+        **options: ``shuffle``, ``seed``, ``drop_last``, ``rank`` and ``world_size``, as `ResumableLoader` takes them.
+
+    Raises:
+        ValueError: If the options do not fit together.
+    """
+
+    def __init__(
+        self, files: ImageFiles, batch_size: int, *, num_workers: int = 0, pin_memory: bool = False, **options: Any
+    ) -> None:
+        super().__init__(len(files), batch_size, **options)
+        self.files = files
+        self._upcoming = _Upcoming()
+        self._reader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            files,
+            batch_sampler=self._upcoming,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # else each epoch would draw from the global one
+        )
+
+    def _fetch(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
+        # A list, because the given generator refers to this loader: in a circle of references the workers would be
+        # found dead only after a timeout of five seconds.
+        self._upcoming.plans = list(plans)
+        for batch in self._reader:
+            yield batch[0], batch[1]  # a list so far
+
+    @property
+    def _iterator(self) -> Any:
+        # By this name Lightning finds, at the end of a run, the workers to stop.
+        return self._reader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self._reader._iterator = iterator
+
+
+class _Upcoming:
+    """The batches that a DataLoader, which lasts for all epochs, is to read in its next one."""
+
+    def __init__(self) -> None:
+        self.plans: list[BatchPlan] = []
+
+    def __iter__(self) -> Iterator[list[SeededImage]]:
+        for images, seed in self.plans:
+            seeds = torch.randint(2**62, images.shape, generator=torch.Generator().manual_seed(seed))
+            yield list(zip(images.tolist(), seeds.tolist(), strict=True))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The CPU's global generator alone: torch.manual_seed would reseed the devices as well."""
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def _read(path: str) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"Expected an intact image; got {path}, which cannot be read ({error}). "
+            "Cure: replace the file, or delete it."
+        ) from error

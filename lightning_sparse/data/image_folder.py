@@ -1,0 +1,225 @@
+"""ImageNet, and any other images that lie in one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.data.image_files import ImageFileLoader, ImageFiles
+from lightning_sparse.data.normalize import Normalize
+from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
+
+
+class ImageFolderDataModule(SeededDataModule):
+    """Images of any size in one folder per class, read while training, with ImageNet's customary pipeline.
+
+    Training images: a random part of 8 to 100 % of the area, resized to ``image_size``, half of them flipped. Others:
+    the shorter side resized to ``resize``, the central ``image_size`` cut out. Batches have the shape
+    ``(batch, 3, image_size, image_size)``. In a distributed run each process gets its own share of every split; a few
+    images come twice where a split cannot be divided evenly. A run resumed at any step sees the same batches, the same
+    augmentation included, and ``num_workers`` doesn't change them either.
+
+    Args:
+        data_dir: Folder that contains ``train`` and ``val``, and in them one folder per class, the same ones. Labels
+            are the places of ``train``'s classes in alphabetical order.
+        test_folder: Folder in ``data_dir`` with the test images, one folder per class. None: the validation images, as
+            is usual for ImageNet.
+        batch_size: Training images per step and process, >= 1.
+        eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
+        num_workers: Processes that read images, for each loader, >= 0. 0: the training process does.
+        image_size: Height and width of what the network is fed, in pixels, >= 1.
+        resize: Length of the shorter side that validation and test images are resized to, >= image_size.
+        shuffle_seed: Determines the order and the augmentation of the training images. None: the seed of PyTorch's
+            global generator at setup, so that ``seed_everything`` varies them.
+        mean: Subtracted from the pixels (black 0, white 1), one value per channel. Default: ImageNet's.
+        std: The pixels are divided by it, > 0, one value per channel. Default: ImageNet's.
+
+    Raises:
+        ValueError: If an option is outside its range.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        *,
+        test_folder: str | None = None,
+        batch_size: int = 256,
+        eval_batch_size: int = 256,
+        num_workers: int = 4,
+        image_size: int = 224,
+        resize: int = 256,
+        shuffle_seed: int | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__(shuffle_seed)
+        check_batch_sizes(batch_size, eval_batch_size)
+        _check_options(num_workers, image_size, resize)
+        Normalize(mean, std)  # refuses values that make no sense
+        if len(mean) not in (1, 3):
+            raise ValueError(
+                f"Expected one mean and std for each of 3 colours; got {len(mean)}. Cure: the defaults are ImageNet's."
+            )
+        self.data_dir, self.test_folder = data_dir, test_folder
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.image_size, self.resize = image_size, resize
+        self.mean, self.std = mean, std
+        self._files: dict[str, ImageFiles] = {}
+
+    def setup(self, stage: str = "fit") -> None:
+        """Lists the images, once, and settles the shuffling seed, each time.
+
+        Args:
+            stage: Not looked at: all stages need the classes of the training folder.
+
+        Raises:
+            FileNotFoundError: If a folder is missing.
+            ValueError: If the folders don't contain what is expected.
+        """
+        self.settle_seed()
+        if not self._files:
+            root = Path(self.data_dir).expanduser()
+            classes = self._classes(root / "train")
+            augmented, plain = self.train_transform(), self.eval_transform()
+            train, val = _listed(root / "train", classes, augmented), _listed(root / "val", classes, plain)
+            _check_every_class_has_images(train)
+            test = val if self.test_folder is None else _listed(root / self.test_folder, classes, plain)
+            self._files = {"train": train, "overfit": train.transformed_by(plain), "val": val, "test": test}
+
+    def train_transform(self) -> Callable[[Any], Tensor]:
+        """What makes a tensor of a training image; to be overridden for another augmentation."""
+        from torchvision import transforms
+
+        steps = transforms.RandomResizedCrop(self.image_size), transforms.RandomHorizontalFlip()
+        return self._to_tensor(*steps)
+
+    def eval_transform(self) -> Callable[[Any], Tensor]:
+        """What makes a tensor of a validation or test image."""
+        from torchvision import transforms
+
+        return self._to_tensor(transforms.Resize(self.resize), transforms.CenterCrop(self.image_size))
+
+    def train_dataloader(self) -> ImageFileLoader:
+        """Shuffled training batches, whose position is kept in checkpoints."""
+        if self._overfits():
+            return self._loader("overfit", self.batch_size)
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> ImageFileLoader:
+        """Validation batches in a fixed order."""
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> ImageFileLoader:
+        """Test batches in a fixed order."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> ImageFileLoader:
+        """The test batches, labels included."""
+        return self.test_dataloader()
+
+    def _to_tensor(self, *steps: Callable[[Any], Any]) -> Callable[[Any], Tensor]:
+        from torchvision import transforms
+
+        last = transforms.ToTensor(), transforms.Normalize(list(self.mean), list(self.std))
+        composed: Callable[[Any], Tensor] = transforms.Compose([*steps, *last])
+        return composed
+
+    def _classes(self, folder: Path) -> list[str]:
+        return _class_folders(folder)
+
+    def _loader(self, name: str, batch_size: int, *, shuffle: bool = False) -> ImageFileLoader:
+        options = self._loader_options(loaded=name in self._files)
+        return ImageFileLoader(
+            self._files[name],
+            batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self._on_gpu(),
+            shuffle=shuffle,
+            **options,
+        )
+
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and torch.device(self.trainer.strategy.root_device).type == "cuda"
+
+
+class ImageNetDataModule(ImageFolderDataModule):
+    """ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1,000 classes.
+
+    It can't be downloaded without an account: unpack the archives of image-net.org into ``train`` and ``val``, the
+    validation images sorted into class folders too. Options and pipeline are those of `ImageFolderDataModule`, which
+    also serves for subsets of ImageNet.
+    """
+
+    num_classes: ClassVar[int] = 1000
+
+    def _classes(self, folder: Path) -> list[str]:
+        classes = super()._classes(folder)
+        if len(classes) != self.num_classes:
+            raise ValueError(
+                f"Expected the {self.num_classes} class folders of ImageNet in {folder}; got {len(classes)}. "
+                "Cure: unpack all of the training archives; for a subset use ImageFolderDataModule."
+            )
+        return classes
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted. Raises a FileNotFoundError or ValueError if there are none."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"Expected a folder {folder} with one folder of images per class; got none. "
+            "Cure: give the folder that contains train and val as data_dir."
+        )
+    entries = list(folder.iterdir())
+    classes = sorted(entry.name for entry in entries if entry.is_dir())
+    if not classes:
+        raise ValueError(
+            f"Expected one folder of images per class in {folder}; got {len(entries)} files and no folder. "
+            "Cure: move each image into a folder that is named after its class."
+        )
+    return classes
+
+
+def _listed(folder: Path, classes: list[str], transform: Callable[[Any], Tensor]) -> ImageFiles:
+    unknown = sorted(set(_class_folders(folder)) - set(classes))
+    if unknown:
+        raise ValueError(
+            f"Expected the class folders of train in {folder}; got others as well: {_some(unknown)}. "
+            "Cure: name a class alike in both, and remove folders that are none."
+        )
+    files = ImageFiles(folder, classes, transform)
+    if not len(files):
+        raise ValueError(
+            f"Expected images in the class folders of {folder}; got none. "
+            "Cure: put them there, as .jpg, .png or another format that torchvision knows."
+        )
+    return files
+
+
+def _check_every_class_has_images(files: ImageFiles) -> None:
+    present = {label for _, label in files.samples}
+    if empty := [name for label, name in enumerate(files.classes) if label not in present]:
+        raise ValueError(
+            f"Expected images of every class in {files.folder}; got none of {_some(empty)}. "
+            "Cure: add some, or remove the empty folder, whose label would never be learned."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_options(num_workers: int, image_size: int, resize: int) -> None:
+    if not all(isinstance(number, Integral) for number in (num_workers, image_size, resize)) or num_workers < 0:
+        raise ValueError(
+            f"Expected integers, num_workers >= 0; got num_workers={num_workers!r}, image_size={image_size!r}, "
+            f"resize={resize!r}. Cure: give as many workers as there are cores to spare."
+        )
+    if not 1 <= image_size <= resize:
+        raise ValueError(
+            f"Expected 1 <= image_size <= resize, in pixels; got {image_size} and {resize}. Cure: 224 and 256, say."
+        )
