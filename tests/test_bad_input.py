@@ -135,7 +135,7 @@ MAKING = {
     "network of a class": Making(TypeError, "Linear", lambda: Network(nn.Linear)),
     "network with a state's name": Making(ValueError, "'last'", lambda: Network(LAYER, 0.5, state="last")),
     "network with a wrong seed": Making(ValueError, "'0'", lambda: Network(LAYER, seed="0")),
-    "classifier of no model": Making(TypeError, "'lenet'", lambda: classifier("lenet")),
+    "classifier of no model": Making(ValueError, "'lenet'", lambda: classifier("lenet")),
     "classifier of a class": Making(TypeError, "LeNet300100", lambda: classifier(LeNet300100)),
     "classifier of one class": Making(ValueError, "1", lambda: classifier(num_classes=1)),
     "classifier of a text of classes": Making(ValueError, "'10'", lambda: classifier(num_classes="10")),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -20,8 +22,7 @@ MOST_GROWTH = 24 * 2**20
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux")
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
+def load_benchmark() -> ModuleType:
     path = Path(__file__).parents[1] / "benchmarks" / "update_load.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -32,24 +33,37 @@ def benchmark() -> ModuleType:
     return module
 
 
-def growth(benchmark: ModuleType, after: Callable[[SparseNetwork], object]) -> float:
-    """Return by how many bytes the process grows from the first tenth of the updates to the last."""
-    threads = torch.get_num_threads()
-    found = benchmark.run(WEIGHTS, UPDATES, DENSITY, lambda network, budget, found: after(network))
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    return load_benchmark()
+
+
+def growth(leaks: bool) -> float:
+    """Return by how many bytes this process grows from the first tenth of the updates to the last."""
+    benchmark, kept = load_benchmark(), []
+    torch.set_num_threads(1)
+    found = benchmark.run(
+        WEIGHTS, UPDATES, DENSITY, lambda network, budget, found: kept.append(network.masks if leaks else None)
+    )
     assert len(found) == UPDATES
     assert min(each.moved for each in found) > DENSITY * WEIGHTS / 4
     first, last = benchmark.tenths(found)
-    return last - first
+    return float(last - first)
 
 
-def test_memory_does_not_grow_over_many_updates(benchmark: ModuleType) -> None:
-    assert growth(benchmark, lambda network: None) < MOST_GROWTH
+@pytest.fixture
+def fresh_process() -> Iterator[ProcessPoolExecutor]:
+    """Yield a process whose memory no other test has used before, and which no leak could reuse."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
 
 
-def test_a_planted_leak_is_seen(benchmark: ModuleType) -> None:
-    kept = []
-    assert growth(benchmark, lambda network: kept.append(network.masks)) > 2 * MOST_GROWTH
+def test_memory_does_not_grow_over_many_updates(fresh_process: ProcessPoolExecutor) -> None:
+    assert fresh_process.submit(growth, leaks=False).result() < MOST_GROWTH
+
+
+def test_a_planted_leak_is_seen(fresh_process: ProcessPoolExecutor) -> None:
+    assert fresh_process.submit(growth, leaks=True).result() > 2 * MOST_GROWTH
 
 
 def test_a_planted_weight_too_many_or_too_few_is_seen(benchmark: ModuleType) -> None:
