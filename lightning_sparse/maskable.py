@@ -33,6 +33,7 @@ _NEVER: tuple[type[nn.Module], ...] = (
     nn.Embedding,
     nn.EmbeddingBag,
 )
+FROZEN = "frozen"
 # What wrappers put into module paths; the weights keep the names that the user wrote.
 _WRAPPERS = ("_orig_mod.",)
 
@@ -82,14 +83,12 @@ def find_weights(
         raise TypeError(f"Expected a torch.nn.Module to mask; got {model!r}. Cure: pass the model itself.")
     candidates = {weight.name: weight for weight in _candidates(model)}
     included, excluded = as_included(include), as_patterns(exclude)
-    for pattern in (*included, *excluded):
+    frozen = {weight.name: weight for weight, obstacle in _examined(model) if obstacle == FROZEN}
+    for pattern in included:
         matching(candidates, pattern, model)
-    chosen = {
-        name: weight
-        for name, weight in candidates.items()
-        if (any(map(weight.matches, included)) if included else _is_default(weight))
-        and not any(map(weight.matches, excluded))
-    }
+    for pattern in excluded:  # what is frozen now may be unfrozen later, and is not to be masked then
+        matching({**candidates, **frozen}, pattern, model)
+    chosen = {name: weight for name, weight in candidates.items() if _is_chosen(weight, included, excluded)}
     if not chosen:
         obstacles = "" if candidates else _obstacles(model, "*")
         raise ValueError(
@@ -97,6 +96,30 @@ def find_weights(
             f"exclude={exclude!r}{obstacles and f', but {obstacles}'}. {_cure(candidates)}"
         )
     return chosen
+
+
+def _is_chosen(weight: Weight, included: Sequence[Pattern], excluded: Sequence[Pattern]) -> bool:
+    wanted = any(map(weight.matches, included)) if included else _is_default(weight)
+    return wanted and not any(map(weight.matches, excluded))
+
+
+def weights_by_obstacle(
+    model: nn.Module, include: Patterns | None, exclude: Patterns | None, obstacle: str = ""
+) -> dict[str, Weight]:
+    """Return the chosen weights that can't be masked for one reason, or those that can be, by name.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: As `find_weights` takes it; a pattern may match nothing.
+        exclude: Likewise.
+        obstacle: The reason, `FROZEN` for instance; "" for the weights that can be masked.
+    """
+    included, excluded = as_included(include), as_patterns(exclude)
+    return {
+        weight.name: weight
+        for weight, found in _examined(model)
+        if found == obstacle and _is_chosen(weight, included, excluded)
+    }
 
 
 def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | None = None) -> list[str]:
@@ -131,10 +154,11 @@ def _obstacles(model: nn.Module, pattern: Pattern) -> str:
         written = Weight(before, modules[owner[1:]], weight.parameter) if rest else weight
         if obstacle and (weight.matches(pattern) or written.matches(pattern)):
             found[written.name] = obstacle
-    return _listed([f"{name} ({reason})" for name, reason in found.items()])
+    return listed([f"{name} ({reason})" for name, reason in found.items()])
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first few names, for a message."""
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
@@ -175,7 +199,7 @@ def as_included(include: Patterns | None) -> tuple[Pattern, ...]:
 def _cure(weights: dict[str, Weight]) -> str:
     if not weights:
         return "Cure: the model needs trainable linear or convolutional layers."
-    return f"Cure: choose from {_listed(list(weights))}."
+    return f"Cure: choose from {listed(list(weights))}."
 
 
 def _is_default(weight: Weight) -> bool:
@@ -224,6 +248,9 @@ def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
         if isinstance(module, _NEVER)
         for parameter in module.parameters(recurse=False)
     }
+    of_metrics = {
+        id(parameter) for module in model.modules() if _is_metric(module) for parameter in module.parameters()
+    }
     seen: set[int] = set()
     for path, module in model.named_modules():
         for local, parameter in module.named_parameters(recurse=False):
@@ -234,12 +261,11 @@ def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
                 )
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield Weight(name, module, parameter), _obstacle(module, local, parameter, id(parameter) in never)
+                obstacle = _obstacle(module, local, parameter, id(parameter) in never)
+                yield Weight(name, module, parameter), "of a metric" if id(parameter) in of_metrics else obstacle
 
 
 def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: bool) -> str:
-    if not parameter.requires_grad:
-        return "frozen"
     if never:
         return "of a normalization or embedding layer"
     if parameter.dim() < 2:
@@ -248,7 +274,12 @@ def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: boo
         return "parametrized: the weight is computed anew in every step"
     if not parameter.numel() or not parameter.is_floating_point():
         return "empty, or not of real floating-point numbers"
-    return ""
+    # Last: what is frozen for now could be masked otherwise.
+    return "" if parameter.requires_grad else FROZEN
+
+
+def _is_metric(module: nn.Module) -> bool:
+    return any(cls.__name__ == "Metric" and cls.__module__.startswith("torchmetrics") for cls in type(module).__mro__)
 
 
 def _is_computed_from(module: nn.Module, local: str) -> bool:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.budget import Density, LayerDensity, as_density, initial_counts
-from lightning_sparse.maskable import Patterns, as_patterns, find_weights, plain_name, reasons_against
+from lightning_sparse.maskable import (
+    Patterns,
+    as_patterns,
+    find_weights,
+    listed,
+    plain_name,
+    reasons_against,
+    weights_by_obstacle,
+)
 from lightning_sparse.masks import Masks
 from lightning_sparse.seeding import check_seed, own_generator
 from lightning_sparse.sharded import local, shard_of
@@ -93,7 +101,8 @@ class SparseNetwork:
 
     def _draw_masks(self) -> None:
         for name in self._masks.names:
-            noise = torch.rand(self._parameters[name].shape, generator=self._generator)
+            shape = self._parameters[name].shape
+            noise = torch.rand(shape, generator=self._generator, dtype=torch.float32, device="cpu")
             self._masks.draw(name, top_k_mask(noise, self._active[name]))
         self.enforce()
 
@@ -155,7 +164,8 @@ class SparseNetwork:
     def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
         """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
 
-        Gradients are left alone: growth needs the momentum of inactive weights.
+        From then on the same goes for every other optimizer that steps a masked weight: one that replaces this one, or
+        that it wraps. Gradients are left alone: growth needs the momentum of inactive weights.
 
         Args:
             optimizer: An optimizer that steps some or all of the masked weights. Call once for each.
@@ -167,7 +177,7 @@ class SparseNetwork:
         Raises:
             ValueError: If the optimizer steps none of the masked weights or is attached already.
         """
-        self._signals.attach(
+        self._signals.follow(
             optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._masks.apply
         )
 
@@ -177,8 +187,14 @@ class SparseNetwork:
 
     @property
     def unattached(self) -> list[str]:
-        """Names of the masked weights that no attached optimizer steps: they could not train."""
-        return [name for name in self._masks.names if not self._signals.is_stepped(name)]
+        """Names of the masked weights that could be trained but that no attached optimizer steps."""
+        trainable = [name for name in self._masks.names if self._parameters[name].requires_grad]
+        return [name for name in trainable if not self._signals.is_stepped(name)]
+
+    @property
+    def untrained(self) -> list[str]:
+        """Names of the masked weights that never had a gradient in a step, though others had."""
+        return self._signals.untrained()
 
     def detach(self) -> None:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
@@ -214,6 +230,25 @@ class SparseNetwork:
                     f"{layer.size}. Cure: initialize the weight, or load one from before training diverged."
                 )
 
+    def check_weights(self) -> None:
+        """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
+
+        Raises:
+            ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
+        """
+        own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
+        include, exclude = self._choice["include"], self._choice["exclude"]
+        found = weights_by_obstacle(self.model, include, exclude)
+        new = [name for name in found if name not in self._parameters]
+        gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
+        for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
+            if names:
+                raise ValueError(
+                    f"Expected the weights that were masked when sparse training began; got others: {listed(names)} "
+                    f"{'was' if len(names) == 1 else 'were'} {what} since. Cure: change layers before sparse training "
+                    "begins, leave out with exclude what stays dense, and use a new callback for a new set of layers."
+                )
+
     def fingerprint(self) -> Tensor:
         """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.
 
@@ -243,7 +278,9 @@ class SparseNetwork:
         try:
             with torch.no_grad():
                 # Packed, the new masks of all layers together are smaller than a single layer's weight.
-                layers = LazyLayers([partial(self._view, name, recipe.signals) for name in self._masks.names])
+                # A frozen weight would be regrown where it can't be trained.
+                names = [name for name in self._masks.names if self._parameters[name].requires_grad]
+                layers = LazyLayers([partial(self._view, name, recipe.signals) for name in names])
                 rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, minimum=self._minimum)
         except BaseException:
             self._generator.set_state(before)

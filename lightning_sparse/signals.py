@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from lightning_sparse.sharded import gather, local, take_part
+from lightning_sparse.stepping import StepWatch
 
 # Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
 DECAY = 0.9
@@ -52,29 +51,7 @@ def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
     return first if scale is None else first / (scale + eps)
 
 
-def _has_skipped(optimizer: Optimizer) -> bool:
-    """Tell whether a fused optimizer left the weights alone in this step, as a gradient scaler told it to."""
-    # Only while such an optimizer steps, and for what else the scaler would have asked the device before the step.
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
-
-
-@dataclass
-class _Attachment:
-    optimizer: Optimizer
-    names: list[str]
-    # Weights whose momentum the optimizer was not yet seen to keep, and for which an average is kept instead.
-    averaged: set[str]
-    handles: tuple[RemovableHandle, RemovableHandle]
-    steps: int
-    tracks_momentum: bool
-    tracks_gradients: bool
-    stepped: bool = False
-    # A step has begun and was not yet counted.
-    stepping: bool = False
-
-
-class Signals:
+class Signals(StepWatch):
     """What topology updates know about each weight besides its value.
 
     Momentum is the optimizer's own where it has one, else an exponential moving average of gradients,
@@ -86,26 +63,14 @@ class Signals:
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
-        self._parameters = dict(parameters)
-        self._attachments: list[_Attachment] = []
+        super().__init__(parameters)
+        self._masking: Callable[[Sequence[str]], None] | None = None
+        self._tracks_momentum = self._tracks_gradients = False
         self._averages: dict[str, Tensor] = {}
         # With the version of each, which tells whether it was overwritten since.
         self._gradients: dict[str, tuple[Tensor, int]] = {}
-        self._steps_before = 0
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps taken; with several optimizers, those of the busiest one."""
-        return max((attachment.steps for attachment in self._attachments), default=self._steps_before)
-
-    def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
-        """Return the names of the weights that an optimizer steps."""
-        if not hasattr(optimizer, "param_groups"):
-            raise TypeError(f"Expected an optimizer; got {optimizer!r}. Cure: ask for the optimizer itself.")
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        return [name for name, parameter in self._parameters.items() if id(parameter) in stepped]
-
-    def attach(
+    def follow(
         self,
         optimizer: Optimizer,
         *,
@@ -113,100 +78,93 @@ class Signals:
         after_step: Callable[[Sequence[str]], None],
         track_gradients: bool = False,
     ) -> None:
-        """Follow an optimizer; after each of its steps call `after_step` with the names of the weights it steps.
+        """Follow an optimizer and every other one that steps these weights from now on.
+
+        Args:
+            optimizer: Of some or all of the weights.
+            track_momentum: Keep averages of gradients where an optimizer has no momentum.
+            after_step: Called after each step with the names of the weights that were stepped.
+            track_gradients: Hold on to the gradients of each step until the next one.
 
         Raises:
             ValueError: If it steps none of the weights, or is attached already.
+            TypeError: If it is no optimizer.
         """
-        if any(attachment.optimizer is optimizer for attachment in self._attachments):
-            raise ValueError("Expected each optimizer once; got one that is attached already. Cure: detach first.")
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"Expected a torch.optim.Optimizer; got {optimizer!r}. Cure: attach the optimizer itself.")
-        names = self.names_stepped_by(optimizer)
-        if not names:
-            raise ValueError(
-                f"Expected an optimizer of the masked weights; got a {type(optimizer).__name__} that steps none of "
-                "them. Cure: build it from the parameters of the same model."
-            )
-
-        def begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            attachment.stepping = True
-
-        def end(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A step that calls the step of its base class ends twice.
-            if attachment.stepping and not _has_skipped(optimizer):
-                attachment.steps += 1
-                attachment.stepped = True
-                self._update_averages(attachment)
-                self._hold_gradients(attachment)
-            attachment.stepping = False
-            after_step(attachment.names)
-
-        attachment = _Attachment(
-            optimizer,
-            names,
-            averaged=set(names) if track_momentum else set(),
-            handles=(optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)),
-            steps=self.steps,
-            tracks_momentum=track_momentum,
-            tracks_gradients=track_gradients,
-        )
-        self._attachments.append(attachment)
+        self.attach(optimizer)
+        self._masking = after_step
+        self._tracks_momentum |= track_momentum
+        self._tracks_gradients |= track_gradients
 
     def is_stepped(self, name: str) -> bool:
-        """Tell whether an attached optimizer steps a weight."""
-        return any(name in attachment.names for attachment in self._attachments)
+        """Tell whether a followed optimizer steps a weight."""
+        return bool(self.of(name))
 
     def detach(self) -> None:
         """Stop following; the averages and the number of steps stay."""
-        self._steps_before = self.steps
-        for attachment in self._attachments:
-            for handle in attachment.handles:
-                handle.remove()
-        self._attachments.clear()
+        super().detach()
+        self._masking = None
+        self._tracks_momentum = self._tracks_gradients = False
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
-        parameter = self._parameters[name]
-        followed = [attachment for attachment in self._attachments if name in attachment.names]
-        for attachment in followed:
-            if has_momentum(attachment.optimizer, parameter):
-                return read_momentum(attachment.optimizer, parameter)
+        parameter, optimizers = self._parameters[name], self.of(name)
+        for optimizer in optimizers:
+            if has_momentum(optimizer, parameter):
+                return read_momentum(optimizer, parameter)
         if name in self._averages:
-            return self._averages[name]
-        # Steps were taken with momentum, but this weight never had a gradient.
-        return torch.zeros_like(local(parameter)) if any(map(self._has_begun, followed)) else None
+            return self._average(name)
+        # Others have momentum, so steps were taken, but this weight never had a gradient.
+        return torch.zeros_like(local(parameter)) if any(map(self._has_begun, optimizers)) else None
 
-    def _has_begun(self, attachment: _Attachment) -> bool:
-        if attachment.tracks_momentum and attachment.stepped:
-            return True
+    def _has_begun(self, optimizer: Optimizer) -> bool:
         return any(
-            name in self._averages or has_momentum(attachment.optimizer, self._parameters[name])
-            for name in attachment.names
+            name in self._averages or has_momentum(optimizer, self._parameters[name])
+            for name in self.names_stepped_by(optimizer)
         )
+
+    def untrained(self) -> list[str]:
+        """Return the names of the weights that have no momentum although others have it."""
+        known = {
+            name: name in self._averages or any(has_momentum(each, self._parameters[name]) for each in self.of(name))
+            for name in self._parameters
+        }
+        return [name for name, has in known.items() if not has] if any(known.values()) else []
+
+    def _after_step(self, optimizer: Optimizer, names: Sequence[str], trained: Sequence[str] | None) -> None:
+        if trained is not None:
+            self._hold_gradients(names)
+            if self._tracks_momentum:
+                self._update_averages(optimizer, trained)
+        if self._masking is not None:
+            self._masking(names)
 
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
         held, version = self._gradients.get(name, (self._parameters[name].grad, None))
         return None if held is None or version not in (None, held._version) else local(held)
 
-    def _hold_gradients(self, attachment: _Attachment) -> None:
+    def _hold_gradients(self, names: Sequence[str]) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
-        for name in attachment.names:
+        for name in names:
             gradient = self._parameters[name].grad
             self._gradients.pop(name, None)
-            if attachment.tracks_gradients and gradient is not None:
+            if self._tracks_gradients and gradient is not None:
                 self._gradients[name] = (gradient, gradient._version)
 
     @torch.no_grad()
-    def _update_averages(self, attachment: _Attachment) -> None:
-        for name in sorted(attachment.averaged):
+    def _update_averages(self, optimizer: Optimizer, names: Sequence[str]) -> None:
+        for name in names:
             parameter = self._parameters[name]
-            if has_momentum(attachment.optimizer, parameter):
-                attachment.averaged.discard(name)
-            elif parameter.grad is not None:
-                average = self._averages.setdefault(name, torch.zeros_like(local(parameter)))
-                average.lerp_(local(parameter.grad), 1 - DECAY)
+            if not has_momentum(optimizer, parameter) and parameter.grad is not None:
+                self._average(name).lerp_(local(parameter.grad), 1 - DECAY)
+
+    def _average(self, name: str) -> Tensor:
+        """Return the average of a weight's gradients, zero at first, where the weight is now and in its dtype."""
+        home = local(self._parameters[name])
+        average = self._averages.get(name)
+        average = torch.zeros_like(home) if average is None else average.to(home.device, home.dtype)
+        self._averages[name] = average
+        return average
 
     def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
         """Return copies of what neither the model nor the optimizers save, of sharded weights as a whole.
@@ -249,9 +207,7 @@ class Signals:
         }
         self._averages = copies["averages"]
         self._gradients = {name: (gradient, gradient._version) for name, gradient in copies["gradients"].items()}
-        self._steps_before = int(state["steps"])
-        for attachment in self._attachments:
-            attachment.steps = self._steps_before
+        self.steps = int(state["steps"])
 
     def _part(self, name: str, whole: Tensor) -> Tensor:
         home = local(self._parameters[name])
@@ -260,7 +216,7 @@ class Signals:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""
         gradients = {name: gradient for name in self._gradients if (gradient := self.gradient(name)) is not None}
-        return {**self.__dict__, "_attachments": [], "_steps_before": self.steps, "_gradients": gradients}
+        return {**super().__getstate__(), "_masking": None, "_gradients": gradients}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

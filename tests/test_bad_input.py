@@ -29,8 +29,9 @@ from lightning_sparse.cli import main
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.stepping import watching
 from lightning_sparse.testing.comparison import copied, differences
-from lightning_sparse.testing.runs import everything, hooks_of
+from lightning_sparse.testing.runs import everything, watchers_of
 from lightning_sparse.testing.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.recipes import SET, SPARSE_MOMENTUM
@@ -325,7 +326,7 @@ def test_a_fit_with_something_wrong_is_refused_before_anything_changes(case: Fit
     run = trainer(callback, *case.others(), **case.trainer)
     with refused(case.error, case.named):
         run.fit(module, ShufflingLoader(), ShufflingLoader(1))
-    assert hooks_of(run) == 0
+    assert watchers_of(run) == 0
     assert run.global_step == 0
     assert module_hooks(module) == hooks
     assert differences(weights_of(module), before) == []
@@ -397,7 +398,7 @@ def test_a_refused_update_leaves_masks_weights_and_random_state_as_they_were(cas
     module, run = TinyModule(), trainer(failing)
     with refused(case.error, case.named):
         run.fit(module, ShufflingLoader(), ShufflingLoader(1))
-    assert hooks_of(run) == 0
+    assert watchers_of(run) == 0
     before = callback()
     stopped = fit(before, max_epochs=1)
     assert differences(weights_of(module), weights_of(stopped.lightning_module)) == []
@@ -475,7 +476,7 @@ def step(network: SparseNetwork, optimizer: Optimizer) -> None:
 
 
 def all_of(network: SparseNetwork, optimizer: Optimizer) -> dict[str, Any]:
-    hooks = (len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks))
+    hooks = len(watching([optimizer]))
     states = {"weights": weights_of(network.model), "network": network.state_dict(gradients=True)}
     return copied({**states, "optimizer": optimizer.state_dict(), "hooks": hooks, "layers": network.layers})
 

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAd
 
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.signals import Signals, read_momentum
+from lightning_sparse.stepping import watching
 from lightning_sparse.topology.layer import MissingSignalError
 from lightning_sparse.topology.recipes import RIGL, SET, SPARSE_MOMENTUM
 
@@ -31,7 +32,7 @@ class OwnAdam(AdamW):
 def follow(parameters: dict[str, Parameter], *optimizers: Optimizer, track_momentum: bool = True) -> Signals:
     signals = Signals(parameters)
     for optimizer in optimizers:
-        signals.attach(optimizer, track_momentum=track_momentum, after_step=lambda names: None)
+        signals.follow(optimizer, track_momentum=track_momentum, after_step=lambda names: None)
     return signals
 
 
@@ -209,7 +210,7 @@ def test_a_new_optimizer_has_no_momentum_before_its_own_first_step() -> None:
     signals = follow({"weight": parameter}, first)
     take_steps(first, parameter)
     signals.detach()
-    signals.attach(second, track_momentum=True, after_step=lambda names: None)
+    signals.follow(second, track_momentum=True, after_step=lambda names: None)
     assert signals.momentum("weight") is None
     take_steps(second, parameter)
     torch.testing.assert_close(signals.momentum("weight"), accumulated(0.9))
@@ -218,12 +219,12 @@ def test_a_new_optimizer_has_no_momentum_before_its_own_first_step() -> None:
 def test_detaching_removes_the_hooks_and_keeps_steps_and_averages() -> None:
     parameter = Parameter(torch.ones(1, 3))
     optimizers = [SGD([parameter], LR), Adagrad([parameter], LR)]
-    assert not any(optimizer._optimizer_step_post_hooks for optimizer in optimizers)
+    assert not watching(optimizers)
     signals = follow({"weight": parameter}, *optimizers)
-    assert all(optimizer._optimizer_step_post_hooks for optimizer in optimizers)
+    assert watching(optimizers) == [signals]
     take_steps(optimizers[0], parameter, gradients=GRADIENTS[:1])
     signals.detach()
-    assert not any(optimizer._optimizer_step_post_hooks for optimizer in optimizers)
+    assert not watching(optimizers)
     take_steps(optimizers[0], parameter)
     assert signals.steps == 1
     torch.testing.assert_close(signals.state_dict()["averages"], {"weight": 0.1 * GRADIENTS[0]})
@@ -235,7 +236,7 @@ def test_what_follows_a_step_gets_the_names_that_the_optimizer_steps() -> None:
     seen: list[Sequence[str]] = []
     signals = Signals({"first": first, "second": second})
     for optimizer in optimizers:
-        signals.attach(optimizer, track_momentum=False, after_step=seen.append)
+        signals.follow(optimizer, track_momentum=False, after_step=seen.append)
     take_steps(optimizers[1], second, gradients=GRADIENTS[:1])
     assert seen == [["second"]]
 
@@ -262,7 +263,7 @@ def test_gradients_that_are_set_to_none_are_held_for_whom_asks(track_gradients: 
     parameter = Parameter(torch.ones(1, 3))
     optimizer = SGD([parameter], LR)
     signals = Signals({"weight": parameter})
-    signals.attach(optimizer, track_momentum=False, track_gradients=track_gradients, after_step=lambda names: None)
+    signals.follow(optimizer, track_momentum=False, track_gradients=track_gradients, after_step=lambda names: None)
     take_steps(optimizer, parameter, gradients=GRADIENTS[:1])
     optimizer.zero_grad(set_to_none=True)
     found = signals.gradient("weight")
@@ -274,7 +275,7 @@ def test_gradients_that_were_overwritten_since_the_step_are_missing_rather_than_
     parameter = Parameter(torch.ones(1, 3))
     optimizer = SGD([parameter], LR)
     signals = Signals({"weight": parameter})
-    signals.attach(optimizer, track_momentum=False, track_gradients=True, after_step=lambda names: None)
+    signals.follow(optimizer, track_momentum=False, track_gradients=True, after_step=lambda names: None)
     take_steps(optimizer, parameter, gradients=GRADIENTS[:1])
     optimizer.zero_grad(set_to_none=False)
     assert signals.gradient("weight") is None

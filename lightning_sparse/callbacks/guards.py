@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-from lightning_sparse._compat import Callback, MisconfigurationException, Trainer, callbacks_of, is_a
+from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of, is_a
+from lightning_sparse.maskable import FROZEN, Patterns, find_weights, listed, weights_by_obstacle
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.sharded import local, shard_of
 from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.sharding import total
 
 # They flatten or partition the weights, and step a copy that no mask reaches.
 _UNSUPPORTED = {
@@ -37,11 +42,69 @@ def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) ->
         MisconfigurationException: If the Trainer has another one.
     """
     others = [other for other in callbacks_of(trainer) if isinstance(other, family) and other is not callback]
+    others += [other for other in callbacks_of(trainer) if is_a(other, "ModelPruning")]
     if others:
         raise MisconfigurationException(
             f"Expected one callback for sparse training; got {type(callback).__name__} and "
             f"{', '.join(type(other).__name__ for other in others)}. Cure: keep one; densities per layer go into its "
             "density, a mapping of layer patterns."
+        )
+
+
+def check_finetuning(
+    trainer: Trainer, model: LightningModule, include: Patterns | None, exclude: Patterns | None
+) -> None:
+    """Refuse callbacks that unfreeze layers during training, if these would have been masked.
+
+    Raises:
+        MisconfigurationException: If there is such a callback and such a layer.
+    """
+    callbacks = [type(callback).__name__ for callback in callbacks_of(trainer) if is_a(callback, "BaseFinetuning")]
+    frozen = weights_by_obstacle(model, include, exclude, FROZEN)
+    if callbacks and frozen:
+        raise MisconfigurationException(
+            f"Expected layers that stay frozen or are masked from the start; got {callbacks[0]}, which unfreezes "
+            f"layers during training, and {listed(list(frozen))}, frozen. Cure: exclude them from sparse training, "
+            "or unfreeze them before it."
+        )
+
+
+def fraction_of_nonzero(model: LightningModule, include: Patterns | None, exclude: Patterns | None) -> float:
+    """Return the part, in [0, 1], of the weights to mask that are not zero; layers of nothing but zeros don't count."""
+    nonzero = size = 0
+    for weight in find_weights(model, include, exclude).values():
+        active = total(torch.count_nonzero(local(weight.parameter)).reshape(1), shard_of(weight.parameter)).item()
+        if active:  # else the layer starts from zero as a whole, which masks don't change
+            nonzero, size = nonzero + int(active), size + weight.parameter.numel()
+    return nonzero / max(1, size)
+
+
+def check_was_dense(nonzero: float, density: float) -> None:
+    """Refuse new masks for weights that are sparse already, as another run left them: few would be in both.
+
+    Args:
+        nonzero: Part of the weights that was not zero.
+        density: Of the new masks.
+
+    Raises:
+        ValueError: If many weights were zero.
+    """
+    if density < 1 and 1 - nonzero > max(0.05, min(0.5, 0.9 * (1 - density))):
+        raise ValueError(
+            f"Expected dense weights to draw masks for; got {100 * (1 - nonzero):.3g} % zeros. Masks are never read "
+            f"off zeros, and new ones would leave {100 * density:.3g} % of the rest. Cure: fit with the callback that "
+            "trained these weights, resume with ckpt_path from a full checkpoint of it, or start from dense weights."
+        )
+
+
+def warn_of_untrained(trainer: Trainer, network: SparseNetwork, *, first: bool) -> None:
+    """Warn, after the first update, of masked weights that nothing trains."""
+    if first and trainer.is_global_zero and (names := network.untrained):
+        warnings.warn(
+            f"Expected a gradient for every masked weight before the first topology update; got none for "
+            f"{listed(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or freeze "
+            "them with requires_grad=False.",
+            stacklevel=2,
         )
 
 

@@ -13,7 +13,16 @@ from lightning_sparse.budget import Density, as_density, check_options
 from lightning_sparse.callbacks.averages import mask_averages
 from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
 from lightning_sparse.callbacks.counters import Counters
-from lightning_sparse.callbacks.guards import check_agreement, check_alone, check_recipe, check_strategy
+from lightning_sparse.callbacks.guards import (
+    check_agreement,
+    check_alone,
+    check_finetuning,
+    check_recipe,
+    check_strategy,
+    check_was_dense,
+    fraction_of_nonzero,
+    warn_of_untrained,
+)
 from lightning_sparse.callbacks.history import UpdateRecord
 from lightning_sparse.callbacks.intact import check_intact
 from lightning_sparse.callbacks.prune_rate import PruneRate
@@ -185,21 +194,30 @@ class SparseTrainingCallback(Callback):
             MisconfigurationException: If weights are split over processes and a rule can't work on parts of them.
         """
         self._check_resumable(trainer)
+        choice = (self._network_options["include"], self._network_options["exclude"])
+        check_finetuning(trainer, pl_module, *choice)
         if self._undo is not None:
-            found = find_weights(pl_module, self._network_options["include"], self._network_options["exclude"])
-            self._undo.keep(weight.parameter for weight in found.values())
+            self._undo.keep(weight.parameter for weight in find_weights(pl_module, *choice).values())
         if self._restored is not None:
             self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
             self._restore_counters(self._restored)
         else:
             if self.network is None or self.network.model is not pl_module:
-                seed = torch.initial_seed() if self._seed is None else self._seed
-                self.network = SparseNetwork(pl_module, **self._network_options, seed=trainer.strategy.broadcast(seed))
+                self.network = self._draw(trainer, pl_module)
+            self.network.check_weights()
             steps = trainer.global_step // counted_per_step(trainer)
             self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
         check_recipe(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
         mask_averages(trainer, self.network)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> SparseNetwork:
+        """Return a network with new masks, the same on all ranks."""
+        nonzero = fraction_of_nonzero(pl_module, self._network_options["include"], self._network_options["exclude"])
+        seed = trainer.strategy.broadcast(torch.initial_seed() if self._seed is None else self._seed)
+        network = SparseNetwork(pl_module, **self._network_options, seed=seed)
+        check_was_dense(nonzero, network.density)
+        return network
 
     def _check_resumable(self, trainer: Trainer) -> None:
         # Lightning shows callbacks a checkpoint only if it has some callback's state, and holds on to it until now.
@@ -207,7 +225,7 @@ class SparseTrainingCallback(Callback):
         if self._resumes_without_state or (loaded and self._restored is None):
             raise ValueError(
                 f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
-                "a full checkpoint of a run with this callback, or load the weights into the module and fit without "
+                "a full checkpoint of a run with this callback, or load dense weights into the module and fit without "
                 "ckpt_path to start sparse training from them."
             )
 
@@ -231,8 +249,9 @@ class SparseTrainingCallback(Callback):
             self._restored = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep masks and weights together where a checkpoint is evaluated."""
+        """Keep masks and weights together, whatever else changed weights since the last step."""
         self._follow_checkpoint(trainer, pl_module)
+        self._enforce()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep masks and weights together where a checkpoint is evaluated."""
@@ -277,20 +296,38 @@ class SparseTrainingCallback(Callback):
 
         Raises:
             RuntimeError: If processes have different masks or weights after it.
+            ValueError: If layers to mask were added, unfrozen, replaced or removed since sparse training began.
         """
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
-        self._undo = None  # from here on, a failure is one of training
+        if self._undo is not None:  # other callbacks and the module may have changed weights after ours began
+            self.network.check_weights()
+            self.network.enforce()
+            self._undo = None  # from here on, a failure is one of training
         now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
         # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
         if self._timetable.is_due(now, last) and now[1] > last[1]:
+            self.network.check_weights()
             self._update(self.network, now)
+            warn_of_untrained(trainer, self.network, first=len(self.history) == 1)
             mask_averages(trainer, self.network)
             check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
             log(trainer, pl_module, {**density_metrics(self.network), **update_metrics(self.history[-1])})
         elif not self._has_logged:
             log(trainer, pl_module, density_metrics(self.network))
         self._has_logged = True
+
+    def _enforce(self) -> None:
+        if self.network is not None and self._is_fitting:
+            self.network.enforce()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See to it that what is saved is sparse, whatever else changed weights since the last step."""
+        self._enforce()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave sparse weights, whatever else changed them since the last step."""
+        self._enforce()
 
     def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
         rate = self._prune_rate.at(progress(len(self.history), self._total_updates))

@@ -13,13 +13,13 @@ from lightning_sparse.testing.runs import (
     DENSITY,
     Factory,
     active_weights,
-    hooks_of,
     masks_of,
     new,
     quiet,
     stray_weights,
     takes_density,
     train,
+    watchers_of,
 )
 from lightning_sparse.testing.training import At, Batch, ShufflingLoader, TinyModule, trainer
 
@@ -131,7 +131,7 @@ def optimizers_are_free_after_an_exception(factory: Factory) -> None:
 
 
 def _check_free(run: Trainer, when: str) -> None:
-    hooks = hooks_of(run)
+    hooks = watchers_of(run)
     expect(not hooks, f"optimizers without hooks {when}", hooks, "call super().teardown and super().on_exception")
 
 

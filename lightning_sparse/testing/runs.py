@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse.callbacks import SparseTrainingCallback
+from lightning_sparse.stepping import watching
 from lightning_sparse.testing.contract import expect
 from lightning_sparse.testing.randomness import seeded
 from lightning_sparse.testing.training import ShufflingLoader, TinyModule, fit
@@ -115,12 +116,9 @@ def everything(run: Trainer, callback: SparseTrainingCallback) -> dict[str, Any]
     }
 
 
-def hooks_of(run: Trainer) -> int:
-    """Return the number of hooks on the steps of a trainer's optimizers."""
-    return sum(
-        len(optimizer._optimizer_step_post_hooks) + len(optimizer._optimizer_step_pre_hooks)
-        for optimizer in run.optimizers
-    )
+def watchers_of(run: Trainer) -> int:
+    """Return how many networks follow the steps of a trainer's optimizers."""
+    return len(watching(run.optimizers))
 
 
 def saving_everywhere(folder: Path) -> list[ModelCheckpoint]:

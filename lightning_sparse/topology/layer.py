@@ -16,7 +16,7 @@ SIGNALS = ("momentum", "gradient")
 
 _CURES = {
     "momentum": "take an optimizer step with an attached optimizer before the first topology update",
-    "gradient": "update the topology after a backward pass and before the gradients are set to None",
+    "gradient": "update the topology after a backward pass, and drop gradients with zero_grad(set_to_none=True)",
 }
 
 
@@ -80,9 +80,10 @@ class LayerView:
         """
         shape = self.weight.shape
         if self.shard is None:
-            noise = torch.rand(shape, generator=self.generator)
+            noise = torch.rand(shape, generator=self.generator, dtype=torch.float32, device="cpu")
         else:
-            noise = self.shard.part_of(torch.rand(self.shard.shape, generator=self.generator), shape)
+            whole = torch.rand(self.shard.shape, generator=self.generator, dtype=torch.float32, device="cpu")
+            noise = self.shard.part_of(whole, shape)
         return noise.to(self.weight.device, non_blocking=True)
 
     def require(self, signal: str) -> Tensor:

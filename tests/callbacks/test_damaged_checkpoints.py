@@ -37,11 +37,11 @@ from tiny_training import (
     differences,
     everything,
     fit,
-    hooks_of,
     one_checkpoint,
     saving_at,
     stray_weights,
     trainer,
+    watchers_of,
 )
 from torch import Tensor
 
@@ -112,7 +112,7 @@ def refuses(whole: File, data: bytes, message: str, error: type[Exception] = Val
     run = trainer(callback)
     with pytest.raises(error, match=message):
         run.fit(model, ShufflingLoader(), ShufflingLoader(1), ckpt_path=whole.damaged(data))
-    assert (hooks_of(run), run.global_step) == (0, 0)
+    assert (watchers_of(run), run.global_step) == (0, 0)
     assert {name: vars(callback)[name] for name in before} == before
     weights = torch.load(io.BytesIO(data), weights_only=True)["state_dict"]
     assert differences(dict(model.state_dict()), dict(weights)) == []

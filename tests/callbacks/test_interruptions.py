@@ -10,7 +10,17 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny_training import At, ShufflingLoader, TinyModule, differences, everything, fit, stray_weights, trainer
+from tiny_training import (
+    At,
+    ShufflingLoader,
+    TinyModule,
+    differences,
+    everything,
+    fit,
+    stray_weights,
+    trainer,
+    watchers_of,
+)
 from watching import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback
@@ -39,14 +49,6 @@ MOMENTS = (
 ERRORS = [RuntimeError("a user's mistake"), KeyboardInterrupt()]
 
 
-def hooks(run: Trainer) -> int:
-    """Return the number of hooks on the steps of a trainer's optimizers."""
-    return sum(
-        len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
-        for optimizer in run.optimizers
-    )
-
-
 class Fails(At):
     """Raises an error, once, in a hook after so many steps."""
 
@@ -67,16 +69,16 @@ def test_after_a_failure_there_are_no_hooks_and_training_goes_on(moment: str, er
     step = 0 if moment in MOMENTS[:3] else 9 if moment == "on_train_end" else 4
     callback, module = SparseMomentumCallback(density=DENSITY), TinyModule()
     failing, attached = Fails(moment, error, step), []
-    run = trainer(At(moment, lambda run, _: attached.append(hooks(run))), callback, failing)
+    run = trainer(At(moment, lambda run, _: attached.append(watchers_of(run))), callback, failing)
     with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
         run.fit(module, ShufflingLoader(), ShufflingLoader(1))
     assert failing.error is None
-    assert hooks(run) == 0
+    assert watchers_of(run) == 0
     assert moment == "on_fit_start" or attached[-1] == 2
     watch = Watch(callback)
     again = fit(callback, watch, module=module.train())
     assert (again.global_step, watch.stray, set(watch.budgets)) == (9, [], {BUDGET})
-    assert hooks(again) == 0
+    assert watchers_of(again) == 0
     assert stray_weights(callback, module) == {}
 
 

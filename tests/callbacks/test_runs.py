@@ -33,6 +33,7 @@ from tiny_training import (
     saving_at,
     stray_weights,
     trainer,
+    watchers_of,
 )
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -111,7 +112,7 @@ def test_one_callback_serves_three_fits_and_all_evaluations_and_keeps_only_the_l
         assert differences(predicted, [module.eval().net(inputs).detach()]) == []
         assert (watch.stray, set(watch.budgets)) == ([], {BUDGET})
         optimizer = run.optimizers[0]
-        hooks.append(len(optimizer._optimizer_step_post_hooks) + len(optimizer._optimizer_step_pre_hooks))
+        hooks.append(watchers_of(run))
         runs.append([weakref.ref(each) for each in (module, run, optimizer, module.net[0].weight)])
         run.strategy._lightning_module = None
         del module, watch, run, optimizer, predicted

@@ -25,12 +25,12 @@ from tiny_training import (
     differences,
     everything,
     fit,
-    hooks_of,
     masks_of,
     one_checkpoint,
     saving_at,
     stray_weights,
     trainer,
+    watchers_of,
 )
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -94,10 +94,10 @@ def test_weights_that_were_loaded_between_two_fits_are_masked_before_the_first_s
 @pytest.mark.parametrize("module_class", [TinyModule, ManualModule])
 def test_the_optimizers_are_free_of_hooks_after_training(module_class: type[TinyModule]) -> None:
     hooks = []
-    spy = At("on_train_batch_end", lambda trainer, _: hooks.append(hooks_of(trainer)))
+    spy = At("on_train_batch_end", lambda trainer, _: hooks.append(watchers_of(trainer)))
     run = fit(SparseMomentumCallback(density=0.3), spy, module=module_class())
-    assert set(hooks) == {2 * len(run.optimizers)}  # one before and one after a step
-    assert hooks_of(run) == 0
+    assert set(hooks) == {1}
+    assert watchers_of(run) == 0
 
 
 class Failing(TinyModule):
@@ -119,7 +119,7 @@ def test_after_an_exception_the_optimizers_are_free_of_hooks_and_training_can_go
     with pytest.raises((RuntimeError, SystemExit, KeyboardInterrupt)):
         run.fit(module, ShufflingLoader(), ShufflingLoader(1))
     assert module.error is None
-    assert hooks_of(run) == 0
+    assert watchers_of(run) == 0
     assert callback.network is not None
     assert callback.network.steps == 5
     fit(callback, module=module)
@@ -127,13 +127,13 @@ def test_after_an_exception_the_optimizers_are_free_of_hooks_and_training_can_go
     assert stray_weights(callback, module) == {}
 
 
-def test_a_failure_at_the_start_of_training_leaves_nohooks_of() -> None:
+def test_a_failure_at_the_start_of_training_leaves_nowatchers_of() -> None:
     callback, run = SparseMomentumCallback(density=0.3), trainer(max_epochs=-1)
     run.callbacks.append(callback)
     with pytest.raises(ValueError, match="known length"):
         run.fit(EndsByItself(), ShufflingLoader(), ShufflingLoader(1))
     assert len(run.optimizers) == 1
-    assert hooks_of(run) == 0
+    assert watchers_of(run) == 0
 
 
 @pytest.mark.parametrize("evaluate", ["validate", "test"])

@@ -58,7 +58,7 @@ def test_there_is_an_update_at_every_boundary_but_the_last(
     assert boundaries(callback) == expected
 
 
-def test_an_update_comes_after_the_hooks_of_the_epochs_end_and_before_the_next_batch() -> None:
+def test_an_update_comes_after_the_watchers_of_the_epochs_end_and_before_the_next_batch() -> None:
     callback, seen = SparseMomentumCallback(density=0.3), []
     hooks = ("on_validation_end", "on_train_epoch_end", "on_train_epoch_start", "on_train_batch_start", "on_train_end")
     spies = [At(hook, lambda *_, hook=hook: seen.append((hook, len(callback.history)))) for hook in hooks]

@@ -18,11 +18,11 @@ from lightning_sparse.testing.comparison import differences
 from lightning_sparse.testing.runs import (
     active_weights,
     everything,
-    hooks_of,
     masks_of,
     saved,
     saving_everywhere,
     stray_weights,
+    watchers_of,
 )
 from lightning_sparse.testing.small_networks import OPTIMIZERS
 from lightning_sparse.testing.training import (
@@ -55,12 +55,12 @@ __all__ = [
     "differences",
     "everything",
     "fit",
-    "hooks_of",
     "masks_of",
     "saved",
     "saving_everywhere",
     "stray_weights",
     "trainer",
+    "watchers_of",
 ]
 
 
