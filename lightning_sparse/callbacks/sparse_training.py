@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
 import torch
 
-from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.budget import Density, as_density, check_options
 from lightning_sparse.callbacks.averages import mask_averages
 from lightning_sparse.callbacks.binding import attach_optimizers, counted_per_step, run_length
@@ -24,22 +24,19 @@ from lightning_sparse.callbacks.guards import (
     warn_of_untrained,
 )
 from lightning_sparse.callbacks.history import UpdateRecord
-from lightning_sparse.callbacks.intact import check_intact
 from lightning_sparse.callbacks.prune_rate import PruneRate
 from lightning_sparse.callbacks.reporting import density_metrics, log, print_summary, update_metrics
+from lightning_sparse.callbacks.resuming import ResumableCallback
 from lightning_sparse.callbacks.timetable import Timetable, progress
 from lightning_sparse.callbacks.undo import Undo
 from lightning_sparse.maskable import Patterns, as_included, as_patterns, find_weights
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.seeding import check_seed
-from lightning_sparse.state import check_seal, sealed
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
 
-_STATE = {"network", "first", "last", "step_offset", "history"}
 
-
-class SparseTrainingCallback(Callback):
+class SparseTrainingCallback(ResumableCallback):
     """Train sparsely from the first step: masks at the start of fit, topology updates between epochs or steps.
 
     An update belongs to the boundary of an epoch (or to a number of optimizer steps) and is carried out at the first
@@ -95,8 +92,9 @@ class SparseTrainingCallback(Callback):
         sparsity: Density | None = None,
     ) -> None:
         super().__init__()
-        density = as_density(density, sparsity)
         self._recipe = as_recipe(recipe)
+        self._holds_gradients = "gradient" in self._recipe.signals
+        density = as_density(density, sparsity)
         self._prune_rate = PruneRate(prune_rate, schedule)
         self._timetable = _timetable(every_n_epochs, every_n_steps)
         self._seed = check_seed(seed)
@@ -112,24 +110,14 @@ class SparseTrainingCallback(Callback):
         as_included(include)
         for patterns in (exclude, dense):
             as_patterns(patterns)
-        self.network: SparseNetwork | None = None
-        self._restored: dict[str, Any] | None = None
-        self._is_fitting = False
         self._undo: Undo | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._counters = Counters()
+        self._forget()
         self._max_epochs: int | None = None
         self._total_updates = inf
-        self._restored = None
-        self._resumes_without_state = False
         self._has_logged = False
-
-    @property
-    def history(self) -> list[UpdateRecord]:
-        """One record per topology update of this run."""
-        return self._counters.history
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the counters of an earlier fit.
@@ -145,45 +133,6 @@ class SparseTrainingCallback(Callback):
             self._reset()
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
         self._is_fitting = stage == "fit"
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
-        check_intact(trainer.ckpt_path)
-        self._resumes_without_state = not checkpoint.get("callbacks", {}).get(self.state_key)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the module is ready for it.
-
-        Raises:
-            ValueError: If it is damaged or not this callback's.
-        """
-        if state_dict == {"network": None}:
-            return
-        check_seal(state_dict, _STATE, "a run with this callback")
-        Counters.from_dict(state_dict)
-        if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
-            raise ValueError(
-                f"Expected the state of a network; got {state_dict['network']!r}. Cure: load another checkpoint."
-            )
-        self._restored = state_dict
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return masks, random state, counters and history; tensors and plain Python values only."""
-        if self._restored is not None:  # a tuner saves and restores once more between a resume and its use
-            return self._restored
-        if self.network is None:
-            # Nothing to save. In a fit, only a tuner saves before there are masks, to restore before there are any.
-            return {"network": None} if self._is_fitting else {}
-        return sealed(
-            {
-                "network": self.network.state_dict(gradients="gradient" in self._recipe.signals),
-                **self._counters.to_dict(),
-            }
-        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bind masks to the module and its optimizers.
@@ -219,51 +168,10 @@ class SparseTrainingCallback(Callback):
         check_was_dense(nonzero, network.density)
         return network
 
-    def _check_resumable(self, trainer: Trainer) -> None:
-        # Lightning shows callbacks a checkpoint only if it has some callback's state, and holds on to it until now.
-        loaded = trainer._checkpoint_connector._loaded_checkpoint
-        if self._resumes_without_state or (loaded and self._restored is None):
-            raise ValueError(
-                f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
-                "a full checkpoint of a run with this callback, or load dense weights into the module and fit without "
-                "ckpt_path to start sparse training from them."
-            )
-
-    def _take_over(self, trainer: Trainer) -> None:
-        """Use a state that arrives after the start of fit, as strategies that shard the model restore it."""
-        self._check_resumable(trainer)
-        if self.network is not None and self._restored is not None:
-            self.network.load_state_dict(self._restored["network"])
-            self._restore_counters(self._restored)
-            mask_averages(trainer, self.network)
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Use what was restored, before the weights are validated."""
-        self._take_over(trainer)
-
-    def _follow_checkpoint(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Outside of fit, masks of a checkpoint that is evaluated replace those of the module trained before."""
-        if trainer.state.fn != "fit" and self.network is not None and self._restored is not None:
-            if self.network.model is pl_module:
-                self.network.load_state_dict(self._restored["network"])
-            self._restored = None
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep masks and weights together, whatever else changed weights since the last step."""
         self._follow_checkpoint(trainer, pl_module)
         self._enforce()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep masks and weights together where a checkpoint is evaluated."""
-        self._follow_checkpoint(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep masks and weights together where a checkpoint is evaluated."""
-        self._follow_checkpoint(trainer, pl_module)
-
-    def _restore_counters(self, state: Mapping[str, Any]) -> None:
-        self._counters = Counters.from_dict(state)
-        self._restored = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out how many updates the run will have, and print what is masked.
