@@ -352,12 +352,11 @@ def test_masks_do_not_depend_on_the_default_dtype_or_device(dtype: torch.dtype) 
     for default in (torch.float32, dtype):
         model = nn.Linear(300, 300)
         torch.set_default_dtype(default)
-        torch.set_default_device("cpu" if default is torch.float32 else "meta")
         try:
-            found.append(SparseNetwork(model, density=0.003, seed=1).masks["weight"].cpu())
+            with torch.device("cpu" if default is torch.float32 else "meta"):
+                found.append(SparseNetwork(model, density=0.003, seed=1).masks["weight"].cpu())
         finally:
             torch.set_default_dtype(torch.float32)
-            torch.set_default_device(None)
     assert torch.equal(*found)
 
 
