@@ -1,24 +1,25 @@
-"""The command line: `lightning-sparse demo | configs | fit | validate | test | predict`."""
+"""The command line: `lightning-sparse demo | configs | reproduce | fit | validate | test | predict`."""
 
 from __future__ import annotations
 
-import re
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jsonargparse
 
-from lightning_sparse import callbacks, configs, data, models
-from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
+from lightning_sparse import configs
 from lightning_sparse._version import __version__
 from lightning_sparse.demo import demo
+from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.reproduction import reproduce
 
 _USAGE = """\
 lightning-sparse: train sparse neural networks from scratch
 
   lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about a minute
   lightning-sparse configs                    list the shipped experiments
+  lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table3, table5, figure2,
+                                              sensitivity or regrowth
   lightning-sparse fit --config NAME_OR_FILE  train; likewise validate, test, predict
   lightning-sparse COMMAND --help             options of a command
   lightning-sparse --version
@@ -27,13 +28,13 @@ lightning-sparse: train sparse neural networks from scratch
 
 def list_configs() -> None:
     """List the shipped experiments by name."""
-    for name, title in configs.available().items():
-        print(f"{name:<26}{title}")
+    titles = configs.available()
+    width = max(map(len, titles))
+    for name, title in titles.items():
+        print(f"{name:<{width}}  {title}")
 
 
-# What our errors say, also as a part of what the command line's parser says.
-_REFUSAL = re.compile(r"Expected .+; got .+\. Cure: .+")
-_COMMANDS = {"demo": demo, "configs": list_configs}
+_COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "configs": list_configs, "reproduce": reproduce}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,61 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__version__)
     elif command in _COMMANDS:
         try:
-            jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=False)
-        except ValueError as error:
+            jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=True)
+        except (ValueError, FileNotFoundError) as error:
             sys.exit(f"lightning-sparse: {error}")
     else:
         SparseCLI(given)
-
-
-class SparseCLI(LightningCLI):
-    """LightningCLI over any module and data, ours known by their bare class names.
-
-    Args:
-        args: The command line, as `lightning-sparse` takes it; the names of shipped configurations are understood.
-        run: Whether to run the subcommand that the arguments begin with; False only builds trainer, model and data.
-    """
-
-    def __init__(self, args: Sequence[str], run: bool = True) -> None:
-        with warnings.catch_warnings():
-            # Lightning doubts arguments that don't come straight from the command line; these do, names replaced.
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().__init__(
-                LightningModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=SaveConfigCallback if run else None,
-                save_config_kwargs={"overwrite": True},
-                args=_with_config_files(args),
-                run=run,
-            )
-
-    def instantiate_classes(self) -> None:
-        """Build trainer, model and data. What one of them refuses ends the program, without a traceback."""
-        try:
-            super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            if refusal := _REFUSAL.search(str(error)):
-                sys.exit(f"lightning-sparse: {refusal[0]}")
-            raise
-
-
-def _with_config_files(arguments: Sequence[str]) -> list[str]:
-    """Replace the names of shipped configurations by their files."""
-    replaced: list[str] = []
-    for argument in arguments:
-        flag, equals, name = argument.partition("=")
-        try:
-            if replaced and replaced[-1] in ("--config", "-c"):
-                argument = str(configs.find(argument))
-            elif flag in ("--config", "-c") and equals:
-                argument = f"{flag}={configs.find(name)}"
-        except ValueError as error:
-            sys.exit(f"lightning-sparse: {error}")
-        replaced.append(argument)
-    return replaced
-
-
-# Importing them makes the class names known to the command line.
-__all__ = ["SparseCLI", "callbacks", "data", "list_configs", "main", "models"]

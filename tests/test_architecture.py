@@ -35,7 +35,9 @@ MAY_USE |= {
     "search": {"search", "comparison", *LIBRARY},
     "testing": {"testing", "_compat", *LIBRARY},
     "demo": {"demo", "comparison", "search", *LIBRARY},
-    "cli": {"cli", "demo", "comparison", "search", *LIBRARY},
+    "experiment": {"experiment", *LIBRARY},
+    "reproduction": {"reproduction", "experiment", *LIBRARY},
+    "cli": {"cli", "demo", "experiment", "reproduction", "comparison", "search", *LIBRARY},
     "": {"comparison", "search", *LIBRARY},
 }
 # The package has two names and two sets of classes; one module knows.

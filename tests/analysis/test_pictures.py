@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_sparse.analysis.pictures import plot_accuracy, plot_layer_densities
+from lightning_sparse.analysis.pictures import (
+    plot_accuracy,
+    plot_beside_published,
+    plot_layer_densities,
+    plot_over_density,
+)
 
 
 def test_densities_are_drawn_in_percent_with_one_named_line_per_layer() -> None:
@@ -28,3 +33,24 @@ def test_given_axes_are_drawn_into() -> None:
     axes = figure.add_subplot()
     assert plot_accuracy({"dense": [0.5]}, ax=axes) is figure
     assert len(axes.lines) == 1
+
+
+def test_measured_numbers_stand_beside_published_ones_with_95_percent_intervals() -> None:
+    series = {"here": [(1.5, 0.1), None], "published": [(1.4, None), (2.0, 0.2)]}
+    (axes,) = plot_beside_published(["first", "second"], series, "test error (%)").axes
+    here, published = axes.containers
+    assert list(here.lines[0].get_xdata()) == [1.5]
+    assert list(published.lines[0].get_xdata()) == [1.4, 2.0]
+    (bars,) = here.lines[2]
+    np.testing.assert_allclose(bars.get_segments()[0][:, 0], [1.5 - 0.196, 1.5 + 0.196])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert axes.get_ylim() == (1.5, -0.5)  # from top to bottom
+
+
+def test_curves_over_density_are_ordered_and_a_dense_network_is_a_line() -> None:
+    series = {"sparse": [(5.0, (98.5, 0.1)), (1.0, (97.5, None))], "dense": [(100.0, (98.7, 0.1))]}
+    (axes,) = plot_over_density(series, "accuracy (%)").axes
+    assert list(axes.containers[0].lines[0].get_xdata()) == [1.0, 5.0]
+    (dense,) = [line for line in axes.lines if line.get_label() == "dense"]
+    np.testing.assert_allclose(dense.get_ydata(), [98.7, 98.7])
+    assert axes.get_ylabel() == "accuracy (%)"

@@ -1,0 +1,5 @@
+"""`python -m lightning_sparse` is `lightning-sparse`."""
+
+from lightning_sparse.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""From arguments and configurations to a trainer, a model and data: LightningCLI over ours and any of a user's."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+
+from lightning_sparse import callbacks, configs, data, models
+from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
+
+# What our errors say, also as a part of what the command line's parser says.
+_REFUSAL = re.compile(r"Expected .+; got .+\. Cure: .+")
+
+
+class SparseCLI(LightningCLI):
+    """LightningCLI over any module and data, ours known by their bare class names.
+
+    Args:
+        args: The command line, as `lightning-sparse` takes it; the names of shipped configurations are understood.
+        run: Whether to run the subcommand that the arguments begin with; False only builds trainer, model and data.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+        with warnings.catch_warnings():
+            # Lightning doubts arguments that don't come straight from the command line; these do, names replaced.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfigCallback if run else None,
+                save_config_kwargs={"overwrite": True},
+                args=_with_config_files(args),
+                run=run,
+            )
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data. What one of them refuses ends the program, without a traceback."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if refusal := _REFUSAL.search(str(error)):
+                sys.exit(f"lightning-sparse: {refusal[0]}")
+            raise
+
+
+def _with_config_files(arguments: Sequence[str]) -> list[str]:
+    """Replace the names of shipped configurations by their files."""
+    replaced: list[str] = []
+    for argument in arguments:
+        flag, equals, name = argument.partition("=")
+        try:
+            if replaced and replaced[-1] in ("--config", "-c"):
+                argument = str(configs.find(argument))
+            elif flag in ("--config", "-c") and equals:
+                argument = f"{flag}={configs.find(name)}"
+        except ValueError as error:
+            sys.exit(f"lightning-sparse: {error}")
+        replaced.append(argument)
+    return replaced
+
+
+# Importing them makes the class names known to the command line.
+__all__ = ["SparseCLI", "callbacks", "data", "models"]

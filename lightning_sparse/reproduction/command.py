@@ -1,0 +1,93 @@
+"""`lightning-sparse reproduce`: from the name of a table to the table."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from lightning_sparse.reproduction import report
+from lightning_sparse.reproduction.datasets import prepare
+from lightning_sparse.reproduction.results import Results
+from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
+from lightning_sparse.reproduction.setting import SCALES, Experiment, Setting
+from lightning_sparse.reproduction.studies import STUDIES, Study
+
+
+def reproduce(
+    study: Literal["table1", "table2", "table3", "table5", "figure2", "sensitivity", "regrowth"],
+    seeds: int | None = None,
+    rows: str | None = None,
+    jobs: int = 1,
+    scale: Literal["full", "small"] = "full",
+    data: Path = Path("data"),
+    results: Path = Path("reproduction"),
+    download: bool = True,
+) -> None:
+    """Run what is missing of a table or figure of the paper, and print and write it.
+
+    A finished run is one small JSON file and is never made again; an interrupted one goes on from its last checkpoint.
+    The table goes to `<results>/<scale>/<study>.md`, `.csv` and `.png`.
+
+    Args:
+        study: Which table or figure of Dettmers & Zettlemoyer (2019), or their sensitivity analysis; "regrowth"
+            compares their text with their code.
+        seeds: How many seeds of each setting, from 0 on; default: the paper's number. 0 only writes the table.
+        rows: Run only settings whose names match one of these patterns, separated by commas:
+            "mnist_lenet300*,mnist_lenet5_5".
+        jobs: How many runs at once; they share the machine's cores.
+        scale: "full" is the paper's protocol, "small" a few batches of smaller networks to see that everything works.
+        data: Root folder of the data sets.
+        results: Folder of the results.
+        download: Whether to download data sets that are not there.
+    """
+    console = Console()
+    _check(seeds, jobs)
+    chosen = STUDIES[study]
+    settings = _matching(chosen, rows)
+    count = chosen.seeds if seeds is None else seeds
+    # Seed by seed, so that all rows have a few runs before any has all.
+    experiments = [Experiment(setting, seed, SCALES[scale]) for seed in range(count) for setting in settings]
+    try:
+        if experiments:
+            prepare(settings, data, download)
+            run_missing(experiments, data, results, jobs, console)
+    except FailedRunsError as error:
+        raise SystemExit(f"lightning-sparse: {error}") from error
+    finally:
+        _write(study, chosen, Results(results, SCALES[scale]), results / scale, console)
+
+
+def _check(seeds: int | None, jobs: int) -> None:
+    if seeds is not None and seeds < 0:
+        raise ValueError(f"Expected a number of seeds >= 0; got {seeds}. Cure: 10 for the paper's number.")
+    if jobs < 1:
+        raise ValueError(f"Expected a number of jobs >= 1; got {jobs}. Cure: the number of cores, at most.")
+
+
+def _matching(study: Study, rows: str | None) -> list[Setting]:
+    settings = study.settings()
+    if rows is None:
+        return settings
+    patterns = [pattern.strip() for pattern in rows.split(",")]
+    names = [setting.name for setting in settings]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"Expected rows among {', '.join(names)}; got {pattern!r}. Cure: one of these names, or a pattern "
+                "such as 'mnist_lenet300*'."
+            )
+    return [each for each in settings if any(fnmatchcase(each.name, pattern) for pattern in patterns)]
+
+
+def _write(name: str, study: Study, results: Results, folder: Path, console: Console) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(study, results)
+    console.print(Markdown(text))
+    (folder / f"{name}.md").write_text(text)
+    (folder / f"{name}.csv").write_text(report.as_csv(study, results))
+    report.picture(study, results).savefig(folder / f"{name}.png", dpi=110)
+    console.print(f"wrote {folder / name}.md, .csv and .png")

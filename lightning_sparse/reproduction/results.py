@@ -1,0 +1,115 @@
+"""Finished runs, and the numbers that a cell of a table is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from lightning_sparse.reproduction.setting import FULL, Experiment, Scale, Setting
+from lightning_sparse.reproduction.studies import Cell, Measure
+
+# Of a normal distribution, as the authors compute their intervals.
+_INTERVAL = 1.96
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds, in percent.
+
+    Attributes:
+        value: The mean.
+        error: Its standard error (with n - 1 degrees of freedom); None of fewer than two runs.
+        runs: Number of runs.
+    """
+
+    value: float
+    error: float | None
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean | None:
+        """Return the mean of some values, None of none.
+
+        >>> Mean.of([1.0, 2.0, 3.0])
+        Mean(value=2.0, error=0.5773502691896258, runs=3)
+        """
+        if not values:
+            return None
+        return cls(fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else None, len(values))
+
+    def minus(self, other: Mean) -> Mean:
+        """Return the difference of two independent means."""
+        both = self.error is not None and other.error is not None
+        error = sqrt((self.error or 0) ** 2 + (other.error or 0) ** 2) if both else None
+        return Mean(self.value - other.value, error, min(self.runs, other.runs))
+
+    def reaches(self, dense: Mean, measure: Measure) -> bool | None:
+        """Tell whether the 95 % intervals overlap, or this is better than the dense network; None if unknown."""
+        if self.error is None or dense.error is None:
+            return None
+        worse = self.value - dense.value if measure == "error" else dense.value - self.value
+        return worse <= _INTERVAL * (self.error + dense.error)
+
+
+class Results:
+    """Reads the finished runs in a folder.
+
+    Args:
+        folder: Where runs leave one JSON file each.
+        scale: Of which runs to look at.
+    """
+
+    def __init__(self, folder: Path, scale: Scale = FULL) -> None:
+        self._folder, self._scale = folder, scale
+
+    def runs(self, setting: Setting) -> list[dict[str, Any]]:
+        """Return the finished runs of a setting, by seed.
+
+        Raises:
+            ValueError: If a file is no result.
+        """
+        files = (self._folder / self._scale.name / setting.name).glob("seed*.json")
+        return sorted((_read(file) for file in files), key=lambda run: int(run["seed"]))
+
+    def mean(self, setting: Setting, measure: Measure) -> Mean | None:
+        """Return the mean of a setting's finished runs; None if there is none."""
+        return Mean.of([_value(run, measure) for run in self.runs(setting)])
+
+    def of(self, cell: Cell) -> tuple[Mean | None, bool | None]:
+        """Return what a cell shows, and whether it reaches the dense network."""
+        if cell.setting is None:
+            return None, None
+        found = self.mean(cell.setting, cell.measure)
+        if cell.base is not None:
+            base = self.mean(cell.base, cell.measure)
+            return (None if found is None or base is None else found.minus(base)), None
+        dense = None if cell.dense is None else self.mean(cell.dense, cell.measure)
+        return found, None if found is None or dense is None else found.reaches(dense, cell.measure)
+
+
+def is_finished(experiment: Experiment, results: Path) -> bool:
+    """Tell whether an experiment has a result."""
+    return experiment.result_file(results).exists()
+
+
+def _value(run: dict[str, Any], measure: Measure) -> float:
+    if measure == "error":
+        return 100 - 100 * float(run["metrics"]["accuracy"])
+    return 100 * float(run["metrics"][measure])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        run = json.loads(file.read_text())
+        float(run["metrics"]["accuracy"]), int(run["seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected the result of a run, as JSON, in {file}; got something else ({error!r}). Cure: delete it, and "
+            "the run is made again."
+        ) from error
+    return dict(run)

@@ -1,0 +1,139 @@
+"""Runs what is missing, several experiments side by side, and shows how far they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lightning_sparse.reproduction.results import is_finished
+from lightning_sparse.reproduction.setting import Experiment
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class _Job:
+    """A running process."""
+
+    experiment: Experiment
+    process: subprocess.Popen[bytes]
+    task: TaskID
+
+
+class FailedRunsError(RuntimeError):
+    """Some runs ended with an error."""
+
+
+def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jobs: int, console: Console) -> None:
+    """Run the experiments that have no result yet, each in a process of its own; an interrupted one goes on.
+
+    Args:
+        experiments: What to run, in this order.
+        data: Root folder of the data sets.
+        results: Folder of the results.
+        jobs: How many run at once; they share the machine's cores.
+        console: Where to show progress.
+
+    Raises:
+        FailedRunsError: If runs fail, after all others are done.
+    """
+    missing = [experiment for experiment in experiments if not is_finished(experiment, results)]
+    done = len(experiments) - len(missing)
+    console.print(f"{done} of {len(experiments)} runs are done; {len(missing)} to go, {jobs} at a time")
+    failed = []
+    with _progress(console) as progress, _ended_together() as running:
+        overall = progress.add_task("all runs", total=len(experiments), completed=done)
+        waiting = list(reversed(missing))
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                experiment = waiting.pop()
+                running.append(_start(experiment, data, results, jobs, progress))
+            for job in [job for job in running if _is_over(job, results, progress)]:
+                running.remove(job)
+                failed += [] if _clean_up(job, results) else [job.experiment]
+                progress.advance(overall)
+            time.sleep(_POLL_SECONDS)
+    if failed:
+        raise FailedRunsError(_describe(failed, results))
+
+
+@contextmanager
+def _ended_together() -> Iterator[list[_Job]]:
+    """Yield a list of jobs that are ended when this process is interrupted."""
+    running: list[_Job] = []
+    try:
+        yield running
+    finally:
+        for job in running:
+            job.process.terminate()
+        for job in running:
+            job.process.wait()
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def _start(experiment: Experiment, data: Path, results: Path, jobs: int, progress: Progress) -> _Job:
+    work = experiment.work_folder(results)
+    work.mkdir(parents=True, exist_ok=True)
+    order = {
+        "config": experiment.setting.config,
+        "changes": experiment.setting.changes,
+        "seed": experiment.seed,
+        "scale": experiment.scale.name,
+        "data": str(data),
+        "results": str(results),
+    }
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    with (work / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lightning_sparse.reproduction.worker", json.dumps(order)],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        )
+    return _Job(experiment, process, progress.add_task(experiment.name, total=None))
+
+
+def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
+    """Show how far a job is, and tell whether it ended."""
+    try:
+        epochs, total = (job.experiment.work_folder(results) / "progress").read_text().split()
+        progress.update(job.task, completed=int(epochs), total=int(total))
+    except (FileNotFoundError, ValueError):  # not started yet, or just being written
+        pass
+    if job.process.poll() is None:
+        return False
+    progress.remove_task(job.task)
+    return True
+
+
+def _clean_up(job: _Job, results: Path) -> bool:
+    """Tell whether a job succeeded; if so, remove its checkpoint and its log."""
+    succeeded = job.process.returncode == 0 and is_finished(job.experiment, results)
+    if succeeded:
+        shutil.rmtree(job.experiment.work_folder(results))
+    return succeeded
+
+
+def _describe(failed: Sequence[Experiment], results: Path) -> str:
+    first = failed[0].work_folder(results) / "log.txt"
+    lines = first.read_text(errors="replace").strip().splitlines()
+    return (
+        f"Expected {len(failed)} more results; got errors in {'; '.join(each.name for each in failed)}. The first ends "
+        f"with: {lines[-1] if lines else 'nothing'!s}. Cure: see {first}, and start again: finished runs are kept."
+    )

@@ -1,0 +1,133 @@
+"""What is run: a shipped configuration, what is changed in it, a seed and a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from lightning_sparse import configs
+
+# Short names of what studies change, and where that stands in a configuration.
+OPTIONS = {
+    "growth": "trainer.callbacks.init_args.growth",
+    "keep_regrown": "trainer.callbacks.init_args.keep_regrown",
+    "momentum": "model.init_args.optimizer.init_args.momentum",
+    "prune_rate": "trainer.callbacks.init_args.prune_rate",
+    "redistribution": "trainer.callbacks.init_args.redistribution",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A configuration with changes; several seeds of it make one cell of a table.
+
+    Attributes:
+        config: Name of a shipped configuration.
+        changes: Options other than the configuration's, by the names of `OPTIONS`, sorted.
+    """
+
+    config: str
+    changes: tuple[tuple[str, str | float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of files and rows.
+
+        >>> Setting("mnist_lenet300_5", (("growth", "random"),)).name
+        'mnist_lenet300_5+growth=random'
+        """
+        return "+".join([self.config, *(f"{option}={value}" for option, value in self.changes)])
+
+    def arguments(self) -> list[str]:
+        """Return it as arguments of the command line."""
+        changed = [text for option, value in self.changes for text in (f"--{OPTIONS[option]}", str(value))]
+        return ["--config", self.config, *changed]
+
+    def data_arguments(self, root: Path, *, download: bool) -> list[str]:
+        """Return where its data are, and whether to download them, as arguments of the command line.
+
+        Args:
+            root: Folder that stands for the configuration's `data`. If it has an `.npz` file of the data set's name,
+                such as `cifar10.npz`, that is used.
+            download: Whether to download what is not there, if it can be.
+        """
+        options = yaml.safe_load(configs.find(self.config).read_text())["data"]["init_args"]
+        place = root / Path(options["data_dir"]).relative_to("data")
+        arrays = root / f"{self.config.removeprefix('mostafa_').partition('_')[0]}.npz"
+        fetched = ["--data.init_args.download", str(download).lower()] if "download" in options else []
+        return ["--data.init_args.data_dir", str(arrays if arrays.exists() else place), *fetched]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of a protocol is run.
+
+    Attributes:
+        name: Of the folder that its results are in.
+        changes: Arguments of the command line, without their dashes.
+        width: Factor on the width of the networks that are too slow for a first look.
+    """
+
+    name: str
+    changes: Mapping[str, str] = field(default_factory=dict)
+    width: float = 1.0
+
+    def arguments(self, setting: Setting) -> list[str]:
+        """Return it as arguments of the command line."""
+        # Any folder of images serves for a first look, not only one of ImageNet's 1000 classes.
+        changes = {"data": "ImageFolderDataModule"} if self.changes and "imagenet" in setting.config else {}
+        changes |= self.changes
+        if self.width != 1 and "mnist" not in setting.config:
+            changes["model.init_args.model_options.width"] = str(self.width)
+        return [text for option, value in changes.items() for text in (f"--{option}", value)]
+
+
+FULL = Scale("full")
+SMALL = Scale(
+    "small",
+    {
+        "trainer.max_epochs": "3",
+        "trainer.limit_train_batches": "25",
+        "trainer.limit_val_batches": "4",
+        "trainer.limit_test_batches": "4",
+        "data.init_args.batch_size": "32",
+        "data.init_args.eval_batch_size": "100",
+    },
+    width=0.25,
+)
+SCALES = {scale.name: scale for scale in (FULL, SMALL)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training: a setting, a seed and a scale.
+
+    Attributes:
+        setting: What is trained.
+        seed: Of initialization, masks, order of the images.
+        scale: How much of the protocol.
+    """
+
+    setting: Setting
+    seed: int
+    scale: Scale = FULL
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+        return f"{self.setting.name}, seed {self.seed}"
+
+    def result_file(self, results: Path) -> Path:
+        """Return where its result is, or will be."""
+        return results / self.scale.name / self.setting.name / f"seed{self.seed}.json"
+
+    def work_folder(self, results: Path) -> Path:
+        """Return where it keeps its checkpoint and its log while it runs."""
+        return self.result_file(results).with_suffix("")
+
+    def arguments(self) -> list[str]:
+        """Return it as arguments of the command line."""
+        return [*self.setting.arguments(), *self.scale.arguments(self.setting), "--seed_everything", str(self.seed)]

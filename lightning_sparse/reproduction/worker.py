@@ -1,0 +1,152 @@
+"""Runs one experiment in a process of its own: `python -m lightning_sparse.reproduction.worker`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
+from lightning_sparse._version import __version__
+from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.reproduction.setting import SCALES, Experiment, Setting
+
+# A run that is interrupted loses at most this much.
+_SAVE_EVERY = timedelta(minutes=2)
+
+
+class Progress(Callback):
+    """Writes how far a run is, and counts its CPU time over interruptions.
+
+    Args:
+        file: Gets two numbers: epochs completed and epochs in all.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._before = 0.0
+        self._start = time.process_time()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the run so far."""
+        return self._before + time.process_time() - self._start
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the CPU time so far."""
+        return {"cpu_seconds": self.cpu_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Add the CPU time before an interruption."""
+        self._before, self._start = state_dict["cpu_seconds"], time.process_time()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write where the run starts."""
+        self._write(trainer, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write that another epoch is done."""
+        self._write(trainer, trainer.current_epoch + 1)
+
+    def _write(self, trainer: Trainer, epochs: int) -> None:
+        if trainer.is_global_zero:
+            self._file.write_text(f"{epochs} {trainer.max_epochs}")
+
+
+def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | None:
+    """Train and evaluate once, from where an interrupted run stopped, and write the result.
+
+    Args:
+        experiment: What to run.
+        data: Root folder of the data sets.
+        results: Folder of the results.
+
+    Returns:
+        The result, on the process of rank zero.
+    """
+    work = experiment.work_folder(results)
+    work.mkdir(parents=True, exist_ok=True)
+    cli = SparseCLI(_arguments(experiment, data), run=False)
+    progress = Progress(work / "progress")
+    checkpoint = ModelCheckpoint(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
+    cli.trainer.callbacks.extend([progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=_last(work / "last.ckpt"), weights_only=True)
+    tested = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+    if not cli.trainer.is_global_zero:
+        return None
+    result = {
+        "config": experiment.setting.config,
+        "changes": dict(experiment.setting.changes),
+        "seed": experiment.seed,
+        "scale": experiment.scale.name,
+        "epochs": cli.trainer.current_epoch,
+        "steps": cli.trainer.global_step,
+        "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
+        **_weights(cli.model),
+        "cpu_seconds": round(progress.cpu_seconds, 1),
+        "versions": {"lightning_sparse": __version__, "torch": torch.__version__, "lightning": _lightning_version()},
+    }
+    _write_whole(experiment.result_file(results), json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _arguments(experiment: Experiment, data: Path) -> list[str]:
+    return [
+        *experiment.arguments(),
+        *experiment.setting.data_arguments(data, download=False),
+        *("--trainer.logger", "false", "--trainer.enable_checkpointing", "false"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+    ]
+
+
+def _last(checkpoint: Path) -> Path | None:
+    """Return the checkpoint of an interrupted run, if it is whole."""
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever reading half a file raises
+        warnings.warn(f"{checkpoint.name} was not written to its end ({error}): the run starts again.", stacklevel=2)
+        return None
+    return checkpoint
+
+
+def _weights(model: LightningModule) -> dict[str, Any]:
+    """Count the weights of linear and convolutional layers, and those of them that are not zero."""
+    network: Any = model.model
+    weights = {name: values for name, values in network.named_parameters() if values.dim() > 1}
+    nonzero = {name: int(torch.count_nonzero(values)) for name, values in weights.items()}
+    return {"weights": sum(values.numel() for values in weights.values()), "nonzero": nonzero}
+
+
+def _lightning_version() -> str:
+    return version(Trainer.__module__.partition(".")[0])
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file at once, so that nobody ever sees half of it."""
+    half = file.with_suffix(".half")
+    half.write_text(text)
+    half.replace(file)
+
+
+def main(arguments: list[str]) -> None:
+    """Run what a JSON text says.
+
+    Args:
+        arguments: One JSON object with config, changes, seed, scale, data and results.
+    """
+    order = json.loads(arguments[0])
+    setting = Setting(order["config"], tuple((option, value) for option, value in order["changes"]))
+    run(Experiment(setting, order["seed"], SCALES[order["scale"]]), Path(order["data"]), Path(order["results"]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

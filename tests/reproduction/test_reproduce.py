@@ -1,0 +1,170 @@
+"""From the name of a table to its runs and the table: skipped where finished, resumed where interrupted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.cli import main
+from lightning_sparse.reproduction import reproduce, runner, worker
+from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
+from lightning_sparse.reproduction.setting import SMALL, Experiment, Setting
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended:UserWarning"),
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+SPARSE = Experiment(Setting("mnist_lenet300_5"), 0, SMALL)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an MNIST of 1,000 and 200 images, each class a bright row of its own."""
+    root = tmp_path_factory.mktemp("data")
+    source = np.random.default_rng(0)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, count in (("train", 1000), ("t10k", 200)):
+        labels = source.integers(0, 10, count).astype(np.uint8)
+        images = source.integers(0, 90, (count, 28, 28)).astype(np.uint8)
+        images[np.arange(count), 2 * labels + 3] = 255
+        for kind, array in ((f"{name}-images-idx3-ubyte", images), (f"{name}-labels-idx1-ubyte", labels)):
+            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (raw / kind).write_bytes(header + array.tobytes())
+            with gzip.open(raw / f"{kind}.gz", "wb") as packed:
+                packed.write(header + array.tobytes())
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def without_times(result: dict[str, Any] | None) -> dict[str, Any]:
+    assert result is not None
+    return {name: value for name, value in result.items() if name != "cpu_seconds"}
+
+
+def test_a_table_is_run_once_and_shown_again_without_a_run(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    options = ["--rows", "mnist_lenet300_5,mnist_lenet300_dense", "--scale", "small", "--seeds", "1", "--jobs", "2"]
+    folders = ["--data", str(data), "--results", str(tmp_path), "--download", "false"]
+    main(["reproduce", "table1", *options, *folders])
+    assert "0 of 2 runs are done; 2 to go" in capsys.readouterr().out
+    table = (tmp_path / "small" / "table1.md").read_text()
+    assert table.count("(1)") == 2
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {
+        *("mnist_lenet300_5", "mnist_lenet300_dense", "table1.md", "table1.csv", "table1.png")
+    }
+    (file,) = (tmp_path / "small" / "mnist_lenet300_5").iterdir()
+    result = json.loads(file.read_text())
+    assert (result["epochs"], result["steps"], result["weights"]) == (3, 75, 266200)
+    assert sum(result["nonzero"].values()) <= 13310
+    monkeypatch.setattr(runner, "_start", None)  # whoever started a run would see it
+    main(["reproduce", "table1", *options, *folders])
+    assert "2 of 2 runs are done; 0 to go" in capsys.readouterr().out
+    assert (tmp_path / "small" / "table1.md").read_text() == table
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = worker.run(SPARSE, data, tmp_path / "whole")
+    written = worker.Progress._write
+
+    def fails(self: worker.Progress, trainer: Trainer, epochs: int) -> None:
+        written(self, trainer, epochs)
+        if epochs == 2:
+            raise RuntimeError("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.Progress, "_write", fails)
+        patched.setattr(worker, "_SAVE_EVERY", timedelta(0))
+        with pytest.raises(RuntimeError, match="interrupted"):
+            worker.run(SPARSE, data, tmp_path / "parts")
+    started: list[int] = []
+    monkeypatch.setattr(
+        worker.Progress, "on_train_start", lambda self, trainer, module: started.append(trainer.global_step)
+    )
+    resumed = worker.run(SPARSE, data, tmp_path / "parts")
+    assert started[0] > 25
+    assert without_times(resumed) == without_times(whole)
+
+
+def test_a_run_whose_checkpoint_is_cut_off_starts_again(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = SPARSE.work_folder(tmp_path)
+    work.mkdir(parents=True)
+    (work / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
+    monkeypatch.setattr(
+        worker.Progress,
+        "on_train_start",
+        lambda self, trainer, module: (work / "start").write_text(str(trainer.global_step)),
+    )
+    with pytest.warns(UserWarning, match="was not written to its end"):
+        assert worker.run(SPARSE, data, tmp_path) is not None
+    assert (work / "start").read_text() == "0"
+
+
+def test_a_failed_run_is_named_with_its_last_words_and_others_are_finished(tmp_path: Path, data: Path) -> None:
+    unknown = Experiment(Setting("mnist_lenet300_5", (("growth", "sideways"),)), 0, SMALL)
+    with pytest.raises(FailedRunsError, match=r"growth=sideways, seed 0.*log.txt, and start again"):
+        run_missing([unknown, SPARSE], data, tmp_path, 1, Console(quiet=True))
+    assert SPARSE.result_file(tmp_path).exists()
+    assert not SPARSE.work_folder(tmp_path).exists()
+    assert "sideways" in (unknown.work_folder(tmp_path) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": "mnist_lenet301*"}, r"Expected rows among mnist_lenet300_dense.*got 'mnist_lenet301\*'. Cure"),
+        ({"seeds": -1}, r"Expected a number of seeds >= 0; got -1. Cure"),
+        ({"jobs": 0}, r"Expected a number of jobs >= 1; got 0. Cure"),
+    ],
+)
+def test_what_can_not_be_run_is_refused_before_anything_runs(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        reproduce("table1", results=tmp_path / "results", data=tmp_path, download=False, **options)
+    assert not (tmp_path / "results").exists()
+
+
+def test_data_that_are_missing_are_reported_once_and_nothing_runs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"MNIST.*Cure"):
+        reproduce("table1", rows="mnist_lenet300_5", scale="small", data=tmp_path, results=tmp_path, download=False)
+    assert not list(tmp_path.rglob("log.txt"))
+
+
+def test_the_model_of_a_result_is_counted_layer_by_layer() -> None:
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2))
+
+    module = Module()
+    with torch.no_grad():
+        module.model[0].weight[0] = 0
+    assert worker._weights(module) == {"weights": 10, "nonzero": {"0.weight": 3, "2.weight": 4}}

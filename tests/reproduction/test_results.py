@@ -1,0 +1,102 @@
+"""Means, standard errors and intervals of finished runs."""
+
+from __future__ import annotations
+
+import json
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_sparse.reproduction.results import Mean, Results
+from lightning_sparse.reproduction.setting import SMALL, Experiment, Setting
+from lightning_sparse.reproduction.studies import Cell
+
+percents = st.floats(0, 100)
+
+
+def finish(folder: Path, setting: Setting, seed: int, error: float, **more: float) -> None:
+    """Write the result of a run."""
+    file = Experiment(setting, seed).result_file(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"seed": seed, "metrics": {"accuracy": 1 - error / 100, **more}}))
+
+
+@given(values=st.lists(percents, min_size=2, max_size=12))
+def test_a_mean_and_its_standard_error_agree_with_numpy(values: list[float]) -> None:
+    mean = Mean.of(values)
+    assert mean is not None
+    assert mean.value == pytest.approx(np.mean(values))
+    assert mean.error == pytest.approx(np.std(values, ddof=1) / sqrt(len(values)))
+    assert mean.runs == len(values)
+
+
+def test_one_run_has_no_error_and_none_no_mean() -> None:
+    assert Mean.of([1.5]) == Mean(1.5, None, 1)
+    assert Mean.of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("sparse", "measure", "reaches"),
+    [
+        (Mean(1.55, 0.02, 5), "error", True),  # 1.511 to 1.589 and 1.461 to 1.539
+        (Mean(1.60, 0.02, 5), "error", False),
+        (Mean(1.20, 0.02, 5), "error", True),
+        (Mean(1.60, 0.02, 5), "accuracy", True),
+        (Mean(1.20, 0.02, 5), "accuracy", False),
+        (Mean(1.50, None, 1), "error", None),
+    ],
+)
+def test_a_network_reaches_the_dense_one_if_intervals_overlap_or_it_is_better(
+    sparse: Mean, measure: str, reaches: bool | None
+) -> None:
+    assert sparse.reaches(Mean(1.50, 0.02, 5), measure) is reaches  # type: ignore[arg-type]  # one of the literals
+
+
+def test_a_difference_has_the_error_of_both() -> None:
+    assert Mean(3.0, 0.3, 5).minus(Mean(1.0, 0.4, 4)) == Mean(2.0, 0.5, 4)
+    assert Mean(3.0, 0.3, 5).minus(Mean(1.0, None, 1)).error is None
+
+
+def test_a_cell_is_made_of_the_runs_of_its_setting_and_scale(tmp_path: Path) -> None:
+    sparse, dense = Setting("mnist_lenet300_5"), Setting("mnist_lenet300_dense")
+    for seed, error in enumerate((1.4, 1.6)):
+        finish(tmp_path, sparse, seed, error)
+        finish(tmp_path, dense, seed, error - 0.1)
+    found, reaches = Results(tmp_path).of(Cell(5, None, sparse, dense))
+    assert found is not None
+    assert (found.value, found.error, found.runs) == (pytest.approx(1.5), pytest.approx(0.1), 2)
+    assert reaches is True
+    assert Results(tmp_path, SMALL).of(Cell(5, None, sparse, dense)) == (None, None)
+    assert Results(tmp_path).of(Cell(5, (2.0, None))) == (None, None)
+
+
+def test_a_cell_may_be_a_difference_from_another_setting(tmp_path: Path) -> None:
+    base, changed = Setting("mnist_lenet300_5"), Setting("mnist_lenet300_5", (("growth", "random"),))
+    for seed in (0, 1):
+        finish(tmp_path, base, seed, 1.5 + seed / 10)
+        finish(tmp_path, changed, seed, 1.7 + seed / 10)
+    found, reaches = Results(tmp_path).of(Cell(5, None, changed, base=base))
+    assert found is not None
+    assert found.value == pytest.approx(0.2)
+    assert reaches is None
+
+
+def test_other_measures_are_in_percent_too(tmp_path: Path) -> None:
+    setting = Setting("imagenet_resnet50_10")
+    finish(tmp_path, setting, 0, 27.0, accuracy_top5=0.915)
+    results = Results(tmp_path)
+    values = [results.mean(setting, measure) for measure in ("error", "accuracy", "accuracy_top5")]  # type: ignore[arg-type]  # literals
+    assert [each.value for each in values if each is not None] == pytest.approx([27.0, 73.0, 91.5])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"metrics": {}, "seed": 0}', '{"metrics": {"accuracy": 0.9}}'])
+def test_a_file_that_is_no_result_is_an_error_with_the_cure(tmp_path: Path, text: str) -> None:
+    file = Experiment(Setting("mnist_lenet300_5"), 0).result_file(tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"Expected the result of a run.*seed0.json; got .*Cure: delete it"):
+        Results(tmp_path).runs(Setting("mnist_lenet300_5"))

@@ -1,0 +1,117 @@
+"""What a study runs is what its table says, with the settings of the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_sparse import configs
+from lightning_sparse.reproduction.setting import OPTIONS, SMALL, Setting
+from lightning_sparse.reproduction.studies import STUDIES, Cell
+
+CELLS = [
+    pytest.param(cell, id=f"{name}-{label}-{column}")
+    for name, study in STUDIES.items()
+    for label, row in study.rows
+    for column, cell in row.items()
+    if cell.setting is not None
+]
+USED = sorted({setting.config for study in STUDIES.values() for setting in study.settings()})
+
+
+def read(config: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(configs.find(config).read_text())
+    return found
+
+
+def options_of(config: str, part: str) -> dict[str, Any]:
+    options: dict[str, Any] = read(config)[part]["init_args"]
+    return options
+
+
+def test_every_configuration_but_the_demos_belongs_to_a_study() -> None:
+    assert set(configs.available()) - set(USED) == {"digits_lenet300"}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_measures_the_percentage_of_weights_that_it_names(cell: Cell) -> None:
+    assert cell.setting is not None
+    callbacks = read(cell.setting.config)["trainer"].get("callbacks", [])
+    densities = [callback["init_args"]["density"] for callback in callbacks]
+    assert densities == ([] if cell.weights == 100 else [pytest.approx(cell.weights / 100)])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_dense_baseline_differs_in_sparse_training_only(cell: Cell) -> None:
+    assert cell.setting is not None
+    sparse, dense = (read(setting.config) for setting in (cell.setting, cell.dense or cell.setting))
+    for settings in (sparse, dense):
+        settings["trainer"].pop("callbacks", None)
+        settings["trainer"]["logger"]["init_args"].pop("name")
+    assert sparse == dense
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_changed_options_are_known_and_not_those_of_the_configuration(name: str) -> None:
+    for setting in STUDIES[name].settings():
+        for option, value in setting.changes:
+            place: Any = read(setting.config)
+            for key in OPTIONS[option].split("."):
+                place = (place[0] if isinstance(place, list) else place).get(key, {})
+            assert place != value
+
+
+@pytest.mark.parametrize("config", USED)
+def test_training_is_that_of_section_3_3(config: str) -> None:
+    settings, model, data = read(config), options_of(config, "model"), options_of(config, "data")
+    sgd = model["optimizer"]["init_args"]
+    imagenet = config.startswith("imagenet")
+    assert (sgd["lr"], sgd["momentum"], sgd["nesterov"]) == (0.1, 0.9, True)
+    assert sgd["weight_decay"] == (1e-4 if imagenet else 5e-4)
+    epochs, batch, decay = (
+        (100, 256, (30, "epoch"))
+        if imagenet
+        else (100, 100, (25000, "step"))
+        if "mnist" in config
+        else (250, 128, (30000, "step"))
+    )
+    assert (settings["trainer"]["max_epochs"], data["batch_size"]) == (epochs, batch)
+    schedule = model["lr_scheduler"]["init_args"]
+    assert ((schedule["step_size"], model["lr_interval"]), schedule["gamma"]) == (decay, 0.1)
+    if not imagenet:
+        # Lee et al. hold out 10 %; Mostafa & Wang nothing.
+        assert data["val_fraction"] == (0 if config.startswith("mostafa") else 0.1)
+
+
+def test_in_the_setting_of_mostafa_and_wang_chosen_layers_of_wide_networks_are_dense() -> None:
+    sparse = read("mostafa_cifar10_wrn_28_2_10")["trainer"]["callbacks"][0]["init_args"]
+    assert sparse["dense"] == ["model.conv1", "model.fc", "*.shortcut"]
+    assert "dense" not in read("cifar10_wrn_16_8_5")["trainer"]["callbacks"][0]["init_args"]
+
+
+def test_the_ablation_is_every_combination_at_5_percent() -> None:
+    names = [setting.name for setting in STUDIES["table5"].settings() if "lenet300" in setting.name]
+    assert names == [
+        "mnist_lenet300_5",
+        "mnist_lenet300_5+growth=random",
+        "mnist_lenet300_5+redistribution=none",
+        "mnist_lenet300_5+growth=random+redistribution=none",
+    ]
+
+
+def test_the_sensitivity_analysis_varies_one_thing_at_a_time() -> None:
+    settings = STUDIES["sensitivity"].settings()
+    assert {len(setting.changes) for setting in settings} == {0, 1}
+    momenta = {dict(setting.changes).get("momentum", 0.9) for setting in settings}
+    rates = {dict(setting.changes).get("prune_rate", 0.5) for setting in settings}
+    assert momenta == {0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5}
+    assert rates == {0.7, 0.6, 0.5, 0.4, 0.3, 0.2}
+    assert not any("prune_rate" in dict(setting.changes) for setting in settings if "dense" in setting.config)
+
+
+def test_a_small_scale_makes_slow_networks_narrow_and_leaves_lenets_as_they_are() -> None:
+    narrow = "--model.init_args.model_options.width"
+    assert narrow in SMALL.arguments(Setting("cifar10_vgg16_d_5"))
+    assert narrow not in SMALL.arguments(Setting("mnist_lenet300_5"))
