@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from lightning_sparse.reproduction.report import as_csv, markdown
+from lightning_sparse.reproduction.results import Results
+from lightning_sparse.reproduction.studies import STUDIES
+
 TESTS = Path(__file__).parent
 NAMED = re.compile(r"`([\w/]+\.py)(?:::(\w+))?`")
 
@@ -31,3 +37,24 @@ def test_a_test_that_does_not_exist_is_seen() -> None:
         "test_documents.py::test_nothing",
         "test_nowhere.py::",
     ]
+
+
+RESULTS = Results(TESTS.parent / "benchmarks" / "results" / "reproduction")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(RESULTS.folder.glob("*.md"))])
+def test_tables_are_those_of_the_runs_beside_them(name: str) -> None:
+    for suffix, table in ((".md", markdown), (".csv", as_csv)):
+        assert (RESULTS.folder / f"{name}{suffix}").read_text() == table(STUDIES[name], RESULTS)
+
+
+def test_the_readme_shows_the_numbers_of_the_runs() -> None:
+    readme = (TESTS.parent / "README.md").read_text()
+    cells = [row["LeNet-300-100"] for _, row in STUDIES["table1"].rows]
+    measured = [(cell, *RESULTS.of(cell)) for cell in cells if cell.setting is not None]
+    assert len(measured) == 5
+    for cell, mean, reaches in measured:
+        assert mean is not None
+        here = f"{mean.value:.2f} +- {mean.error:.2f} ({mean.runs} runs){' *' if reaches else ''}"
+        published = "{:.2f} +- {:.2f}".format(*(cell.published or ()))
+        assert f"| {cell.weights:g} % | {here} | {published} |" in readme

@@ -58,7 +58,7 @@ def reproduce(
     except FailedRunsError as error:
         raise SystemExit(f"lightning-sparse: {error}") from error
     finally:
-        _write(study, chosen, Results(results, SCALES[scale]), results / scale, console)
+        _write(study, chosen, Results(results, SCALES[scale]), console)
 
 
 def _check(seeds: int | None, jobs: int) -> None:
@@ -83,7 +83,8 @@ def _matching(study: Study, rows: str | None) -> list[Setting]:
     return [each for each in settings if any(fnmatchcase(each.name, pattern) for pattern in patterns)]
 
 
-def _write(name: str, study: Study, results: Results, folder: Path, console: Console) -> None:
+def _write(name: str, study: Study, results: Results, console: Console) -> None:
+    folder = results.folder
     folder.mkdir(parents=True, exist_ok=True)
     text = report.markdown(study, results)
     console.print(Markdown(text))

@@ -62,10 +62,13 @@ class Results:
     Args:
         folder: Where runs leave one JSON file each.
         scale: Of which runs to look at.
+
+    Attributes:
+        folder: That of the runs of this scale, and of their tables.
     """
 
     def __init__(self, folder: Path, scale: Scale = FULL) -> None:
-        self._folder, self._scale = folder, scale
+        self.folder = folder / scale.name
 
     def runs(self, setting: Setting) -> list[dict[str, Any]]:
         """Return the finished runs of a setting, by seed.
@@ -73,7 +76,7 @@ class Results:
         Raises:
             ValueError: If a file is no result.
         """
-        files = (self._folder / self._scale.name / setting.name).glob("seed*.json")
+        files = (self.folder / setting.name).glob("seed*.json")
         return sorted((_read(file) for file in files), key=lambda run: int(run["seed"]))
 
     def mean(self, setting: Setting, measure: Measure) -> Mean | None:
