@@ -53,7 +53,7 @@ def reproduce(
     experiments = [Experiment(setting, seed, SCALES[scale]) for seed in range(count) for setting in settings]
     try:
         if experiments:
-            prepare(settings, data, download)
+            prepare(settings, SCALES[scale], data, download=download)
             run_missing(experiments, data, results, jobs, console)
     except FailedRunsError as error:
         raise SystemExit(f"lightning-sparse: {error}") from error

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.experiment import SparseCLI
-from lightning_sparse.reproduction.setting import Setting
+from lightning_sparse.reproduction.setting import Scale, Setting
 
 
-def prepare(settings: Sequence[Setting], data: Path, download: bool) -> None:
+def prepare(settings: Sequence[Setting], scale: Scale, data: Path, *, download: bool) -> None:
     """Download what the settings need and is not there, and read it once, so that what is missing is known at once.
 
     Args:
         settings: What will be run.
+        scale: How much of it.
         data: Root folder of the data sets.
         download: Whether to download.
 
@@ -25,7 +26,8 @@ def prepare(settings: Sequence[Setting], data: Path, download: bool) -> None:
     for setting in settings:
         more = setting.data_arguments(data, download=download)
         quiet = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false", "--trainer.accelerator", "cpu"]
-        found = SparseCLI([*setting.arguments(), *more, *quiet], run=False).datamodule
+        arguments = [*setting.arguments(), *scale.arguments(setting), *more, *quiet]
+        found = SparseCLI(arguments, run=False).datamodule
         by_module.setdefault(type(found), found)
     for module in by_module.values():
         module.prepare_data()

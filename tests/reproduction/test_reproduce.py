@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.cli import main
 from lightning_sparse.reproduction import reproduce, runner, worker
+from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
-from lightning_sparse.reproduction.setting import SMALL, Experiment, Setting
+from lightning_sparse.reproduction.setting import FULL, SMALL, Experiment, Setting
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
@@ -156,6 +158,18 @@ def test_data_that_are_missing_are_reported_once_and_nothing_runs(tmp_path: Path
     with pytest.raises(FileNotFoundError, match=r"MNIST.*Cure"):
         reproduce("table1", rows="mnist_lenet300_5", scale="small", data=tmp_path, results=tmp_path, download=False)
     assert not list(tmp_path.rglob("log.txt"))
+
+
+def test_any_folder_of_images_serves_for_a_first_look_at_imagenet_and_for_no_more(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(folder / "0.png")
+    settings = [Setting("imagenet_resnet50_10")]
+    prepare(settings, SMALL, tmp_path, download=True)
+    with pytest.raises(ValueError, match=r"Expected the 1000 class folders.*got 2. Cure"):
+        prepare(settings, FULL, tmp_path, download=True)
 
 
 def test_the_model_of_a_result_is_counted_layer_by_layer() -> None:
