@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,6 @@ from lightning_sparse import SparseMomentumCallback
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork.*:DeprecationWarning"),
 ]
 
 MOMENTS = (
@@ -46,6 +47,7 @@ MOMENTS = (
     "on_train_epoch_end",
     "on_train_end",
 )
+PATIENCE = 120  # seconds
 ERRORS = [RuntimeError("a user's mistake"), KeyboardInterrupt()]
 
 
@@ -110,20 +112,30 @@ def test_a_failure_while_an_average_is_validated_leaves_weights_that_train_on_sp
     assert (watch.stray, set(watch.budgets)) == ([], {BUDGET})
 
 
+def train_until_killed(step: int, folder: Path, seed: int) -> None:
+    """Train in this process until it kills itself after a step."""
+    torch.manual_seed(seed)
+    saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    killing = At("on_train_batch_end", lambda run, _: run.global_step == step and os.kill(os.getpid(), signal.SIGKILL))
+    fit(SparseMomentumCallback(density=DENSITY, growth="random"), saving, killing, max_epochs=4)
+
+
 def killed_at(step: int, folder: Path) -> int:
-    """Train in a child process that kills itself after a step, and return the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-            killing = At("on_train_batch_end", lambda run, _: run.global_step == step and os.kill(os.getpid(), 9))
-            fit(SparseMomentumCallback(density=DENSITY, growth="random"), saving, killing, max_epochs=4)
-        finally:
-            os._exit(0)
-    return os.WTERMSIG(os.waitpid(child, 0)[1])
+    """Train in a process of its own that kills itself after a step, and return the signal that ended it."""
+    # Not forked: a copy of a process whose threads have computed may wait for them forever.
+    child = multiprocessing.get_context("spawn").Process(
+        target=train_until_killed, args=(step, folder, torch.initial_seed())
+    )
+    child.start()
+    child.join(PATIENCE)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+        raise TimeoutError(f"a run of twelve steps took more than {PATIENCE} s")
+    return -child.exitcode
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share memory until they write")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize("step", [2, 5, 6, 10])
 def test_a_killed_run_resumes_from_its_last_checkpoint_as_if_it_had_not_been_killed(tmp_path: Path, step: int) -> None:
     assert killed_at(step, tmp_path) == signal.SIGKILL
