@@ -78,8 +78,8 @@ def gather(part: Tensor, parameter: Tensor) -> Tensor:
         type(parameter)
         .from_local(  # type: ignore[attr-defined]  # a DTensor
             part,
-            parameter.device_mesh,  # type: ignore[attr-defined]
-            parameter.placements,  # type: ignore[attr-defined]
+            parameter.device_mesh,  # type: ignore[attr-defined]  # of a DTensor
+            parameter.placements,  # type: ignore[attr-defined]  # of a DTensor
             run_check=False,
             shape=parameter.shape,
             stride=parameter.stride(),

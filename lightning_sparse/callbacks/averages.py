@@ -28,4 +28,4 @@ def mask_averages(trainer: Trainer, network: SparseNetwork) -> None:
                     "network yourself, on every update."
                 )
             # PyTorch's AveragedModel wraps what it averages.
-            network.enforce_on(average.module if is_a(average, "AveragedModel") else average)  # type: ignore[arg-type]
+            network.enforce_on(average.module if is_a(average, "AveragedModel") else average)  # type: ignore[arg-type]  # a module

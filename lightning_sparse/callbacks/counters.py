@@ -50,9 +50,9 @@ class Counters:
         found = {name: values.get(name) for name in ("first", "last", "step_offset", "history")}
         try:
             (*first,), (*last,), offset, records = found.values()  # type: ignore[misc]  # checked below
-            history = [UpdateRecord.from_dict(record) for record in records]  # type: ignore[union-attr]
+            history = [UpdateRecord.from_dict(record) for record in records]  # type: ignore[union-attr]  # see except
             ordered = all(0 <= start <= end for start, end in zip(first, last, strict=True)) and len(first) == 2
-            valid = ordered and all(map(is_count, [*first, *last, abs(offset)]))  # type: ignore[arg-type]
+            valid = ordered and all(map(is_count, [*first, *last, abs(offset)]))  # type: ignore[arg-type]  # see except
             valid = valid and all(record.is_sound for record in history)
         except (AttributeError, KeyError, TypeError, ValueError):
             valid = False
@@ -61,4 +61,4 @@ class Counters:
                 f"Expected counters of epochs and steps, and records of updates; got {repr(found)[:120]}. "
                 "Cure: the state is damaged, load another checkpoint."
             )
-        return cls((first[0], first[1]), (last[0], last[1]), offset, history)  # type: ignore[arg-type]
+        return cls((first[0], first[1]), (last[0], last[1]), offset, history)  # type: ignore[arg-type]  # valid
