@@ -37,6 +37,7 @@ MAY_USE |= {
     "demo": {"demo", "comparison", "search", *LIBRARY},
     "experiment": {"experiment", *LIBRARY},
     "reproduction": {"reproduction", "experiment", *LIBRARY},
+    "__main__": {"__main__", "cli"},
     "cli": {"cli", "demo", "experiment", "reproduction", "comparison", "search", *LIBRARY},
     "": {"comparison", "search", *LIBRARY},
 }
