@@ -141,6 +141,7 @@ MAKING = {
     "classifier of one class": Making(ValueError, "1", lambda: classifier(num_classes=1)),
     "classifier of a text of classes": Making(ValueError, "'10'", lambda: classifier(num_classes="10")),
     "classifier with a wrong interval": Making(ValueError, "'batch'", lambda: classifier(lr_interval="batch")),
+    "classifier with channels_last no bool": Making(TypeError, "'yes'", lambda: classifier(channels_last="yes")),
     "classifier with a made optimizer": Making(
         TypeError, "SGD", lambda: classifier(optimizer=SGD(LAYER.parameters(), lr=0.1))
     ),

@@ -52,11 +52,15 @@ class ImageClassifier(LightningModule):
         num_classes: Number of classes, >= 2. A network that is made by name gets it, too, if it takes it.
         model_options: Other arguments of a network that is made by name, ``{"width": 0.5}``: plain Python values, so
             that a checkpoint can hold them.
+        channels_last: Whether convolutions keep their weights, and with them their features, with the channels
+            innermost: the same mathematics, often faster (1.5 times for LeNet-5-Caffe on a CPU, and usual with 16-bit
+            precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
 
     Raises:
         ValueError: If ``num_classes`` or ``lr_interval`` is outside its range, there is no such name, or
             ``model_options`` don't fit it, aren't plain or come with a module.
-        TypeError: If ``model`` is no module, or ``optimizer`` or ``lr_scheduler`` can't be called.
+        TypeError: If ``model`` is no module, ``optimizer`` or ``lr_scheduler`` can't be called, or ``channels_last`` is
+            no bool.
     """
 
     def __init__(
@@ -67,16 +71,17 @@ class ImageClassifier(LightningModule):
         lr_interval: Literal["step", "epoch"] = "step",
         num_classes: int = 10,
         model_options: dict[str, Any] | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
-        _check_options(lr_interval, num_classes)
+        _check_options(lr_interval, num_classes, channels_last)
         _check_parts(model, optimizer, lr_scheduler)
         network = _network(model, model_options, num_classes)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *([] if isinstance(model, str) else ["model"])])
         if "_instantiator" in self.hparams:
             # LightningCLI built this: it has these three as plain YAML, with which a checkpoint is complete.
             self.save_hyperparameters()
-        self.model = network
+        self.model = network.to(memory_format=torch.channels_last) if channels_last else network
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.val_metrics, self.test_metrics = _metrics("val", num_classes), _metrics("test", num_classes)
         self._train_loss = RunningMean()
@@ -221,13 +226,15 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _check_options(lr_interval: str, num_classes: int) -> None:
+def _check_options(lr_interval: str, num_classes: int, channels_last: object) -> None:
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
         raise ValueError(
             f"Expected num_classes >= 2; got {num_classes!r}. Cure: give the number of the model's outputs."
         )
     if lr_interval not in ("step", "epoch"):
         raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Cure: use one of these.")
+    if not isinstance(channels_last, bool):
+        raise TypeError(f"Expected channels_last as True or False; got {channels_last!r}. Cure: use one of these.")
 
 
 def _check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:

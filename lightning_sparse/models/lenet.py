@@ -79,7 +79,8 @@ class LeNet5Caffe(nn.Module):
             ValueError: If the images have another shape.
         """
         check_images(images, self.in_channels, 28)
-        features = max_pool2d(relu(self.conv1(images)), 2)
-        features = max_pool2d(relu(self.conv2(features)), 2)
+        # The largest of four values, rectified, is the largest of four rectified values, for a quarter of the work.
+        features = relu(max_pool2d(self.conv1(images), 2))
+        features = relu(max_pool2d(self.conv2(features), 2))
         hidden = relu(self.fc1(features.flatten(1)))
         return self.fc2(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
