@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import Experiment
+from lightning_sparse.reproduction.worker import RUN_ELSEWHERE
 
 _POLL_SECONDS = 0.2
 
@@ -37,6 +40,8 @@ class FailedRunsError(RuntimeError):
 
 def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jobs: int, console: Console) -> None:
     """Run the experiments that have no result yet, each in a process of its own; an interrupted one goes on.
+
+    Several commands may work in the same folder of results: each leaves alone what another is running.
 
     Args:
         experiments: What to run, in this order.
@@ -61,7 +66,10 @@ def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jo
                 running.append(_start(experiment, data, results, jobs, progress))
             for job in [job for job in running if _is_over(job, results, progress)]:
                 running.remove(job)
-                failed += [] if _clean_up(job, results) else [job.experiment]
+                if job.process.returncode == RUN_ELSEWHERE:
+                    console.print(f"left alone, as another command runs it: {job.experiment.name}")
+                elif not _clean_up(job, results):
+                    failed.append(job.experiment)
                 progress.advance(overall)
             time.sleep(_POLL_SECONDS)
     if failed:
@@ -70,15 +78,29 @@ def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jo
 
 @contextmanager
 def _ended_together() -> Iterator[list[_Job]]:
-    """Yield a list of jobs that are ended when this process is interrupted."""
+    """Yield a list of jobs that are ended when this process is interrupted or terminated."""
     running: list[_Job] = []
+    with _terminated_by_an_exception():
+        try:
+            yield running
+        finally:
+            for job in running:
+                job.process.terminate()
+            for job in running:
+                job.process.wait()
+
+
+@contextmanager
+def _terminated_by_an_exception() -> Iterator[None]:
+    """Make SIGTERM an exception in here: without it, Python ends at once and runs no `finally`."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may do that
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        yield running
+        yield
     finally:
-        for job in running:
-            job.process.terminate()
-        for job in running:
-            job.process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _progress(console: Console) -> Progress:

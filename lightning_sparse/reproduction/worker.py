@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse._version import __version__
 from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import SCALES, Experiment, Setting
 
+# The exit status of a run that another process is at.
+RUN_ELSEWHERE = 75  # sysexits.h: a temporary failure
 # A run that is interrupted loses at most this much.
 _SAVE_EVERY = timedelta(minutes=2)
 
@@ -145,7 +151,19 @@ def main(arguments: list[str]) -> None:
     """
     order = json.loads(arguments[0])
     setting = Setting(order["config"], tuple((option, value) for option, value in order["changes"]))
-    run(Experiment(setting, order["seed"], SCALES[order["scale"]]), Path(order["data"]), Path(order["results"]))
+    experiment = Experiment(setting, order["seed"], SCALES[order["scale"]])
+    results = Path(order["results"])
+    try:
+        with _alone(experiment.work_folder(results)):
+            if not is_finished(experiment, results):  # by another process, a moment ago
+                run(experiment, Path(order["data"]), results)
+    except Timeout:
+        sys.exit(RUN_ELSEWHERE)
+
+
+def _alone(work: Path) -> AbstractContextManager[object]:
+    """Keep other processes from a folder for as long as this one lives, but those that it starts (DDP)."""
+    return FileLock(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
 
 
 if __name__ == "__main__":

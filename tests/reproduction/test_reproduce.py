@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import struct
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
 
@@ -31,6 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]
 SPARSE = Experiment(Setting("mnist_lenet300_5"), 0, SMALL)
+FULL_RUN = Experiment(Setting("mnist_lenet300_5"), 0, FULL)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +142,57 @@ def test_a_failed_run_is_named_with_its_last_words_and_others_are_finished(tmp_p
     assert SPARSE.result_file(tmp_path).exists()
     assert not SPARSE.work_folder(tmp_path).exists()
     assert "sideways" in (unknown.work_folder(tmp_path) / "log.txt").read_text()
+
+
+def test_a_run_that_another_command_is_at_is_left_to_it(tmp_path: Path, data: Path) -> None:
+    console = Console(record=True, quiet=False, width=200)
+    work = SPARSE.work_folder(tmp_path)
+    work.mkdir(parents=True)
+    with FileLock(work / "lock"):
+        run_missing([SPARSE], data, tmp_path, 1, console)
+    assert f"left alone, as another command runs it: {SPARSE.name}" in console.export_text()
+    assert not SPARSE.result_file(tmp_path).exists()
+    run_missing([SPARSE], data, tmp_path, 1, console)
+    assert SPARSE.result_file(tmp_path).exists()
+
+
+def test_a_result_that_another_command_has_just_written_stays(tmp_path: Path, data: Path) -> None:
+    SPARSE.work_folder(tmp_path).mkdir(parents=True)
+    SPARSE.result_file(tmp_path).write_text("theirs")
+    settings = {"config": SPARSE.setting.config, "changes": [], "seed": SPARSE.seed, "scale": SPARSE.scale.name}
+    worker.main([json.dumps({**settings, "data": str(data), "results": str(tmp_path)})])
+    assert SPARSE.result_file(tmp_path).read_text() == "theirs"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that could be handled")
+def test_a_terminated_command_ends_its_runs(tmp_path: Path, data: Path) -> None:
+    arguments = ["reproduce", "table1", "--rows", "mnist_lenet300_5", "--seeds", "1", "--data", str(data)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "lightning_sparse", *arguments, "--results", str(tmp_path), "--download", "false"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as command:
+        lock = FULL_RUN.work_folder(tmp_path) / "lock"
+        _wait_until(lambda: lock.exists() and _is_held(lock))
+        command.terminate()
+        assert command.wait(60) == 128 + signal.SIGTERM
+    assert not _is_held(lock)
+    assert not FULL_RUN.result_file(tmp_path).exists()
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
