@@ -110,6 +110,26 @@ class InMemoryDataModule(SeededDataModule, ABC):
         """The test batches, labels included."""
         return self.test_dataloader()
 
+    def plain_dataloader(self, split: str = "train") -> InMemoryLoader | list[Batch]:
+        """Batches of a split in the order of the data set and never augmented, to measure with.
+
+        In a distributed run each process gets its own share, and no image comes twice.
+
+        Args:
+            split: "train", "val" or "test".
+
+        Raises:
+            ValueError: If there is no such split.
+            RuntimeError: If `setup` wasn't called.
+        """
+        options = self._loader_options(loaded=bool(self._splits))
+        sizes = {name: len(self._splits[name][1]) for name in ("train", "val", "test")}
+        if not self._split_has_images(split, sizes):
+            return []
+        return InMemoryLoader(
+            *self._splits[split], self.eval_batch_size, shuffle=False, transform=self._normalize, even=False, **options
+        )
+
     def _normalization(self, arrays: ImageArrays) -> Normalize:
         mean, std = (self.mean, self.std) if self.mean is not None else (arrays.mean, arrays.std)
         train_images = self._splits["train"][0]

@@ -74,7 +74,8 @@ class ImageFileLoader(ResumableLoader):
         batch_size: Images per batch and process, >= 1.
         num_workers: Processes that read, >= 0; they live on between epochs. 0: this one reads.
         pin_memory: Whether batches come in page-locked memory, for faster copies to a GPU.
-        **options: ``shuffle``, ``seed``, ``drop_last``, ``rank`` and ``world_size``, as `ResumableLoader` takes them.
+        **options: ``shuffle``, ``seed``, ``drop_last``, ``rank``, ``world_size`` and ``even``, as
+            `ResumableLoader` takes them.
 
     Raises:
         ValueError: If the options do not fit together.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.data.image_files import ImageFileLoader, ImageFiles
-from lightning_sparse.data.normalize import Normalize
+from lightning_sparse.data.normalize import Batch, Normalize
 from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
 
 
@@ -122,6 +122,24 @@ class ImageFolderDataModule(SeededDataModule):
         """The test batches, labels included."""
         return self.test_dataloader()
 
+    def plain_dataloader(self, split: str = "train") -> ImageFileLoader | list[Batch]:
+        """Batches of a split in a fixed order, passed through the validation pipeline, to measure with.
+
+        In a distributed run each process gets its own share, and no image comes twice.
+
+        Args:
+            split: "train", "val" or "test".
+
+        Raises:
+            ValueError: If there is no such split.
+            RuntimeError: If `setup` wasn't called.
+        """
+        self._loader_options(loaded=bool(self._files))
+        names = {"train": "overfit", "val": "val", "test": "test"}
+        if not self._split_has_images(split, {known: len(self._files[name]) for known, name in names.items()}):
+            return []
+        return self._loader(names[split], self.eval_batch_size, even=False)
+
     def _to_tensor(self, *steps: Callable[[Any], Any]) -> Callable[[Any], Tensor]:
         from torchvision import transforms
 
@@ -132,7 +150,7 @@ class ImageFolderDataModule(SeededDataModule):
     def _classes(self, folder: Path) -> list[str]:
         return _class_folders(folder)
 
-    def _loader(self, name: str, batch_size: int, *, shuffle: bool = False) -> ImageFileLoader:
+    def _loader(self, name: str, batch_size: int, *, shuffle: bool = False, even: bool = True) -> ImageFileLoader:
         options = self._loader_options(loaded=name in self._files)
         return ImageFileLoader(
             self._files[name],
@@ -140,6 +158,7 @@ class ImageFolderDataModule(SeededDataModule):
             num_workers=self.num_workers,
             pin_memory=self._on_gpu(),
             shuffle=shuffle,
+            even=even,
             **options,
         )
 

@@ -33,6 +33,7 @@ class InMemoryLoader(ResumableLoader):
         rank: This process, 0 <= rank < world_size.
         world_size: Number of processes. Each gets its own equal share of each epoch's order; if the images
             cannot be divided evenly, some come twice, so that all processes make the same number of steps.
+        even: Whether they do. Otherwise no image comes twice, and some processes have one image less.
 
     Raises:
         ValueError: If the shapes or the options do not fit together.
@@ -52,6 +53,7 @@ class InMemoryLoader(ResumableLoader):
         transform: Callable[[Batch], Batch] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        even: bool = True,
     ) -> None:
         _check_tensors(images, labels)
         super().__init__(
@@ -62,6 +64,7 @@ class InMemoryLoader(ResumableLoader):
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
+            even=even,
         )
         self.images, self.labels = images.contiguous(), labels.to(images.device).contiguous()
         self.augment, self.transform = augment, transform

@@ -45,6 +45,7 @@ class ResumableLoader(ABC):
         rank: This process, 0 <= rank < world_size.
         world_size: Number of processes. Each gets its own equal share of each epoch's order; if the images
             cannot be divided evenly, some come twice, so that all processes make the same number of steps.
+        even: Whether they do. Otherwise no image comes twice, and some processes have one image less.
 
     Raises:
         ValueError: If the options do not fit together.
@@ -62,15 +63,16 @@ class ResumableLoader(ABC):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        even: bool = True,
     ) -> None:
         _check_options(batch_size, rank, world_size)
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
         self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
-        self._share = -(-count // world_size)
+        self._share = -(-count // world_size) if even else len(range(rank, count, world_size))
         if len(self) == 0:
             raise ValueError(
                 f"Expected at least one batch of {batch_size} images; got {self._share} images per process and "
-                "drop_last=True. Cure: lower batch_size or set drop_last=False."
+                f"drop_last={drop_last}. Cure: lower batch_size, set drop_last=False, or use fewer processes."
             )
         self._epoch = 0
         self._batch = 0  # handed out in this epoch
@@ -147,8 +149,8 @@ class ResumableLoader(ABC):
 
     def _order(self, epoch: int) -> Tensor:
         """This process' share of the epoch's order."""
-        # Every world_size-th, wrapping around at the end to fill up the last shares.
-        places = torch.arange(self.rank, self._share * self.world_size, self.world_size) % self.count
+        # Every world_size-th, wrapping around at the end to fill up the last shares if these are to be even.
+        places = (self.rank + torch.arange(self._share) * self.world_size) % self.count
         if self.shuffle:
             generator = torch.Generator().manual_seed(_hashed(self.seed, epoch))
             places = torch.randperm(self.count, generator=generator)[places]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, TypedDict
 
@@ -72,6 +73,16 @@ class SeededDataModule(LightningDataModule):
             )
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return {"seed": self._seed, "rank": rank, "world_size": world_size}
+
+    def _split_has_images(self, split: str, sizes: Mapping[str, int]) -> bool:
+        """Whether this process has a share of a split, of which there are so many images each.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if split not in sizes:
+            raise ValueError(f"Expected a split from {', '.join(sizes)}; got {split!r}. Cure: name one of these.")
+        return sizes[split] > (0 if self.trainer is None else self.trainer.global_rank)
 
     def _overfits(self) -> bool:
         # Lightning's overfit_batches means the same few batches over and over.

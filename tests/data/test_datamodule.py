@@ -147,6 +147,52 @@ def test_processes_share_an_epoch_though_their_seeds_differ() -> None:
     assert len(set(shares[0] + shares[1])) == 50
 
 
+def plain_numbers(module: InMemoryDataModule, split: str = "train") -> list[int]:
+    return [round(pixel) for images, _ in module.plain_dataloader(split) for pixel in images.flatten().tolist()]
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "crop_padding": 1}], ids=str)
+def test_plain_batches_are_those_of_the_split_in_order_and_not_augmented(options: dict[str, Any]) -> None:
+    module, unchanged = patterned(**options), patterned()
+    module.setup()
+    unchanged.setup()
+    stored = unchanged._splits["train"][0].float()
+    twice = [torch.cat([images for images, _ in module.plain_dataloader()]) for _ in range(2)]
+    assert unchanged._normalize is not None
+    expected, _ = unchanged._normalize((stored, torch.zeros(len(stored))))
+    assert all(torch.equal(images, expected) for images in twice)
+    augmented = torch.cat([images for images, _ in module.train_dataloader()])
+    assert len(augmented) == len(expected)
+    assert not torch.equal(augmented, expected)
+
+
+def test_plain_batches_of_each_split_are_all_of_its_images() -> None:
+    module = ready(val_fraction=7 / COUNT)
+    assert plain_numbers(module, "val") == validation_images(module)
+    assert sorted(plain_numbers(module, "val") + plain_numbers(module)) == list(range(COUNT))
+    assert plain_numbers(module, "test") == list(range(10))
+    assert plain_numbers(ready(val_fraction=0), "val") == []
+    with pytest.raises(ValueError, match="Expected a split from train, val, test; got 'predict'"):
+        module.plain_dataloader("predict")
+    with pytest.raises(RuntimeError, match="before setup"):
+        numbered().plain_dataloader()
+
+
+def test_plain_batches_of_several_processes_have_no_image_twice() -> None:
+    shares = []
+    for rank in range(2):
+        module = numbered(val_fraction=0)
+        module.trainer = TwoProcesses(rank)  # type: ignore[assignment]  # wrong or foreign on purpose
+        module.setup()
+        shares.append(plain_numbers(module))
+    assert sorted(shares[0] + shares[1]) == list(range(COUNT))
+    assert [len(share) for share in shares] == [29, 28]
+    module = numbered(val_fraction=1 / COUNT)
+    module.trainer = TwoProcesses(1)  # type: ignore[assignment]  # wrong or foreign on purpose
+    module.setup()
+    assert plain_numbers(module, "val") == []  # rank 0 has the only one
+
+
 def test_batches_before_setup_are_refused() -> None:
     module = numbered()
     with pytest.raises(RuntimeError, match="before setup"):

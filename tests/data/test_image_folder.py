@@ -150,6 +150,22 @@ def test_resuming_anywhere_equals_never_stopping(stop: int, workers: int, root: 
     assert same(list(resumed), following)
 
 
+def test_plain_training_images_go_through_the_validation_pipeline_in_order(root: Path) -> None:
+    module = ready(root, batch_size=5)
+    files = module.train_dataloader().files
+    pipeline = module.eval_transform()
+    expected = [pipeline(Image.open(path).convert("RGB")) for path, _ in files.samples]
+    for _ in range(2):
+        batches = list(module.plain_dataloader())
+        assert torch.equal(torch.cat([images for images, _ in batches]), torch.stack(expected))
+        assert torch.cat([labels for _, labels in batches]).tolist() == [label for _, label in files.samples]
+    assert same(list(module.plain_dataloader("val")), list(module.val_dataloader()))
+    with pytest.raises(ValueError, match="Expected a split from train, val, test; got 'overfit'"):
+        module.plain_dataloader("overfit")
+    with pytest.raises(RuntimeError, match="before setup"):
+        ImageFolderDataModule(root).plain_dataloader()
+
+
 def test_processes_share_an_epoch_and_augment_by_their_own_seeds(root: Path) -> None:
     files = ready(root).train_dataloader().files
     shares = [list(ImageFileLoader(files, 3, shuffle=True, seed=1, rank=rank, world_size=2)) for rank in range(2)]

@@ -68,6 +68,19 @@ def test_shares_are_disjoint_when_images_divide_evenly(share: int, world_size: i
     assert sorted(flat([flat(epoch_of(loader)) for loader in loaders])) == list(range(count))
 
 
+@given(COUNTS, BATCH_SIZES, st.booleans(), st.integers(1, 6), SEEDS)
+def test_uneven_shares_have_every_image_exactly_once(
+    count: int, batch_size: int, shuffle: bool, world_size: int, seed: int
+) -> None:
+    world_size = min(world_size, count)
+    options = {"shuffle": shuffle, "seed": seed, "world_size": world_size, "even": False}
+    loaders = [make_loader(count, batch_size, rank=rank, **options) for rank in range(world_size)]
+    shares = [flat(epoch_of(loader)) for loader in loaders]
+    assert sorted(flat(shares)) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [len(loader) for loader in loaders] == [-(-len(share) // batch_size) for share in shares]
+
+
 @given(COUNTS, BATCH_SIZES, st.booleans(), st.booleans(), st.integers(1, 3), st.data())
 def test_resuming_anywhere_equals_never_stopping(
     count: int, batch_size: int, shuffle: bool, drop_last: bool, world_size: int, data: st.DataObject
