@@ -248,9 +248,7 @@ def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
         if isinstance(module, _NEVER)
         for parameter in module.parameters(recurse=False)
     }
-    of_metrics = {
-        id(parameter) for module in model.modules() if _is_metric(module) for parameter in module.parameters()
-    }
+    of_metrics = {id(parameter) for module in model.modules() if is_metric(module) for parameter in module.parameters()}
     seen: set[int] = set()
     for path, module in model.named_modules():
         for local, parameter in module.named_parameters(recurse=False):
@@ -278,7 +276,8 @@ def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: boo
     return "" if parameter.requires_grad else FROZEN
 
 
-def _is_metric(module: nn.Module) -> bool:
+def is_metric(module: nn.Module) -> bool:
+    """Tell whether this is a metric of torchmetrics, whose networks are no part of the model."""
     return any(cls.__name__ == "Metric" and cls.__module__.startswith("torchmetrics") for cls in type(module).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""What a run must not have beside sparse training, and what all its processes must have in common."""
+"""What a run must not have beside sparse training or a measurement, and what its processes must have in common."""
 
 from __future__ import annotations
 
@@ -153,4 +153,40 @@ def check_recipe(network: SparseNetwork, recipe: Recipe) -> None:
             f"Expected rules that work on weights that are split over processes; got {names}. Cure: another rule, "
             "@uses(..., shardable=True) on a rule of your own if its scores depend on nothing but their own position, "
             "or a strategy that keeps whole weights in every process, such as DDP."
+        )
+
+
+# Parts of their modules compute with all processes at once, or not at all outside of their wrappers.
+_SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def check_whole(trainer: Trainer) -> None:
+    """Refuse to pass images through a module in a process that doesn't have the whole of it.
+
+    Raises:
+        MisconfigurationException: If the strategy splits modules, or processes have no way to add up what they find.
+    """
+    name = type(trainer.strategy).__name__
+    if is_a(trainer.strategy, *_SPLITTING):
+        raise MisconfigurationException(
+            f"Expected a strategy with the whole module in every process; got {name}. Cure: strategy='ddp', or measure "
+            "the trained network on one device, with trainer.test."
+        )
+    if trainer.world_size > 1 and not torch.distributed.is_initialized():
+        raise MisconfigurationException(
+            f"Expected processes that talk through torch.distributed; got {name}. Cure: strategy='ddp', or measure the "
+            "trained network in one process, with trainer.test."
+        )
+
+
+def warn_of_averages(trainer: Trainer, callback: Callback) -> None:
+    """Warn of callbacks behind a given one that change weights when training ends."""
+    callbacks = callbacks_of(trainer)
+    behind = callbacks[callbacks.index(callback) + 1 :]
+    averaging = [other for other in behind if is_a(other, "WeightAveraging", "StochasticWeightAveraging")]
+    if averaging and trainer.is_global_zero:
+        warnings.warn(
+            f"Expected callbacks that average weights before {type(callback).__name__}, which measures them; got "
+            f"{type(averaging[0]).__name__} behind it. Cure: put it first in the list of callbacks.",
+            stacklevel=2,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from rich import box, get_console
 from rich.table import Table
+from torch import Tensor
 
 from lightning_sparse._compat import LightningModule, Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.history import UpdateRecord
@@ -32,6 +34,24 @@ def update_metrics(record: UpdateRecord) -> dict[str, float]:
     }
 
 
+def specialization_metrics(result: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+    """Return `specialization/<layer>/mean`, `/q25`, `/median`, `/q75` (in [0, 1]) and `/dead` (channels) of each layer.
+
+    Only the channels that have a specialization count; where there are none, neither has the layer.
+    """
+    metrics: dict[str, float] = {}
+    for layer, computed in result.items():
+        values = computed["specialization"]
+        values = values[~values.isnan()]
+        prefix = f"specialization/{layer}"
+        metrics[f"{prefix}/dead"] = float(computed["dead"])
+        if len(values):
+            metrics[f"{prefix}/mean"] = float(values.mean())
+            for name, part in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
+                metrics[f"{prefix}/{name}"] = float(values.quantile(part))
+    return metrics
+
+
 def log(trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float]) -> None:
     """Hand numbers to the Trainer's loggers now, whatever its logging interval, and to its callback metrics.
 
@@ -43,6 +63,13 @@ def log(trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float])
         return
     density = metrics["sparsity/density"]
     pl_module.log("sparsity/density", density, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
+    log_now(trainer, metrics)
+
+
+def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Hand numbers to the Trainer's loggers, whatever its logging interval, and to its callback metrics."""
+    if trainer.barebones:
+        return
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     if trainer.is_global_zero:
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged

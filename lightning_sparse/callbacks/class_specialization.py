@@ -1,0 +1,234 @@
+"""How specialized a network's channels are, measured in any Lightning Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from itertools import chain
+from numbers import Integral
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.analysis.checks import check_options
+from lightning_sparse.analysis.class_specialization import ClassSpecialization
+from lightning_sparse.callbacks.guards import check_whole, warn_of_averages
+from lightning_sparse.callbacks.listening import ACTIVATIONS, Listener, check_called, find_layers
+from lightning_sparse.callbacks.passing import PassingCallback, count_classes, known_classes
+from lightning_sparse.callbacks.plain_data import SPLITS, check_repeatable, limit_of, plain_batches
+from lightning_sparse.callbacks.processes import everywhere
+from lightning_sparse.callbacks.reporting import log_now, specialization_metrics
+from lightning_sparse.callbacks.undisturbed import undisturbed
+from lightning_sparse.maskable import Patterns, as_included
+
+# By layer, what `ClassSpecialization` computes.
+Result = dict[str, dict[str, Tensor]]
+
+
+class ClassSpecializationCallback(PassingCallback):
+    """Measure what part of each channel's activity is due to one class, over all training images.
+
+    The analysis of Dettmers & Zettlemoyer (2019), section 5.2, in any project, with or without sparse training: hooks
+    layers, passes the images through the module in evaluation mode, and keeps one table of channels and classes per
+    layer. Nothing else changes: a run with it has bit for bit the weights of the run without it.
+
+    What is measured is what a layer puts out. The authors' code measures after ReLU, and after batch normalization
+    where there is one: for networks with ReLU modules choose these (`layers="ReLU"`); for functional ones choose the
+    layers before, with `activation="relu"`. The default, the convolutions' own outputs, counts negative activity too,
+    as their text says. A layer that is called several times counts all of its calls as one. Channels are the last
+    dimension of what linear layers put out, and the second of anything else.
+
+    One batch is passed before training already, so that what can't work fails then and not at the end;
+    `num_sanity_val_steps=0` turns that off. Override `unpack` for batches that are no pairs of images and labels, and
+    `forward` for modules that are called otherwise. Put the callback behind those that average weights.
+
+    Args:
+        layers: Globs on module or type names, or module types; default: all convolutions.
+        dataloader: "train", "val" or "test", or any iterable of batches. Default: the training set, not augmented where
+            the data module has a method `plain_dataloader(split)`, as those of this package; otherwise the data set of
+            the training loader in its order, with whatever augmentation is in it.
+        num_classes: Number of classes; default: `num_classes` of the module's hyperparameters, the module or the data
+            module, or else the largest label plus one, for which the data is gone through once more.
+        when: "fit": at the end of training; "test": at the end of `trainer.test`; or "both".
+        every_n_epochs: After every so many training epochs, too.
+        activation: "none", or "relu" to apply it to what the layers put out.
+        drop_fraction: The least active channels of a layer that jointly carry less than this part of its activity, in
+            [0, 1), are left out: 0.05 in the authors' code, 0 in their text.
+        balanced: Whether each class's activity is divided by its number of images first.
+        limit_batches: Look at so many batches only, in each process.
+
+    Attributes:
+        result: By layer, what `ClassSpecialization` computes, on the CPU: of the last measurement in this process.
+        history: By completed epochs, the same of every measurement in fit, without the proportions. In checkpoints.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown.
+        TypeError: If `dataloader` can't be gone through again, or `layers` are no patterns.
+    """
+
+    def __init__(
+        self,
+        layers: Patterns | None = None,
+        dataloader: str | Iterable[Any] | None = None,
+        num_classes: int | None = None,
+        when: Literal["fit", "test", "both"] = "fit",
+        every_n_epochs: int | None = None,
+        activation: Literal["none", "relu"] = "none",
+        drop_fraction: float = 0.0,
+        balanced: bool = False,
+        limit_batches: int | None = None,
+    ) -> None:
+        super().__init__()
+        as_included(layers)
+        self._data = SPLITS[0] if dataloader is None else dataloader
+        if isinstance(self._data, str):
+            _check_choice("dataloader", self._data, SPLITS)
+        else:
+            check_repeatable(self._data)
+        _check_choice("when", when, ("fit", "test", "both"))
+        _check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_options(num_classes, drop_fraction)
+        _check_count("every_n_epochs", every_n_epochs)
+        _check_count("limit_batches", limit_batches)
+        self._layers, self._num_classes, self._limit_batches = layers, num_classes, limit_batches
+        self._when, self._every_n_epochs, self._activation = when, every_n_epochs, activation
+        self._metric_options: dict[str, Any] = {"drop_fraction": drop_fraction, "balanced": balanced}
+        self._is_fitting = False
+        self.result: Result | None = None
+        self.history: dict[int, Result] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in checkpoints, of its own for each choice of layers, data and options."""
+        layers = self._layers if isinstance(self._layers, (str, type)) or self._layers is None else tuple(self._layers)
+        data = self._data if isinstance(self._data, str) else type(self._data).__name__
+        return self._generate_state_key(
+            layers=str(layers), dataloader=data, activation=self._activation, **self._metric_options
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the measurements of an earlier fit.
+
+        Raises:
+            MisconfigurationException: If the strategy splits modules over processes.
+        """
+        check_whole(trainer)
+        self._is_fitting = stage == "fit"
+        if self._is_fitting:
+            self.result, self.history = None, {}
+            warn_of_averages(trainer, self)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pass one batch, to see what can't work before it matters.
+
+        Raises:
+            ValueError: If there are no such layers or data, or batch and layers don't fit together.
+            TypeError: If batches are no pairs of images and labels.
+        """
+        tensors = chain(pl_module.parameters(), pl_module.buffers())
+        # What has no values yet would be drawn, and weights of others after it.
+        if trainer.num_sanity_val_steps and not any(map(is_lazy, tensors)):
+            with undisturbed(trainer, pl_module):
+                self._listen(trainer, pl_module, rehearsal=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, if it is time."""
+        completed = trainer.current_epoch + 1
+        # An extra epoch for batch statistics is no training.
+        if self._every_n_epochs and completed % self._every_n_epochs == 0 and not trainer.fit_loop._skip_backward:
+            self._measure_in_fit(trainer, pl_module, completed)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the trained network."""
+        if self._when in ("fit", "both"):
+            self._measure_in_fit(trainer, pl_module, trainer.current_epoch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the tested network."""
+        if self._when in ("test", "both"):
+            self.measure(trainer, pl_module)
+
+    def _measure_in_fit(self, trainer: Trainer, pl_module: LightningModule, epochs: int) -> None:
+        result = self.measure(trainer, pl_module)
+        self.history[epochs] = {
+            layer: {name: value for name, value in computed.items() if name != "proportions"}
+            for layer, computed in result.items()
+        }
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Result:
+        """Measure now, log it and return it; in all processes.
+
+        Args:
+            trainer: In a run: its data, precision, strategy and loggers are used.
+            pl_module: The module of that run.
+
+        Raises:
+            ValueError: If there are no such layers or data, labels are out of range, or what layers put out is not
+                finite or doesn't fit the labels.
+            TypeError: If batches are no pairs of images and labels, or a layer doesn't put out a tensor.
+        """
+        with undisturbed(trainer, pl_module):
+            listener, channels = self._listen(trainer, pl_module)
+            self.result = listener.compute(channels, trainer.strategy.root_device)
+        log_now(trainer, specialization_metrics(self.result))
+        return self.result
+
+    def _listen(
+        self, trainer: Trainer, pl_module: LightningModule, *, rehearsal: bool = False
+    ) -> tuple[Listener, dict[str, int]]:
+        """Pass the batches; return who listened, and the channels of all layers that were called in any process."""
+        layers = find_layers(pl_module, self._layers)
+        with plain_batches(trainer, pl_module, self._data) as batches:
+            limit = limit_of(trainer, batches, 1 if rehearsal else self._limit_batches)
+            unpacked = partial(self._unpacked, trainer, pl_module, batches, limit)
+            classes = self._num_classes or known_classes(trainer, pl_module)
+            classes = classes or max(everywhere(trainer, lambda: count_classes(unpacked())))
+            classes = max(classes, 2) if rehearsal else classes  # a first batch may be of one class
+            options = {"sync_on_compute": trainer.world_size > 1, **self._metric_options}
+            listener = Listener(layers, partial(ClassSpecialization, classes, **options), self._activation)
+
+            def listen() -> dict[str, int]:
+                with listener.listening():
+                    for images, labels in unpacked():
+                        listener.labels = labels
+                        self._pass(trainer, pl_module, images)
+                return listener.channels
+
+            channels = {name: number for called in everywhere(trainer, listen) for name, number in called.items()}
+        check_called(list(layers), channels, warns=trainer.is_global_zero and not rehearsal)
+        return listener, channels
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history: tensors and plain Python values."""
+        return {"history": _copy(self.history)} if self.history else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a history; outside of fit only where there is none yet.
+
+        Raises:
+            ValueError: If there is none in the state.
+        """
+        history = state_dict.get("history")
+        if not isinstance(history, dict):
+            raise ValueError(
+                f"Expected the state of a {type(self).__name__}, with its history; got {sorted(state_dict)}. Cure: "
+                "resume from a checkpoint of a run with this callback."
+            )
+        if self._is_fitting or not self.history:
+            self.history = _copy(history)
+
+
+def _copy(history: dict[int, Result]) -> dict[int, Result]:
+    return {epochs: {layer: dict(computed) for layer, computed in result.items()} for epochs, result in history.items()}
+
+
+def _check_choice(name: str, choice: object, known: tuple[str, ...]) -> None:
+    if choice not in known:
+        raise ValueError(f"Expected {name} from {', '.join(known)}; got {choice!r}. Cure: name one of these.")
+
+
+def _check_count(name: str, number: object) -> None:
+    if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or number < 1):
+        raise ValueError(f"Expected {name} >= 1, an integer, or None; got {number!r}. Cure: 1, for instance.")

@@ -1,0 +1,174 @@
+"""The images that a run has, once each, in their order and as they are: what measurements look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from math import inf
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
+
+from lightning_sparse._compat import LightningDataModule, LightningModule, Trainer
+
+# By split: for what data is set up that has it, the hook that returns its loader, and where a Trainer keeps the loader.
+_SOURCES = {
+    "train": ("fit", "train_dataloader", "train_dataloader"),
+    "val": ("fit", "val_dataloader", "val_dataloaders"),
+    "test": ("test", "test_dataloader", "test_dataloaders"),
+}
+SPLITS = tuple(_SOURCES)
+
+
+@contextmanager
+def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | Iterable[Any]) -> Iterator[Iterable[Any]]:
+    """Provide the batches of this process, the same at each iteration; the run's loaders stay where they are.
+
+    A data module or LightningModule with a method `plain_dataloader(split)` says by itself what to look at, as those of
+    this package do: images that are not augmented, none of them in two processes. Otherwise the data set of a
+    `DataLoader` is gone through in its order (the indices of a `SubsetRandomSampler` in theirs), each process taking
+    its share. Any other iterable is gone through as it is, in every process.
+
+    Args:
+        trainer: In a run.
+        pl_module: The module of the run.
+        choice: "train", "val" or "test", or an iterable of batches.
+
+    Raises:
+        ValueError: If there is no such data, or more than one loader of it.
+        TypeError: If the data can't be gone through again.
+    """
+    loader: Any = _loader(trainer, pl_module, choice) if isinstance(choice, str) else choice
+    if isinstance(loader, DataLoader):
+        yield _in_order(loader, trainer.global_rank, trainer.world_size)
+        return
+    check_repeatable(loader)
+    before = _position(loader)
+    try:
+        yield _Copies(loader)
+    finally:
+        if before is not None and not _are_equal(_position(loader), before):
+            loader.load_state_dict(before)
+
+
+def check_repeatable(loader: object) -> None:
+    """Raise a TypeError if something can't be gone through again."""
+    if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+        raise TypeError(
+            f"Expected batches that can be gone through again; got a {type(loader).__name__}. Cure: a DataLoader, a "
+            f"list of (images, labels), or one of {', '.join(SPLITS)}."
+        )
+
+
+def _loader(trainer: Trainer, pl_module: LightningModule, split: str) -> Any:
+    purpose, hook, attribute = _SOURCES[split]
+    data = data_module(trainer)
+    if data is not None and trainer.state.fn != purpose:
+        data = copy(data)  # what its setup does is not for the run
+        data.setup(stage=purpose)
+    source: Any = pl_module if data is None else data
+    if hasattr(source, "plain_dataloader"):
+        return source.plain_dataloader(split)
+    loader = getattr(trainer, attribute)
+    if loader is None and _is_overridden(source, hook):
+        loader = getattr(source, hook)()
+    return _only(loader, split)
+
+
+def data_module(trainer: Trainer) -> LightningDataModule | None:
+    """Return the data module of this run, if it has one; the Trainer's attribute may be of an earlier run."""
+    hooks = trainer._data_connector._datahook_selector
+    return None if hooks is None else hooks.datamodule
+
+
+def _is_overridden(source: object, hook: str) -> bool:
+    return getattr(getattr(source, hook, None), "__qualname__", f"DataHooks.{hook}") != f"DataHooks.{hook}"
+
+
+def _only(loaders: Any, split: str) -> Any:
+    several = list(loaders.values() if isinstance(loaders, Mapping) else loaders) if _is_nested(loaders) else [loaders]
+    if len(several) != 1 or several[0] is None or _is_nested(several[0]):
+        raise ValueError(
+            f"Expected one {split} loader; got {0 if several == [None] else len(several)}. Cure: give the data to look "
+            "at as dataloader: a DataLoader, a list of (images, labels), or another split."
+        )
+    return several[0]
+
+
+def _is_nested(loaders: object) -> bool:
+    return isinstance(loaders, (Mapping, list, tuple))
+
+
+def _in_order(loader: DataLoader[Any], rank: int, world_size: int) -> DataLoader[Any]:
+    """Return a loader of the same data set, of every image once and of this process's share."""
+    batch_size = loader.batch_size
+    if batch_size is None and loader.batch_sampler is not None:
+        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
+    options: dict[str, Any] = {
+        name: getattr(loader, name)
+        for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
+    }
+    options["multiprocessing_context"] = loader.multiprocessing_context
+    if isinstance(loader.dataset, IterableDataset):  # the user's to share out, as in training
+        return DataLoader(copy(loader.dataset), batch_size=batch_size, **options)
+    places = _places(loader)[rank::world_size]
+    return DataLoader(loader.dataset, batch_size=batch_size, sampler=places, **options)
+
+
+def _places(loader: DataLoader[Any]) -> Any:
+    # Lightning wraps samplers that are no plain ones, to share them out.
+    sampler = getattr(getattr(loader.sampler, "dataset", None), "_sampler", loader.sampler)
+    if isinstance(sampler, SubsetRandomSampler):  # by which a validation set may be held out
+        return sorted(sampler.indices)
+    return range(len(loader.dataset))  # type: ignore[arg-type]  # of a data set that is no iterable one
+
+
+class _Copies:
+    """Goes through a copy of a loader each time, so that the loader's own position stays."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(copy(self._loader))
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+def _position(loader: Any) -> Any:
+    if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+        return deepcopy(loader.state_dict())
+    return None
+
+
+def _are_equal(left: Any, right: Any) -> bool:
+    try:
+        return bool(left == right)
+    except RuntimeError:  # of tensors with more than one number
+        return False
+
+
+def limit_of(trainer: Trainer, batches: Iterable[Any], limit: int | None) -> int | None:
+    """Return how many batches to look at, None for all of them.
+
+    A development run looks at as few as it trains with; a stream without a length at as many as an epoch has.
+
+    Args:
+        trainer: In a run.
+        batches: What is looked at.
+        limit: The most that are wanted.
+    """
+    limits = [limit, int(trainer.fast_dev_run) or None]  # type: ignore[attr-defined]  # which Lightning doesn't declare
+    if trainer.state.fn == "fit" and not _has_length(batches) and trainer.num_training_batches != inf:
+        limits.append(int(trainer.num_training_batches))
+    return min((each for each in limits if each is not None), default=None)
+
+
+def _has_length(batches: Iterable[Any]) -> bool:
+    try:
+        len(batches)  # type: ignore[arg-type]  # what is asked
+    except TypeError:
+        return False
+    return True

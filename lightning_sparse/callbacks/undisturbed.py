@@ -1,0 +1,95 @@
+"""A look at a module in the middle of a run that leaves no trace in it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from lightning_sparse._compat import LightningModule, Trainer
+
+
+@contextmanager
+def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Evaluate a module without gradients, and put back whatever that changes.
+
+    Put back: which modules train, buffers such as batch statistics, the random states of PyTorch (also on devices), of
+    Python and of NumPy, and the stage that the Trainer is in. Within, the Trainer is not training, so that hooks don't
+    augment, and nothing runs compiled, so that forward hooks of layers are called.
+    """
+    with ExitStack() as stack:
+        for kept in (_modes(pl_module), _buffers(pl_module), _random_states(), _stage(trainer), _not_compiled()):
+            stack.enter_context(kept)
+        # A test runs in inference mode, whose tensors could not be changed later. Leaving it turns gradients on.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+@contextmanager
+def _modes(module: nn.Module) -> Iterator[None]:
+    # The flags themselves: methods that modules override may do more than can be put back.
+    modes = {each: each.training for each in module.modules()}
+    for each in modes:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+
+
+@contextmanager
+def _buffers(module: nn.Module) -> Iterator[None]:
+    kept = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if not is_lazy(buffer)
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for owner, name, buffer, values in kept:
+                owner._buffers[name] = buffer.copy_(values)
+
+
+@contextmanager
+def _random_states() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # that of the user's code
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]  # PyTorch's own
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002  # as above
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@contextmanager
+def _stage(trainer: Trainer) -> Iterator[None]:
+    stage = trainer.state.stage
+    if trainer.training:
+        trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def _not_compiled() -> AbstractContextManager[object]:
+    # Before PyTorch 2.6, code is compiled anew for layers that got a hook.
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
