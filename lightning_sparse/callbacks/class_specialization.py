@@ -22,6 +22,7 @@ from lightning_sparse.callbacks.processes import everywhere
 from lightning_sparse.callbacks.reporting import log_now, specialization_metrics
 from lightning_sparse.callbacks.undisturbed import undisturbed
 from lightning_sparse.maskable import Patterns, as_included
+from lightning_sparse.topology.digest import checksum
 
 # By layer, what `ClassSpecialization` computes.
 Result = dict[str, dict[str, Tensor]]
@@ -96,6 +97,7 @@ class ClassSpecializationCallback(PassingCallback):
         self._when, self._every_n_epochs, self._activation = when, every_n_epochs, activation
         self._metric_options: dict[str, Any] = {"drop_fraction": drop_fraction, "balanced": balanced}
         self._is_fitting = False
+        self._weights: str | None = None  # a checksum of what was measured last
         self.result: Result | None = None
         self.history: dict[int, Result] = {}
 
@@ -117,7 +119,7 @@ class ClassSpecializationCallback(PassingCallback):
         check_whole(trainer)
         self._is_fitting = stage == "fit"
         if self._is_fitting:
-            self.result, self.history = None, {}
+            self.result, self.history, self._weights = None, {}, None
             warn_of_averages(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,6 +129,14 @@ class ClassSpecializationCallback(PassingCallback):
             ValueError: If there are no such layers or data, or batch and layers don't fit together.
             TypeError: If batches are no pairs of images and labels.
         """
+        self._rehearse(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise, if the test is to be measured."""
+        if self._when in ("test", "both"):
+            self._rehearse(trainer, pl_module)
+
+    def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         tensors = chain(pl_module.parameters(), pl_module.buffers())
         # What has no values yet would be drawn, and weights of others after it.
         if trainer.num_sanity_val_steps and not any(map(is_lazy, tensors)):
@@ -151,6 +161,11 @@ class ClassSpecializationCallback(PassingCallback):
             self.measure(trainer, pl_module)
 
     def _measure_in_fit(self, trainer: Trainer, pl_module: LightningModule, epochs: int) -> None:
+        tensors = [each for each in chain(pl_module.parameters(), pl_module.buffers()) if not is_lazy(each)]
+        weights, before = checksum(tensors), self._weights
+        if epochs in self.history and all(everywhere(trainer, lambda: weights == before)):
+            return  # the last epoch was measured when it ended, and nothing has changed weights since
+        self._weights = weights
         result = self.measure(trainer, pl_module)
         self.history[epochs] = {
             layer: {name: value for name, value in computed.items() if name != "proportions"}

@@ -20,10 +20,17 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
 
     Put back: which modules train, buffers such as batch statistics, the random states of PyTorch (also on devices), of
     Python and of NumPy, and the stage that the Trainer is in. Within, the Trainer is not training, so that hooks don't
-    augment, and nothing runs compiled, so that forward hooks of layers are called.
+    augment, nothing runs compiled, so that forward hooks of layers are called, and all processes have the buffers of
+    the first, which are those that are validated and saved.
     """
     with ExitStack() as stack:
-        for kept in (_modes(pl_module), _buffers(pl_module), _random_states(), _stage(trainer), _not_compiled()):
+        for kept in (
+            _modes(pl_module),
+            _buffers(trainer, pl_module),
+            _random_states(),
+            _stage(trainer),
+            _not_compiled(),
+        ):
             stack.enter_context(kept)
         # A test runs in inference mode, whose tensors could not be changed later. Leaving it turns gradients on.
         stack.enter_context(torch.inference_mode(False))
@@ -45,7 +52,7 @@ def _modes(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(module: nn.Module) -> Iterator[None]:
+def _buffers(trainer: Trainer, module: nn.Module) -> Iterator[None]:
     kept = [
         (owner, name, buffer, buffer.clone())
         for owner in module.modules()
@@ -53,6 +60,9 @@ def _buffers(module: nn.Module) -> Iterator[None]:
         if not is_lazy(buffer)
     ]
     try:
+        if trainer.world_size > 1:
+            for _, _, buffer, _ in kept:
+                torch.distributed.broadcast(buffer, src=0)
         yield
     finally:
         with torch.no_grad():
