@@ -117,8 +117,9 @@ def _in_order(loader: DataLoader[Any], rank: int, world_size: int) -> DataLoader
 
 
 def _places(loader: DataLoader[Any]) -> Any:
-    # Lightning wraps samplers that are no plain ones, to share them out.
-    sampler = getattr(getattr(loader.sampler, "dataset", None), "_sampler", loader.sampler)
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    # Lightning wraps samplers of a project's own, to share them out.
+    sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
     if isinstance(sampler, SubsetRandomSampler):  # by which a validation set may be held out
         return sorted(sampler.indices)
     return range(len(loader.dataset))  # type: ignore[arg-type]  # of a data set that is no iterable one

@@ -1,0 +1,321 @@
+"""Measurements look at every image once, whatever loader a project has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from tiny_images import CLASSES, IMAGES, Images, Validated, assert_close, data, expected, fit, loader
+from tiny_training import differences, trainer
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from lightning_sparse import ClassSpecializationCallback
+from lightning_sparse.callbacks.plain_data import plain_batches
+from lightning_sparse.data import ArrayDataModule
+
+NUMBERS = TensorDataset(torch.arange(10))
+Measured = dict[str, dict[str, Tensor]]
+
+
+def measured(train: Any = None, module: Any = None, **options: Any) -> tuple[Measured, Any]:
+    """Train and return what was measured, and the module."""
+    callback = ClassSpecializationCallback(**options)
+    run = fit(callback, module=module, train=train)
+    assert callback.result is not None
+    return callback.result, run.lightning_module
+
+
+def numbers(batches: Any, rank: int = 0, world_size: int = 1) -> list[int]:
+    """Return what a process looks at."""
+    run: Any = SimpleNamespace(global_rank=rank, world_size=world_size)
+    with plain_batches(run, Images(), batches) as plain:
+        return [[number for batch in plain for number in batch[0].reshape(-1).tolist()] for _ in range(2)][1]
+
+
+# Loaders of any project
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 4, "shuffle": True, "drop_last": True},
+        {"batch_size": 3, "sampler": WeightedRandomSampler([1.0] + [0.0] * 9, 10)},
+        {"batch_sampler": BatchSampler(RandomSampler(NUMBERS), 4, drop_last=True)},
+        {"batch_sampler": [[3, 4], [5]]},
+        {"batch_size": None, "sampler": [3, 1]},
+    ],
+    ids=["shuffled", "weighted", "batches", "own batches", "no batches"],
+)
+def test_all_of_a_data_set_is_gone_through_in_its_order(options: dict[str, Any]) -> None:
+    assert numbers(DataLoader(NUMBERS, **options)) == list(range(10))
+
+
+def test_batches_have_the_size_and_the_collation_of_the_run() -> None:
+    seen: list[Any] = []
+    batches = DataLoader(NUMBERS, 4, shuffle=True, collate_fn=lambda items: seen.append(len(items)) or items[0])
+    numbers(batches)
+    assert seen == [4, 4, 2] * 2
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_of_images_that_are_held_out_by_indices_none_is_looked_at(wrapped: bool) -> None:
+    sampler: Any = SubsetRandomSampler([7, 2, 5])
+    if wrapped:  # as Lightning does it with several processes
+        sampler = DistributedSamplerWrapper(sampler, num_replicas=2, rank=0)
+    batches = DataLoader(NUMBERS, 2, sampler=sampler)
+    assert numbers(batches) == [2, 5, 7]
+    assert [numbers(batches, rank, 2) for rank in range(2)] == [[2, 7], [5]]
+    assert numbers(DataLoader(NUMBERS, batch_sampler=BatchSampler(sampler, 2, drop_last=True))) == [2, 5, 7]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 12])
+def test_processes_share_a_data_set_without_an_image_twice(world_size: int) -> None:
+    shares = [numbers(DataLoader(NUMBERS, 4, shuffle=True), rank, world_size) for rank in range(world_size)]
+    assert sorted(number for share in shares for number in share) == list(range(10))
+
+
+class Stream(IterableDataset[Any]):
+    """Has no length, and keeps count of its passes."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return iter(data())
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from data()
+
+
+def test_a_stream_is_gone_through_as_it_is() -> None:
+    stream = Stream()
+    found, module = measured(DataLoader(stream, batch_size=4))
+    assert_close(found["net.first"], expected(module, "net.first"))
+    assert stream.passes == 2  # those of training
+
+
+def test_of_a_stream_as_much_is_looked_at_as_an_epoch_has() -> None:
+    callback = ClassSpecializationCallback(num_classes=CLASSES)
+    run = fit(callback, train=DataLoader(Endless(), batch_size=4), limit_train_batches=3)
+    first = TensorDataset(*(tensor[:12] for tensor in data().tensors))
+    assert callback.result is not None
+    assert_close(callback.result["net.first"], expected(run.lightning_module, "net.first", first))
+
+
+@pytest.mark.parametrize("form", [list, lambda batches: {"images": batches[0]}, CombinedLoader])
+def test_one_loader_may_be_wrapped_and_several_are_refused(form: Any) -> None:
+    class Either(Images):
+        def loss(self, batch: Any) -> Tensor:
+            return super().loss(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
+
+    one = form([loader()])
+    found, module = measured(one, Either())
+    assert_close(found["net.first"], expected(module, "net.first"))
+    with pytest.raises(ValueError, match=r"Expected one train loader; got 2\. Cure: "):
+        measured([loader(), loader()], Either())
+
+
+# What the user chooses
+
+
+@pytest.mark.parametrize("form", ["loader", "shuffled", "list"])
+def test_data_of_the_users_choice_are_looked_at(form: str) -> None:
+    other = data(9, seed=5)
+    batches: Any = DataLoader(other, batch_size=2, shuffle=form == "shuffled")
+    found, module = measured(dataloader=list(batches) if form == "list" else batches, every_n_epochs=1)
+    assert_close(found["net.first"], expected(module, "net.first", other))
+
+
+class Splits(LightningDataModule):
+    """A user's data module, with other images for each purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        self.stages = [*self.stages, stage]
+        if stage == "fit":
+            self.train, self.val = data(), data(8, seed=3)
+        else:
+            self.test = data(7, seed=2)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.train, batch_size=4, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.val, batch_size=4)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(self.test, batch_size=4)
+
+
+SPLITS = {"train": data(), "val": data(8, seed=3), "test": data(7, seed=2)}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("when", ["fit", "test"])
+def test_each_split_of_a_data_module_is_looked_at_in_fit_and_in_test(split: str, when: Any) -> None:
+    callback, images = ClassSpecializationCallback(dataloader=split, when=when), Splits()
+    run, model = trainer(callback, max_epochs=1), Validated()
+    if when == "fit":
+        run.fit(model, images)
+    else:
+        run.test(model, images, verbose=False)
+    assert callback.result is not None
+    assert_close(callback.result["net.first"], expected(model, "net.first", SPLITS[split]))
+    assert images.stages == [when]  # what is set up for the measurement is not for the run
+
+
+class WithLoaders(Validated):
+    """Brings its data along."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(SPLITS["train"], batch_size=4, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(SPLITS["val"], batch_size=4)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(SPLITS["test"], batch_size=4)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("when", ["fit", "test"])
+def test_each_split_of_a_module_is_looked_at_in_fit_and_in_test(split: str, when: Any) -> None:
+    callback = ClassSpecializationCallback(dataloader=split, when=when)
+    run, model = trainer(callback, max_epochs=1), WithLoaders()
+    if when == "fit":
+        run.fit(model)
+    else:
+        run.test(model, verbose=False)
+    assert callback.result is not None
+    assert_close(callback.result["net.first"], expected(model, "net.first", SPLITS[split]))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_data_that_a_run_does_not_have_are_an_error_before_training(split: str) -> None:
+    with pytest.raises(ValueError, match=rf"Expected one {split} loader; got 0\. Cure: give the data .* as dataloader"):
+        measured(dataloader=split)
+
+
+def test_data_of_an_earlier_run_are_not_looked_at() -> None:
+    callback = ClassSpecializationCallback()
+    run = trainer(callback, max_epochs=1)
+    run.fit(Validated(), ArrayDataModule(*arrays(), *arrays(), batch_size=4))
+    module = Images()
+    run.fit_loop.epoch_progress.reset()
+    run.fit(module, loader())
+    assert callback.result is not None
+    assert_close(callback.result["net.first"], expected(module, "net.first"))
+
+
+# Data that are augmented
+
+
+def arrays(images: int = 30) -> tuple[Any, Any]:
+    source = torch.Generator().manual_seed(7)
+    return (
+        torch.randint(256, (images, 6, 6), dtype=torch.uint8, generator=source).numpy(),
+        torch.randint(CLASSES, (images,), generator=source).numpy(),
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_of_this_packages_data_modules_are_not_augmented(split: str) -> None:
+    images = ArrayDataModule(*arrays(), *arrays(), batch_size=4, flip=True, crop_padding=2, val_fraction=0.2)
+    found, module = measured_with(images, dataloader=split)
+    batches = list(images.plain_dataloader(split))
+    whole = TensorDataset(torch.cat([each for each, _ in batches]), torch.cat([labels for _, labels in batches]))
+    assert len(whole) == {"train": 24, "val": 6}[split]
+    assert_close(found["net.first"], expected(module, "net.first", whole))
+
+
+def measured_with(images: LightningDataModule, **options: Any) -> tuple[Measured, Any]:
+    callback, module = ClassSpecializationCallback(num_classes=CLASSES, **options), Validated()
+    trainer(callback, max_epochs=2).fit(module, images)
+    assert callback.result is not None
+    return callback.result, module
+
+
+class Foreign(Splits):
+    """Says by itself what to look at."""
+
+    def plain_dataloader(self, split: str) -> Any:
+        return DataLoader(data(6, seed=len(split)), batch_size=4)
+
+
+def test_a_data_module_may_say_what_to_look_at() -> None:
+    found, module = measured_with(Foreign())
+    assert_close(found["net.first"], expected(module, "net.first", data(6, seed=5)))
+
+
+class Augmented(Dataset[Any]):
+    """Changes its images at random, each time."""
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = data()[index]
+        return image + torch.rand(()), label
+
+
+def test_a_data_set_that_augments_is_taken_as_it_is_without_a_trace_in_the_run() -> None:
+    def weights(*callbacks: Any) -> dict[str, Tensor]:
+        run = fit(*callbacks, train=DataLoader(Augmented(), batch_size=4, shuffle=True))
+        return {name: value.clone() for name, value in run.lightning_module.state_dict().items()}
+
+    callback = ClassSpecializationCallback(every_n_epochs=1)
+    assert differences(weights(callback), weights()) == []
+    assert callback.result is not None
+
+
+class TransferAugmenting(Images):
+    """Augments on the device while it trains, as Lightning's documentation shows."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        return (batch[0] * 0, batch[1]) if self.trainer.training else (batch[0] * 2, batch[1])
+
+
+def test_hooks_of_batches_are_those_of_validation() -> None:
+    found, module = measured(module=TransferAugmenting())
+    images, labels = data().tensors
+    assert_close(found["net.first"], expected(module, "net.first", TensorDataset(2 * images, labels)))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_workers_may_read_the_images() -> None:
+    found, module = measured(loader(num_workers=1), num_classes=CLASSES)
+    assert_close(found["net.first"], expected(module, "net.first"))
+
+
+def test_data_that_can_not_be_gone_through_again_are_refused() -> None:
+    run: Any = SimpleNamespace(global_rank=0, world_size=1)
+    for batches in (iter([1]), 3):
+        with (
+            pytest.raises(TypeError, match="Expected batches that can be gone through again; got a "),
+            plain_batches(run, Images(), batches),
+        ):
+            pass
