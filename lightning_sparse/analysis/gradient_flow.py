@@ -34,7 +34,7 @@ def effective_gradient_flow(
         gradients: One per layer, of the layer's weight, any shape; None for a layer that the gradient does not reach,
             which contributes zero. Floating point, all on one device or each on its own.
         masks: The layers' masks, of the gradients' shapes, inactive where zero; None for a dense layer, or for all.
-            In the order of the gradients, or by the same names.
+            In the order of the gradients, or by the same names, of which those that are missing are dense.
         p: Order of the norm, 1 <= p <= inf. The paper reports 1 and 2.
         normalize: "active" divides each layer's norm by the number of its active weights, a variant that the paper
             doesn't have; a layer without any contributes zero.
@@ -132,15 +132,23 @@ def check_orders(orders: Sequence[float]) -> None:
 
 def _norms(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Return the norms of one layer, shape `(orders,)`."""
-    if gradient.device.type != "cpu":
-        seen = gradient if mask is None else torch.where(mask != 0, gradient, 0)
-        return torch.stack([torch.linalg.vector_norm(seen, p, dtype=dtype) for p in orders])
-    # In pieces, which stay in the cache: a temporary of a layer's size would take longer than all norms.
+    compute = _in_parts if gradient.device.type == "cpu" else _at_once
+    return compute(gradient, mask, orders, dtype)
+
+
+def _at_once(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Launch as few kernels as there can be."""
+    seen = gradient if mask is None else torch.where(mask != 0, gradient, 0)
+    return torch.stack([torch.linalg.vector_norm(seen, p, dtype=dtype) for p in orders])
+
+
+def _in_parts(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Stay in the cache: a temporary of a layer's size would take longer than all norms."""
     parts = torch.split(gradient.reshape(-1), _CHUNK)
     masks = [None] * len(parts) if mask is None else torch.split(mask.reshape(-1), _CHUNK)
     found = [_part(part.to(dtype), kept, orders) for part, kept in zip(parts, masks, strict=True)]
     columns = torch.stack(found, dim=1)
-    return torch.stack([torch.linalg.vector_norm(column, p) for column, p in zip(columns, orders, strict=True)])
+    return torch.stack([_norm(column, p) for column, p in zip(columns, orders, strict=True)])
 
 
 def _part(values: Tensor, mask: Tensor | None, orders: Sequence[float]) -> Tensor:
@@ -166,7 +174,8 @@ def _paired(gradients: Gradients, masks: Gradients | None) -> tuple[list[Tensor 
     layers = list(gradients.values()) if isinstance(gradients, Mapping) else list(gradients)
     if masks is None:
         return layers, [None] * len(layers)
-    if isinstance(gradients, Mapping) != isinstance(masks, Mapping) or len(masks) != len(layers):
+    by_name = isinstance(masks, Mapping)
+    if isinstance(gradients, Mapping) != by_name or (not by_name and len(masks) != len(layers)):
         raise ValueError(
             f"Expected one mask per gradient, both in sequences or both by name; got {len(layers)} gradients in a "
             f"{type(gradients).__name__}, {len(masks)} masks in a {type(masks).__name__}. Cure: None stands for the "

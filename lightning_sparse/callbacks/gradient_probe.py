@@ -66,7 +66,9 @@ class GradientProbe:
 
 
 def _copy(module: LightningModule) -> LightningModule:
-    shadow = copy.deepcopy(module)
+    # Weights that PyTorch prunes are computed from others, which can't be copied but needn't.
+    computed = {id(value): None for layer in module.modules() for value in vars(layer).values() if _is_computed(value)}
+    shadow = copy.deepcopy(module, dict(computed))
     shadow.zero_grad(set_to_none=True)
     shadow.train()
     for _, layer in list(shadow.named_modules()):
@@ -74,6 +76,10 @@ def _copy(module: LightningModule) -> LightningModule:
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(layer, hook._tensor_name)  # type: ignore[no-untyped-call]  # PyTorch's
     return shadow
+
+
+def _is_computed(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def _mean(trainer: Trainer, gradient: Tensor | None) -> Tensor | None:
@@ -84,7 +90,7 @@ def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
     """Return some batches of a training loader, always the same ones for a seed, without moving the loader on.
 
     Args:
-        loader: A `DataLoader` over a data set that can be indexed, or a loader whose position is its own, as ours.
+        loader: A `DataLoader` over a data set that can be indexed, or a loader with a method ``from_start``, as ours.
         count: How many.
         seed: Determines which, where the loader has no seed of its own, and what is random in the data set.
 
@@ -100,9 +106,9 @@ def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
 
 
 def _iterate(loader: object, seed: int) -> Iterator[Any]:
-    if callable(getattr(loader, "load_state_dict", None)) and not isinstance(loader, DataLoader):
-        own: Iterator[Any] = iter(copy.copy(loader))  # type: ignore[call-overload]  # the Trainer iterates it, too
-        return own
+    if callable(from_start := getattr(loader, "from_start", None)):
+        first: Iterator[Any] = iter(from_start())
+        return first
     indexed = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__getitem__") and loader.batch_size
     if not indexed:
         raise TypeError(
