@@ -11,34 +11,37 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
 
 from .processes import run
 from .test_sharded import Sharded, fsdp, strategy
-from .training import BATCH, Model, ddp, loader, trainer
+from .training import BATCH, Model, data, ddp, loader, trainer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
-def measured(model: Model, flow: GradientFlowCallback, batch_size: int, **options: Any) -> list[dict[str, Any]]:
+def measured(model: Model, flow: GradientFlowCallback, batches: Any, **options: Any) -> list[dict[str, Any]]:
     """Train, and return what was measured."""
     sparse = SparseMomentumCallback(density=0.3, seed=5)
-    trainer(sparse, flow, **options).fit(model, loader(batch_size))
+    trainer(sparse, flow, **options).fit(model, batches)
     return [asdict(record) for record in flow.history]
 
 
 def _ddp(processes: int, batches: bool) -> list[dict[str, Any]]:
     several = {"strategy": ddp(), "devices": processes} if processes > 1 else {}
     # Each process has its own half of the batch, of whose mean loss they take the gradient together.
-    rows = loader().dataset[int(os.environ["RANK"]) : BATCH : processes]
+    own = data()[int(os.environ["RANK"]) :: processes]
+    rows = [part[: BATCH // processes] for part in own]
+    own_batches = DataLoader(TensorDataset(*own), batch_size=BATCH // processes)
     flow = GradientFlowCallback(every_n_steps=1, batches=[rows] if batches else None)
-    return measured(Model(dtype=torch.float64), flow, BATCH // processes, **several)
+    return measured(Model(dtype=torch.float64), flow, own_batches, use_distributed_sampler=False, **several)
 
 
 def _fsdp(processes: int) -> list[dict[str, Any]]:
     flow = GradientFlowCallback(every_n_steps=1, orders=[1, 2, 3, inf])
-    return measured(Sharded("momentum", torch.float64), flow, BATCH, **strategy(processes))
+    return measured(Sharded("momentum", torch.float64), flow, loader(), **strategy(processes))
 
 
 def check(reports: list[Any], alone: list[dict[str, Any]]) -> None:
