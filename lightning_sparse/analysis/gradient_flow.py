@@ -5,8 +5,7 @@ Tessera, Hooker & Rosman, "Keep the Gradients Flowing: Using Gradient Flow to St
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -144,19 +143,27 @@ def _at_once(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dty
 
 def _in_parts(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Stay in the cache: a temporary of a layer's size would take longer than all norms."""
-    parts = torch.split(gradient.reshape(-1), _CHUNK)
+    found = _over_parts(gradient, mask, orders, dtype, torch.mul)
+    if mask is None or found.isfinite().all():
+        return found
+    # Zero times infinity is not a number, but an inactive weight's gradient must not matter.
+    return _over_parts(gradient, mask, orders, dtype, lambda values, kept: torch.where(kept != 0, values, 0))
+
+
+def _over_parts(
+    gradient: Tensor,
+    mask: Tensor | None,
+    orders: Sequence[float],
+    dtype: torch.dtype,
+    apply: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    parts = [part.to(dtype) for part in torch.split(gradient.reshape(-1), _CHUNK)]
     masks = [None] * len(parts) if mask is None else torch.split(mask.reshape(-1), _CHUNK)
-    found = [_part(part.to(dtype), kept, orders) for part, kept in zip(parts, masks, strict=True)]
-    columns = torch.stack(found, dim=1)
-    return torch.stack([_norm(column, p) for column, p in zip(columns, orders, strict=True)])
-
-
-def _part(values: Tensor, mask: Tensor | None, orders: Sequence[float]) -> Tensor:
-    if mask is not None:
-        product = values * mask
-        # Zero times infinity is not a number, but an inactive weight's gradient must not matter.
-        values = product if isfinite(product.sum()) else torch.where(mask != 0, values, 0)
-    return torch.stack([_norm(values, p) for p in orders])
+    columns = []
+    for part, kept in zip(parts, masks, strict=True):
+        values = part if kept is None else apply(part, kept)
+        columns.append(torch.stack([_norm(values, p) for p in orders]))
+    return torch.stack([_norm(row, p) for row, p in zip(torch.stack(columns, dim=1), orders, strict=True)])
 
 
 def _norm(values: Tensor, p: float) -> Tensor:
