@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
-from tiny_training import At, Batch, ManualModule, ShufflingLoader, TinyModule, fit, stream, trainer
+from lightning.pytorch.loggers import CSVLogger, Logger
+from tiny_training import BATCHES, At, Batch, ManualModule, ShufflingLoader, TinyModule, fit, saving_at, stream, trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
@@ -22,6 +23,7 @@ from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, effec
 from lightning_sparse.analysis import gradient_norm
 from lightning_sparse.callbacks.gradient_probe import draw_batches
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
+from lightning_sparse.callbacks.gradient_steps import SeenSteps
 from lightning_sparse.data import InMemoryLoader
 
 pytestmark = [
@@ -287,6 +289,7 @@ def test_gradients_are_measured_unscaled_and_a_skipped_step_is_flagged(manual: b
 
     flow = GradientFlowCallback(every_n_steps=1)
     fit(flow, module=Overflowing(), plugins=scaled(), max_epochs=2)
+    assert len(flow.history) == 2 * BATCHES
     finite = [record for record in flow.history if not record.flags]
     flagged = [record for record in flow.history if record.flags]
     assert len(flagged) == 1
@@ -446,13 +449,51 @@ def test_an_interrupted_run_goes_on_with_its_history(tmp_path: Path) -> None:
         assert len(one.history) > 1
 
 
+class Rows(Logger):
+    """Notes what it is given."""
+
+    name, version = "rows", "0"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int | None] = []
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Not noted."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.steps += [step] * ("gradient_flow/egf_l2" in metrics)
+
+
+def test_a_resumed_run_does_not_log_again_what_was_logged(tmp_path: Path) -> None:
+    whole, rest = Rows(), Rows()
+    fit(GradientFlowCallback(every_n_steps=1), saving_at(5, tmp_path / "5.ckpt"), logger=whole)
+    fit(GradientFlowCallback(every_n_steps=1), logger=rest, ckpt_path=str(tmp_path / "5.ckpt"))
+    assert whole.steps == list(range(9))
+    assert rest.steps == list(range(5, 9))
+
+
+def test_a_step_is_counted_once_whoever_sees_it_first() -> None:
+    seen = SeenSteps()
+    assert seen.see(0, "trainer") == "first"
+    assert seen.see(0, "optimizer") == "no more"
+    seen.end(0)
+    assert seen.see(0, "optimizer") == "first"
+    assert seen.see(0, "trainer") == "again"
+    seen.end(0)
+    assert seen.see(0, "optimizer") == "first"  # a raw step after one of the Trainer's
+    seen.end(0)
+    assert [seen.see(0, "trainer"), seen.see(0, "trainer")] == ["first", "first"]  # of which a scaler skipped one
+    assert seen.see(1, "optimizer") == "first"
+    assert (seen.counts, seen.most) == ({0: 5, 1: 1}, 5)
+
+
 def test_a_second_fit_starts_anew_and_an_evaluation_changes_nothing(tmp_path: Path) -> None:
     flow = GradientFlowCallback()
     module = TinyModule()
-    run = fit(flow, module=module)
+    fit(flow, saving_at(4, tmp_path / "early.ckpt"), module=module)
     history = flow.history
-    run.save_checkpoint(tmp_path / "end.ckpt")
-    trainer(flow).validate(module, ShufflingLoader(), ckpt_path=tmp_path / "end.ckpt", verbose=False)
+    trainer(flow).validate(module, ShufflingLoader(), ckpt_path=tmp_path / "early.ckpt", verbose=False)
     assert flow.history == history
     fit(flow)
     assert len(flow.history) == len(history)
