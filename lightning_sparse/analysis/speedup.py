@@ -1,8 +1,8 @@
 """Estimates of how much faster the convolutions of a sparse network could be.
 
-They are made as Dettmers & Zettlemoyer (2019) make them, and are estimates: nothing runs faster. Each convolution of the dense network is timed, and the time is scaled by what
-a sparse implementation would leave out (section 4.1 of the paper; their code also scales by the zeros among
-activations).
+They are made as Dettmers & Zettlemoyer (2019) make them, and are estimates: nothing runs faster. Each convolution of
+the dense network is timed, and the time is scaled by what a sparse implementation would leave out (section 4.1 of the
+paper; their code also scales by the zeros among activations).
 """
 
 from __future__ import annotations
