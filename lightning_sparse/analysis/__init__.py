@@ -1,1 +1,7 @@
 """What happened: measurements and pictures."""
+
+from lightning_sparse.analysis.gradient_flow import effective_gradient_flow, gradient_norm
+from lightning_sparse.analysis.size import count_bytes, count_flops
+from lightning_sparse.analysis.speedup import estimate_speedup
+
+__all__ = ["count_bytes", "count_flops", "effective_gradient_flow", "estimate_speedup", "gradient_norm"]

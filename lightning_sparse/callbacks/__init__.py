@@ -1,7 +1,15 @@
 """When topology updates and measurements happen: Lightning callbacks."""
 
+from lightning_sparse.callbacks.gradient_flow import GradientFlowCallback
+from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
 from lightning_sparse.callbacks.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_momentum import SparseMomentumCallback
 from lightning_sparse.callbacks.sparse_training import SparseTrainingCallback
 
-__all__ = ["SparseMomentumCallback", "SparseTrainingCallback", "UpdateRecord"]
+__all__ = [
+    "GradientFlowCallback",
+    "GradientFlowRecord",
+    "SparseMomentumCallback",
+    "SparseTrainingCallback",
+    "UpdateRecord",
+]
