@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable, OptimizerCallable, SaveConfigCallback
     from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.utilities.seed import isolate_rng
 else:
     Callback = _of_both("Callback")
     MisconfigurationException = _of_both("utilities.exceptions.MisconfigurationException")
@@ -75,6 +76,7 @@ else:
         "ModelCheckpoint": "callbacks",
         "OptimizerCallable": "cli",
         "SaveConfigCallback": "cli",
+        "isolate_rng": "utilities.seed",
     }
 
     def __getattr__(name: str) -> Any:
@@ -97,5 +99,6 @@ __all__ = [
     "Trainer",
     "callbacks_of",
     "is_a",
+    "isolate_rng",
     "seed_everything",
 ]

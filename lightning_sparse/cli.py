@@ -1,4 +1,4 @@
-"""The command line: `lightning-sparse demo | configs | reproduce | fit | validate | test | predict`."""
+"""The command line: `lightning-sparse demo | configs | reproduce | report | fit | validate | test | predict`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning_sparse import configs
 from lightning_sparse._version import __version__
 from lightning_sparse.demo import demo
 from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.report import report
 from lightning_sparse.reproduction import reproduce
 
 _USAGE = """\
@@ -20,6 +21,7 @@ lightning-sparse: train sparse neural networks from scratch
   lightning-sparse configs                    list the shipped experiments
   lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table3, table5, figure2,
                                               sensitivity or regrowth
+  lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
   lightning-sparse fit --config NAME_OR_FILE  train; likewise validate, test, predict
   lightning-sparse COMMAND --help             options of a command
   lightning-sparse --version
@@ -34,7 +36,12 @@ def list_configs() -> None:
         print(f"{name:<{width}}  {title}")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "configs": list_configs, "reproduce": reproduce}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "configs": list_configs,
+    "reproduce": reproduce,
+    "report": report,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -103,6 +103,34 @@ def _is_chosen(weight: Weight, included: Sequence[Pattern], excluded: Sequence[P
     return wanted and not any(map(weight.matches, excluded))
 
 
+def find_trained(
+    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
+) -> dict[str, Weight]:
+    """Return the weights that `find_weights` chooses and those that `torch.nn.utils.prune` masks, in order.
+
+    A weight that PyTorch prunes has the name that it had before (``fc1.weight``), and is what is trained in its place
+    (``fc1.weight_orig``). Its mask is the module's buffer ``weight_mask``.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: As `find_weights` takes it; a pattern may match nothing.
+        exclude: Likewise.
+    """
+    included, excluded = as_included(include), as_patterns(exclude)
+    found = [weight for weight in [*_candidates(model), *_pruned(model)] if _is_chosen(weight, included, excluded)]
+    place = {id(parameter): index for index, parameter in enumerate(model.parameters())}
+    return {weight.name: weight for weight in sorted(found, key=lambda weight: place[id(weight.parameter)])}
+
+
+def _pruned(model: nn.Module) -> Iterator[Weight]:
+    for path, module in model.named_modules():
+        for buffer, _ in module.named_buffers(recurse=False):
+            local, _, kind = buffer.rpartition("_")
+            parameter = module._parameters.get(f"{local}_orig")
+            if kind == "mask" and parameter is not None and parameter.requires_grad and parameter.dim() > 1:
+                yield Weight(plain_name(f"{path}.{local}" if path else local), module, parameter)
+
+
 def weights_by_obstacle(
     model: nn.Module, include: Patterns | None, exclude: Patterns | None, obstacle: str = ""
 ) -> dict[str, Weight]:

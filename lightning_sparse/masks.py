@@ -32,7 +32,7 @@ class Masks:
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight: bool, shape and device of its local part."""
-        return self._follow(name).bool()
+        return self.kept(name).bool()
 
     def __setitem__(self, name: str, mask: Tensor) -> None:
         """Replace the values of a mask, in place; shape of the local part."""
@@ -42,7 +42,8 @@ class Masks:
         """Replace a mask by the local part of one for the whole weight."""
         self[name] = take_part(whole, self._parameters[name])
 
-    def _follow(self, name: str) -> Tensor:
+    def kept(self, name: str) -> Tensor:
+        """Return the mask of a weight as it is kept: 0 or 1, dtype, device and shape of its local part; no copy."""
         weight, mask = local(self._parameters[name]), self._masks[name]
         if mask.device != weight.device or mask.dtype != weight.dtype:
             mask = self._masks[name] = mask.to(weight.device, weight.dtype)
@@ -53,7 +54,7 @@ class Masks:
         """Set the inactive weights to zero, of all masked weights or of those named."""
         chosen = self.names if names is None else tuple(names)
         if chosen:
-            torch._foreach_mul_([local(self._parameters[name]) for name in chosen], [*map(self._follow, chosen)])
+            torch._foreach_mul_([local(self._parameters[name]) for name in chosen], [*map(self.kept, chosen)])
 
     @torch.no_grad()
     def apply_to(self, copies: Mapping[str, Tensor]) -> None:

@@ -129,6 +129,13 @@ class SparseNetwork:
             for name, parameter in self._parameters.items()
         }
 
+    def local_mask(self, name: str) -> Tensor | None:
+        """Return the mask of a weight as it is kept: 0 or 1 in the weight's dtype, the part that this process holds.
+
+        It is no copy, and not to be written to. None for a weight that has none and is dense.
+        """
+        return self._masks.kept(name) if name in self._masks.names else None
+
     @property
     def layers(self) -> dict[str, LayerDensity]:
         """Sizes and active counts by parameter name, in the order of the model."""

@@ -5,7 +5,10 @@ Everything else of this package sees local tensors, and the `Shard` that says wh
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -68,6 +71,35 @@ class _SumOver:
         for group in self.groups:
             torch.distributed.all_reduce(total, group=group)
         return total
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Return the elementwise maximum instead."""
+        found = values.clone()
+        for group in self.groups:
+            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX, group=group)
+        return found
+
+
+def whole_norms(norms: Tensor, orders: Sequence[float], parameters: Sequence[Tensor]) -> Tensor:
+    """Return norms of whole tensors from those of the parts that this process holds; every process must call it.
+
+    Args:
+        norms: Of the local parts, `(orders, tensors)`.
+        orders: Of the norms, in [1, inf].
+        parameters: Laid out as the tensors are. Norms of ordinary tensors stay as they are.
+    """
+    columns: dict[Any, list[int]] = defaultdict(list)
+    for index, parameter in enumerate(parameters):
+        if (shard := shard_of(parameter)) is not None:
+            columns[shard.all_reduce].append(index)
+    norms = norms.clone()
+    for over, chosen in columns.items():
+        for row, p in enumerate(orders):
+            # The largest of several is the limit of their norms, and has a reduction of its own.
+            norms[row, chosen] = (
+                over.largest(norms[row, chosen]) if p == inf else over(norms[row, chosen] ** p) ** (1 / p)
+            )
+    return norms
 
 
 def gather(part: Tensor, parameter: Tensor) -> Tensor:

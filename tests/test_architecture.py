@@ -37,8 +37,9 @@ MAY_USE |= {
     "demo": {"demo", "comparison", "search", *LIBRARY},
     "experiment": {"experiment", *LIBRARY},
     "reproduction": {"reproduction", "experiment", *LIBRARY},
+    "report": {"report", *LIBRARY},
     "__main__": {"__main__", "cli"},
-    "cli": {"cli", "demo", "experiment", "reproduction", "comparison", "search", *LIBRARY},
+    "cli": {"cli", "demo", "experiment", "report", "reproduction", "comparison", "search", *LIBRARY},
     "": {"comparison", "search", *LIBRARY},
 }
 # The package has two names and two sets of classes; one module knows.

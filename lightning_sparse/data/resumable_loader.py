@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -113,6 +114,13 @@ class ResumableLoader(ABC):
             # With max_steps, Lightning runs an epoch without batches after a checkpoint of an epoch's end, and
             # counts one too many from then on.
             self._offset = self._epoch - epoch
+
+    def from_start(self) -> ResumableLoader:
+        """Return a loader of the same batches at the beginning of its first epoch; this one stays where it is."""
+        other = copy.copy(self)
+        other._epoch = other._batch = other._offset = 0
+        other._resumes = False
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """The position and all that it depends on, as plain Python values. The same in every process."""

@@ -1,0 +1,199 @@
+"""Estimates of how much faster the convolutions of a sparse network could be.
+
+They are made as Dettmers & Zettlemoyer (2019) make them, and are estimates: nothing runs faster. Each convolution of
+the dense network is timed, and the time is scaled by what a sparse implementation would leave out (section 4.1 of the
+paper; their code also scales by the zeros among activations).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class ConvolutionCost:
+    """What the estimates are made of, for one convolution.
+
+    Attributes:
+        seconds: Time of its dense forward pass.
+        weight_density: Active part of its weights, in [0, 1].
+        empty_in: Part of its input channels from which no active weight comes, in [0, 1].
+        empty_out: Part of its output channels to which no active weight leads, in [0, 1].
+        input_density: Part of its input's values that are not zero, in [0, 1].
+        empty_maps: Part of its input's feature maps, sample by sample, that are all zero, in [0, 1].
+    """
+
+    seconds: float
+    weight_density: float
+    empty_in: float
+    empty_out: float
+    input_density: float
+    empty_maps: float
+
+
+@dataclass(frozen=True)
+class EstimatedSpeedup:
+    """Dense time over estimated time of all convolutions, forward only; at least 1, infinite if nothing is left.
+
+    Attributes:
+        sparse: An ideal sparse convolution: time in proportion to active weights. The paper's text.
+        sparse_with_activations: In proportion to active weights times nonzero inputs. The authors' code, and probably
+            the paper's numbers.
+        channels: A dense convolution that skips input channels without an active weight. The paper's text.
+        channels_with_activations: Which skips those, and feature maps that are all zero. The authors' code.
+        both_channels: Which skips input and output channels without an active weight.
+        layers: What these are made of, by layer.
+    """
+
+    sparse: float
+    sparse_with_activations: float
+    channels: float
+    channels_with_activations: float
+    both_channels: float
+    layers: dict[str, ConvolutionCost]
+
+
+def estimate_speedup(
+    model: nn.Module, masks: Mapping[str, Tensor] | None, inputs: Tensor | tuple[Any, ...], repeats: int = 5
+) -> EstimatedSpeedup:
+    """Estimate how much faster a sparse network's convolutions could be; linear layers don't count, as in the paper.
+
+    Runs the model in evaluation mode, without gradients, and leaves it as it was.
+
+    Args:
+        model: With convolutions.
+        masks: By parameter name, inactive where zero, such as ``SparseNetwork.masks``; weights without one are dense.
+            None takes exact zeros for inactive.
+        inputs: What the model is called with: a tensor ``(batch, channels, ...)``, or all its arguments.
+        repeats: Timed passes, >= 1, after one to warm up; each layer's time is the median.
+
+    Raises:
+        ValueError: If the model calls no convolution, a mask doesn't fit, or ``repeats`` is below 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"Expected at least one timed pass; got repeats={repeats}. Cure: 5, for instance.")
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, _CONVOLUTIONS)}
+    kept = {name: _kept(name, module.weight, masks) for name, module in layers.items()}
+    watched = _watch(model, layers, arguments, repeats)
+    if not watched:
+        raise ValueError(
+            f"Expected a model that calls convolutions; got {type(model).__name__}, which calls none. Cure: FLOPs and "
+            "bytes of linear layers are counted by count_flops and count_bytes."
+        )
+    costs = {name: _cost(layers[name], kept[name], *found) for name, found in watched.items()}
+    return speedup_of(costs)
+
+
+def speedup_of(layers: Mapping[str, ConvolutionCost]) -> EstimatedSpeedup:
+    """Return the estimates for convolutions whose costs are known.
+
+    Args:
+        layers: By name.
+
+    >>> speedup_of({"conv": ConvolutionCost(1.0, 0.05, 0.5, 0.0, 0.5, 0.0)}).sparse_with_activations
+    40.0
+    """
+    costs = list(layers.values())
+    dense = sum(cost.seconds for cost in costs)
+
+    def ratio(parts: list[float]) -> float:
+        rest = sum(cost.seconds * part for cost, part in zip(costs, parts, strict=True))
+        return dense / rest if rest > 0 else float("inf")
+
+    channels = [1 - cost.empty_in for cost in costs]
+    return EstimatedSpeedup(
+        sparse=ratio([cost.weight_density for cost in costs]),
+        sparse_with_activations=ratio([cost.weight_density * cost.input_density for cost in costs]),
+        channels=ratio(channels),
+        channels_with_activations=ratio(
+            [part * (1 - cost.empty_maps) for part, cost in zip(channels, costs, strict=True)]
+        ),
+        both_channels=ratio([part * (1 - cost.empty_out) for part, cost in zip(channels, costs, strict=True)]),
+        layers=dict(layers),
+    )
+
+
+def _kept(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
+    mask = weight.detach() if masks is None else masks.get(f"{name}.weight", torch.ones_like(weight))
+    if mask.shape != weight.shape:
+        raise ValueError(
+            f"Expected a mask of shape {tuple(weight.shape)} for {name}.weight; got {tuple(mask.shape)}. Cure: pass "
+            "the masks of this model."
+        )
+    return mask != 0
+
+
+class _Watch:
+    """Times a layer's calls, and looks at their inputs."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.density = self.empty = 0.0
+        self._start = 0.0
+
+    def before(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        (features,) = arguments
+        nonzero = features != 0
+        self.density = nonzero.double().mean().item()
+        self.empty = 1 - nonzero.flatten(2).any(dim=2).double().mean().item()
+        self._start = _now(features)
+
+    def after(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        self.seconds.append(_now(output) - self._start)
+
+
+def _watch(
+    model: nn.Module, layers: Mapping[str, nn.Module], arguments: tuple[Any, ...], repeats: int
+) -> dict[str, tuple[float, float, float]]:
+    """Return seconds, density of the input and part of its maps that are empty, of each layer that is called."""
+    watches = {name: _Watch() for name in layers}
+    handles = [layer.register_forward_pre_hook(watches[name].before) for name, layer in layers.items()]
+    handles += [layer.register_forward_hook(watches[name].after) for name, layer in layers.items()]
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            for _ in range(1 + repeats):
+                model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+    found = {}
+    for name, watch in watches.items():
+        calls = len(watch.seconds) // (1 + repeats)  # of one pass
+        passes = [sum(watch.seconds[begin : begin + calls]) for begin in range(calls, len(watch.seconds), calls or 1)]
+        if calls:
+            found[name] = (statistics.median(passes), watch.density, watch.empty)
+    return found
+
+
+def _cost(module: nn.Module, kept: Tensor, seconds: float, density: float, empty: float) -> ConvolutionCost:
+    groups: int = module.groups  # type: ignore[assignment]  # of a convolution
+    # (groups, outputs of a group, inputs of a group, positions)
+    grouped = kept.reshape(groups, kept.shape[0] // groups, kept.shape[1], -1)
+    return ConvolutionCost(
+        seconds=seconds,
+        weight_density=kept.double().mean().item(),
+        empty_in=1 - grouped.any(dim=3).any(dim=1).double().mean().item(),
+        empty_out=1 - kept.flatten(1).any(dim=1).double().mean().item(),
+        input_density=density,
+        empty_maps=empty,
+    )
+
+
+def _now(tensor: Tensor) -> float:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()

@@ -1,0 +1,318 @@
+"""Gradient flow of any Lightning project, measured while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+
+from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.analysis.gradient_flow import check_orders
+from lightning_sparse.callbacks.gradient_layers import MaskSource, TrainedWeights, measure, network_of, with_masks
+from lightning_sparse.callbacks.gradient_probe import GradientProbe, Loss, as_batches, draw_batches, is_copyable
+from lightning_sparse.callbacks.gradient_records import GradientFlowRecord, Limits, Measurement, Measurements, average
+from lightning_sparse.callbacks.gradient_reporting import log_records, warn_of_flags
+from lightning_sparse.callbacks.gradient_steps import HookedOptimizers, SeenSteps
+from lightning_sparse.callbacks.guards import check_strategy
+from lightning_sparse.callbacks.measuring import Moments
+from lightning_sparse.maskable import Patterns, as_included, as_patterns
+from lightning_sparse.state import check_seal, sealed
+
+# So many measurements wait on the device, at most, before they are fetched together.
+_MOST_WAITING = 50
+
+
+class GradientFlowCallback(Callback):
+    """Measure how gradients flow through the weights that exist, in any project, sparse or dense.
+
+    Logs ``gradient_flow/egf_l1`` and ``egf_l2`` (Effective Gradient Flow: the mean over layers of the norm of the
+    masked gradient; Tessera et al. 2021), ``gradient_flow/l1`` and ``l2`` (the norm of the unmasked gradient of all
+    layers), and ``gradient_flow/egf_l2/<layer>``, that of each layer. With several optimizers, each has its own:
+    ``gradient_flow/optimizer_0/...``. The run itself is the same with and without this callback, bit for bit.
+
+    Layers are the weights of linear and convolutional layers that are trained; biases and normalization don't count.
+    Masks are found by themselves: those of our callbacks, or of ``torch.nn.utils.prune``; else the network is dense.
+    The gradients of weights that ``prune`` masks come masked from PyTorch, so that such networks have no ``l1`` and
+    ``l2`` unless `batches` is given.
+
+    By default gradients are those of the training batches, after gradients of accumulated batches and all processes
+    were summed and unscaled, before they are clipped. In manual optimization it is what the optimizer is given, after
+    clipping if the module clips before it steps. Measures wait on the device until they are logged.
+
+    Args:
+        every_n_steps: Measure at every n-th step of each optimizer.
+        every_n_epochs: Measure at the last step of every n-th epoch; 1 if nothing else is given.
+        spread_over_epochs: Measure at the last step of so many epochs, spread evenly over the run, first and last
+            included. The paper's number is 11.
+        orders: Of the norms, each in [1, inf]. The paper's are 1 and 2.
+        masks: "auto"; "zeros" takes weights for inactive that are exactly zero; "dense" ignores all masks.
+        normalize: "active" divides each layer's norm by the number of its active weights; the paper doesn't.
+        include: Measure these instead of all linear and convolutional layers: globs on layer, parameter or type names.
+        exclude: Leave these out, likewise.
+        batches: Measure on a fixed set of batches instead, after the step: a number, drawn from the training data
+            (where the loader is a `DataLoader` over a data set with indices, or ours), or the batches. Gradients are
+            then those of their mean loss, in training mode, on a copy of the model: no clipping, no weight decay.
+        loss: Returns the loss of a batch, given a copy of the module and the batch; default: what ``training_step``
+            returns. For `batches` only.
+        seed: Of the choice of `batches`, and of what is random in the model with them.
+        per_layer: Whether to log each layer's norms too.
+        vanishing: A layer is flagged where the root mean square of the gradient of its active weights (or the mean of
+            the largest order) is below this part of the highest of all layers; >= 0.
+        exploding: Or above this; > 0.
+
+    Attributes:
+        history: One `GradientFlowRecord` per measurement.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
+        spread_over_epochs: int | None = None,
+        orders: Sequence[float] = (1, 2),
+        masks: MaskSource = "auto",
+        normalize: Literal["active"] | None = None,
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        batches: int | Iterable[Any] | None = None,
+        loss: Loss | None = None,
+        seed: int = 0,
+        per_layer: bool = True,
+        vanishing: float = 1e-4,
+        exploding: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self._moments = Moments(every_n_steps, every_n_epochs, spread_over_epochs)
+        self._orders = tuple(orders)
+        check_orders(self._orders)
+        _check_choices(masks, normalize, vanishing, exploding)
+        self._masks, self._normalize = masks, normalize
+        self._include, self._exclude = include, exclude
+        as_included(include)
+        as_patterns(exclude)
+        self._batches, self._loss, self._seed = as_batches(batches), loss, seed
+        self._per_layer = per_layer
+        self._limits = Limits(vanishing, exploding)
+        self._is_fitting = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._measurements = Measurements()
+        self._logged = 0
+        self._steps = SeenSteps()
+        self._hooked: HookedOptimizers | None = None
+        self._weights = TrainedWeights(self._include, self._exclude)
+        self._probe: GradientProbe | None = None
+        self._probed = 0
+        self._warned: set[tuple[str, str]] = set()
+        self._log_every = 1
+
+    @property
+    def history(self) -> list[GradientFlowRecord]:
+        """One record per measurement of this run."""
+        self._measurements.fetch()
+        return [self._record(measurement) for measurement in self._measurements.fetched]
+
+    def summary(self) -> dict[str, float]:
+        """Return the average of each logged measure over the run, the paper's figure for `spread_over_epochs=11`.
+
+        Measurements that are not finite are left out of the average, and counted: ``non_finite`` of ``measured``.
+        """
+        return average(self.history)
+
+    def _record(self, measurement: Measurement) -> GradientFlowRecord:
+        return measurement.record(self._orders, self._normalize, self._limits)
+
+    @property
+    def state_key(self) -> str:
+        """Name of the state in checkpoints: that of each callback of this class is its own."""
+        return self._generate_state_key(
+            moments=repr(self._moments), orders=self._orders, fixed=self._batches is not None
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit.
+
+        Raises:
+            MisconfigurationException: Under a strategy that has no gradient of each layer.
+        """
+        self._is_fitting = stage == "fit"
+        if self._is_fitting:
+            check_strategy(trainer)
+            self._reset()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the layers, plan the epochs, draw the batches.
+
+        Raises:
+            ValueError: If there is nothing to measure, or the epochs of the run can't be known.
+            TypeError: If no batches can be drawn from the training data.
+        """
+        self._weights.of(pl_module)
+        self._moments.plan(trainer)
+        self._log_every = max(
+            1, getattr(trainer, "log_every_n_steps", 1)
+        )  # an attribute that Lightning doesn't declare
+        if self._batches is not None:
+            self._probe = self._make_probe(trainer, pl_module, self._batches)
+        if not pl_module.automatic_optimization:  # the module may step optimizers behind the Trainer's back
+            self._hooked = HookedOptimizers(_Steps(self, trainer, pl_module))
+            for optimizer in trainer.optimizers:
+                self._hooked.hook(optimizer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Measure the gradients that an optimizer is about to use, if it is time."""
+        self._see(trainer, pl_module, optimizer, "trainer")
+
+    def _see(
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, by: Literal["trainer", "optimizer"]
+    ) -> None:
+        index = _index(trainer, optimizer)
+        seen = self._steps.see(index, by)
+        if seen != "no more" and self._probe is None and self._is_due(trainer, self._steps.counts[index]):
+            self._measure(trainer, module, optimizer, again=seen == "again")
+
+    def _is_due(self, trainer: Trainer, steps: int) -> bool:
+        if self._moments.every_n_steps is not None:
+            return self._moments.is_step_due(steps)
+        # In manual optimization the Trainer counts steps when they are over, so that the last one can't be told.
+        is_last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
+        return is_last and self._moments.is_epoch_due(trainer.current_epoch)
+
+    def _measure(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, *, again: bool) -> None:
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        weights = [weight for weight in self._weights.of(module) if id(weight.parameter) in own]
+        if not weights:
+            return
+        layers = with_masks(weights, network_of(trainer, module), self._masks)
+        table = measure(layers, [weight.parameter.grad for weight in weights], self._orders)
+        has_total = not any(layer.is_masked_by_autograd for layer in layers)
+        names = tuple(layer.name for layer in layers)
+        number = _index(trainer, optimizer) if len(trainer.optimizers) > 1 else None
+        measured = Measurement(trainer.current_epoch, _step(trainer), number, names, has_total, table)
+        # Of several steps in the last batch of an epoch, the last one counts.
+        again = again or self._moments.every_n_steps is None
+        self._measurements.add(measured, instead=again)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure on the fixed batches, if it is time, and log now and then what was measured."""
+        steps = self._steps.most
+        if self._probe is not None and steps > self._probed and self._is_due(trainer, steps):
+            self._measurements.add(self._probe_now(trainer, pl_module, self._probe), instead=False)
+        self._probed = steps
+        waiting = len(self._measurements.waiting)
+        if waiting >= _MOST_WAITING or (waiting and steps % self._log_every == 0):
+            self._log(trainer)
+
+    def _probe_now(self, trainer: Trainer, module: LightningModule, probe: GradientProbe) -> Measurement:
+        weights = self._weights.of(module)
+        gradients = probe.gradients(trainer, module)
+        # There, pruned weights are effective weights, with a gradient that is not masked.
+        found = [gradients.get(weight.name) for weight in weights]
+        layers = with_masks(weights, network_of(trainer, module), self._masks)
+        table = measure(layers, found, self._orders)
+        names = tuple(layer.name for layer in layers)
+        return Measurement(trainer.current_epoch, _step(trainer), None, names, True, table)
+
+    def _make_probe(self, trainer: Trainer, module: LightningModule, batches: int | list[Any]) -> GradientProbe:
+        if not is_copyable(module):
+            raise ValueError(
+                f"Expected a model that is whole on every process for fixed batches; got {type(module).__name__}, "
+                "whose weights are split over processes. Cure: measure on training batches (batches=None)."
+            )
+        if self._loss is None and not module.automatic_optimization:
+            raise ValueError(
+                f"Expected a loss function for fixed batches in manual optimization; got none for "
+                f"{type(module).__name__}. Cure: pass loss=, a function of module and batch that returns the loss."
+            )
+        drawn = draw_batches(trainer.train_dataloader, batches, self._seed) if isinstance(batches, int) else batches
+        return GradientProbe(drawn, self._loss, self._seed)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was measured."""
+        self._log(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was measured since the last epoch."""
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        self._measurements.fetch()
+        new = self._measurements.fetched[self._logged :]
+        self._logged += len(new)
+        records = [self._record(measurement) for measurement in new]
+        warn_of_flags(trainer, records, self._warned)
+        log_records(trainer, records, per_layer=self._per_layer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured, and how many steps were taken."""
+        if not self._is_fitting:
+            return {}
+        steps = {str(index): count for index, count in self._steps.counts.items()}
+        return sealed({"measurements": self._measurements.state_dict(), "steps": steps, "probed": self._probed})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the measurements of an interrupted fit; those of a finished one outlive an evaluation.
+
+        Raises:
+            ValueError: If the state is damaged, or not this callback's.
+        """
+        if not self._is_fitting:
+            return
+        check_seal(state_dict, {"measurements", "steps", "probed"}, "a run with this callback")
+        self._measurements = Measurements.from_state_dict(state_dict["measurements"], 2 * len(self._orders) + 1)
+        self._logged = len(self._measurements.fetched)
+        self._steps.counts = {int(index): count for index, count in state_dict["steps"].items()}
+        self._probed = state_dict["probed"]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the optimizers and the batches; the history stays."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the optimizers: after an exception there is no teardown."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._hooked is not None:
+            self._hooked.release()
+        self._hooked = self._probe = None
+
+
+class _Steps:
+    """Tells the callback of steps that the Trainer may not see."""
+
+    def __init__(self, callback: GradientFlowCallback, trainer: Trainer, module: LightningModule) -> None:
+        self._callback, self._trainer, self._module = callback, trainer, module
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Measure the gradients, if it is time."""
+        self._callback._see(self._trainer, self._module, optimizer, "optimizer")
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Be ready for the next step."""
+        self._callback._steps.end(_index(self._trainer, optimizer))
+
+
+def _index(trainer: Trainer, optimizer: Optimizer) -> int:
+    return next((index for index, each in enumerate(trainer.optimizers) if each is optimizer), 0)
+
+
+def _step(trainer: Trainer) -> int:
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
+
+
+def _check_choices(masks: str, normalize: str | None, vanishing: float, exploding: float) -> None:
+    if masks not in ("auto", "zeros", "dense"):
+        raise ValueError(f"Expected masks as 'auto', 'zeros' or 'dense'; got {masks!r}. Cure: 'auto' finds them.")
+    if normalize not in (None, "active"):
+        raise ValueError(f"Expected normalize as None or 'active'; got {normalize!r}. Cure: None is the paper's.")
+    for name, limit in (("vanishing", vanishing), ("exploding", exploding)):
+        if isinstance(limit, (bool, str)) or not limit >= 0:
+            raise ValueError(f"Expected {name} >= 0; got {limit!r}. Cure: leave it out for the default.")

@@ -1,0 +1,137 @@
+"""What a run left in its folder: numbers of the CSV log, settings, pictures."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+
+class Point(NamedTuple):
+    """A logged number, and where in the run it is from; NaN where the log doesn't say."""
+
+    epoch: float
+    step: float
+    value: float
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """A run that was logged by Lightning's CSVLogger.
+
+    Attributes:
+        name: To be shown.
+        folder: Where everything is.
+        columns: By name of the metric, its numbers in the order of the log.
+        settings: By dotted name, what the run was configured with.
+        pictures: PNG files that callbacks left.
+    """
+
+    name: str
+    folder: Path
+    columns: dict[str, list[Point]]
+    settings: dict[str, str]
+    pictures: list[Path]
+
+    @classmethod
+    def read(cls, folder: Path) -> RunLog:
+        """Read a run's folder, or the newest `version_N` below it.
+
+        Raises:
+            FileNotFoundError: If there is no log.
+            ValueError: If the log has no numbers, or is no CSV file.
+        """
+        found = _newest(Path(folder))
+        return cls(
+            name=_name(found),
+            folder=found,
+            columns=_columns(found / "metrics.csv"),
+            settings=_settings(found),
+            pictures=sorted((found / "figures").rglob("*.png")),
+        )
+
+    def last(self, metric: str) -> float | None:
+        """Return the last number of a metric, None if there is none."""
+        points = self.columns.get(metric)
+        return points[-1].value if points else None
+
+    def by_layer(self, prefix: str) -> dict[str, list[Point]]:
+        """Return the metrics below a name, by what follows it: the layers of `sparsity/density`, for instance."""
+        start = f"{prefix}/"
+        return {name.removeprefix(start): found for name, found in self.columns.items() if name.startswith(start)}
+
+
+def _newest(folder: Path) -> Path:
+    if (folder / "metrics.csv").exists():
+        return folder
+    logs = [file.parent for file in folder.rglob("metrics.csv")] if folder.is_dir() else []
+    if not logs:
+        raise FileNotFoundError(
+            f"Expected the folder of a run, with a metrics.csv; got {str(folder)!r}, which has none. Cure: log with "
+            "lightning.pytorch.loggers.CSVLogger, and give the folder that it writes to (lightning_logs/version_0)."
+        )
+    return max(logs, key=lambda each: (each / "metrics.csv").stat().st_mtime)
+
+
+def _name(folder: Path) -> str:
+    parts = folder.resolve().parts
+    return "/".join(parts[-2:]) if parts[-1].startswith("version_") else parts[-1]
+
+
+def _columns(file: Path) -> dict[str, list[Point]]:
+    columns: dict[str, list[Point]] = {}
+    with file.open(newline="", encoding="utf-8") as log:
+        for row in csv.DictReader(log):
+            epoch, step = (_number(row.get(name)) for name in ("epoch", "step"))
+            for name, text in row.items():
+                if name in (None, "epoch", "step") or not text:
+                    continue
+                value = _number(text if isinstance(text, str) else None)
+                columns.setdefault(name, []).append(Point(epoch, step, value))
+    if not columns:
+        raise ValueError(f"Expected numbers in {file.name}; got none. Cure: let the run log at least one epoch.")
+    return columns
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    for name in ("config.yaml", "hparams.yaml"):  # the first is complete, and has the second in it
+        file = folder / name
+        if file.exists() and (content := yaml.load(file.read_text(encoding="utf-8"), _Lenient)):
+            return dict(_flat(content))
+    return {}
+
+
+class _Lenient(yaml.SafeLoader):
+    """Reads objects of Python as what they are made of, without making them."""
+
+
+_Lenient.add_multi_constructor("", lambda loader, tag, node: _plain(loader, node))
+
+
+def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+
+
+def _flat(content: Any, path: str = "") -> list[tuple[str, str]]:
+    """Return the leaves of nested settings by dotted name, without those that are not set."""
+    if isinstance(content, dict):
+        items = [(f"{path}.{name}" if path else str(name), value) for name, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(value, dict | list) for value in content):
+        items = [(f"{path}.{index}", value) for index, value in enumerate(content)]
+    else:
+        return [] if content is None else [(path, str(content))]
+    return [leaf for name, value in items for leaf in _flat(value, name)]

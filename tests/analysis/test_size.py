@@ -1,0 +1,78 @@
+"""Operations and bytes are counted exactly."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_sparse import SparseNetwork
+from lightning_sparse.analysis import count_bytes, count_flops
+from lightning_sparse.models import create_model
+
+
+def test_operations_of_a_worked_example() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4 * 4, 5))
+    masks = {"0.weight": torch.zeros(2, 1, 3, 3), "2.weight": torch.ones(5, 32)}
+    masks["0.weight"][0, 0, 0, :] = 1
+    found = count_flops(model, masks, torch.ones(3, 1, 6, 6))
+    convolution, linear = 3 * 2 * (4 * 4) * 2 * 9, 3 * 2 * 32 * 5
+    assert found.dense == convolution + linear
+    assert found.sparse == convolution // 6 + linear
+
+
+def test_a_model_that_is_one_layer_is_counted_too() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    assert count_flops(layer, {"weight": torch.eye(4)}, torch.ones(1, 4)).sparse == 8
+
+
+def test_zeros_are_inactive_where_there_are_no_masks() -> None:
+    model = create_model("lenet-300-100")
+    network = SparseNetwork(model, 0.05)
+    images = torch.ones(1, 1, 28, 28)
+    assert count_flops(model, None, images) == count_flops(model, network.masks, images)
+    assert count_flops(model, {}, images).sparse == count_flops(model, {}, images).dense == 2 * 266_200
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
+    model[2].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    count_flops(model, None, torch.ones(2, 4))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, True, False]
+
+
+def test_bytes_of_a_worked_example() -> None:
+    model = nn.Sequential(nn.Linear(10, 3), nn.BatchNorm1d(3))
+    mask = torch.zeros(3, 10)
+    mask[0, :4] = 1
+    found = count_bytes(model, {"0.weight": mask})
+    rest = 3 * 4 + 4 * 3 * 4 + 8  # biases, batch norm with its counter
+    assert found.dense == 30 * 4 + rest
+    assert found.bitmask == 4 * 4 + 4 + rest
+    assert found.csr == 4 * 4 + 4 * 4 + (3 + 1) * 4 + rest
+
+
+def test_dense_bytes_are_those_that_pytorch_saves_but_for_its_headers() -> None:
+    model, buffer = create_model("lenet-300-100"), io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    assert 0 < buffer.tell() - count_bytes(model, {}).dense < 4096
+
+
+def test_a_sparse_checkpoint_is_smaller() -> None:
+    network = SparseNetwork(create_model("lenet-300-100"), 0.05)
+    found = count_bytes(network.model, network.masks)
+    assert found.csr < 0.12 * found.dense
+    assert found.bitmask < found.csr
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"masks of the model's parameters; got one of 'weights'. Cure"):
+        count_bytes(nn.Linear(2, 2), {"weights": torch.ones(2, 2)})
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) for weight; got \(1,\). Cure"):
+        count_bytes(nn.Linear(2, 2), {"weight": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) for weight; got \(1,\). Cure"):
+        count_flops(nn.Linear(2, 2), {"weight": torch.ones(1)}, torch.ones(1, 2))

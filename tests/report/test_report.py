@@ -1,0 +1,199 @@
+"""A report says what the run logged, on one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
+from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
+from lightning_sparse.cli import main
+from lightning_sparse.data import InMemoryLoader
+from lightning_sparse.models import ImageClassifier
+from lightning_sparse.report import report
+from lightning_sparse.report.run_log import Point, RunLog
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a short run with all that can be in a report."""
+    folder = tmp_path_factory.mktemp("logs")
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 1, 2, 2, generator=generator), torch.arange(40) % 10
+    loader = InMemoryLoader(images, labels, 10, shuffle=True)
+    torch.manual_seed(0)
+    module = ImageClassifier("mlp", model_options={"in_features": 4, "hidden": [8]})
+    logger = CSVLogger(folder, name="tiny")
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        callbacks=[SparseMomentumCallback(density=0.5), GradientFlowCallback()],
+        logger=logger,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader, InMemoryLoader(images, labels, 20, shuffle=False))
+    figures = Path(logger.log_dir) / "figures"
+    figures.mkdir()
+    Image.new("RGB", (3, 2), "red").save(figures / "first layer.png")
+    return folder
+
+
+def write(folder: Path, rows: str, settings: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.csv").write_text(rows)
+    if settings is not None:
+        (folder / "hparams.yaml").write_text(settings)
+    return folder
+
+
+def text_of(page: Path) -> str:
+    """Return what can be read on a page."""
+    content = re.sub(r"<style>.*?</style>|<figure>.*?</figure>", " ", page.read_text(), flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", content)).split())
+
+
+def test_all_sections_of_a_run_are_there_with_its_numbers(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "report.html"
+    report(run, out=out)
+    text, log = text_of(out), RunLog.read(run)
+    for title in ("Results", "Density per layer", "Topology updates", "Gradient flow", "Pictures", "Settings"):
+        assert title in text
+    assert "Class specialization" not in text
+    assert f"val/accuracy {log.last('val/accuracy'):.5g}" in text
+    assert "all layers 50 % 50 %" in text
+    grown = [f"{point.value:,.0f}" for point in log.columns["sparsity/grown"]]
+    assert f"3 updates of {log.name} epoch step prune rate pruned grown 1 4 0.5 {grown[0]} {grown[0]}" in text
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", out.read_text())
+    assert captions == [
+        "accuracy over the run",
+        "loss over the run",
+        f"density per layer, {log.name}",
+        f"redistribution, {log.name}",
+        f"gradient flow, {log.name}",
+        f"gradient flow per layer, {log.name}",
+        f"first layer ({log.name})",
+    ]
+
+
+def test_a_page_needs_nothing_but_itself(run: Path, tmp_path: Path) -> None:
+    report(run, out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert set(re.findall(r'(?:src|href)="(.{0,21})', page)) == {"data:image/png;base64"}
+    assert "url(" not in page
+
+
+def test_two_runs_are_compared_number_by_number(run: Path, tmp_path: Path) -> None:
+    first = write(tmp_path / "first", "epoch,step,val/acc\n0,1,0.5\n1,2,0.75\n", "lr: 0.1\nmodel: {depth: 3}\n")
+    second = write(
+        tmp_path / "second", "epoch,step,val/acc,val/loss\n0,1,0.5,2\n1,2,0.8,1\n", "lr: 0.2\nmodel: {depth: 3}\n"
+    )
+    report(first, second, tmp_path / "both.html")
+    text = text_of(tmp_path / "both.html")
+    assert "metric, last value first second difference val/acc 0.75 0.8 +0.05 val/loss - 1 -" in text
+    assert "setting first second lr 0.1 0.2 all 2 settings" in text
+
+
+def test_specialization_is_shown_layer_by_layer(tmp_path: Path) -> None:
+    rows = "epoch,step,specialization/conv1/mean,specialization/conv1/q25,specialization/conv2/mean\n3,9,0.25,0.2,0.5\n"
+    report(write(tmp_path / "run", rows), out=tmp_path / "report.html")
+    assert "Class specialization mean over channels run conv1 0.25 conv2 0.5" in text_of(tmp_path / "report.html")
+
+
+def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [write(tmp_path / part / "run", "epoch,step,loss\n0,1,0.5\n") for part in ("a", "b")]
+    report(*folders, tmp_path / "both.html")
+    assert "run (A) run (B)" in text_of(tmp_path / "both.html")
+
+
+def test_what_a_run_says_is_shown_and_never_run(tmp_path: Path) -> None:
+    nasty = "<script>alert(1)</script>"
+    folder = write(tmp_path / "run", f"epoch,step,{nasty}\n0,1,0.5\n", f'note: "{nasty}"\n')
+    report(folder, out=tmp_path / "report.html")
+    assert "<script" not in (tmp_path / "report.html").read_text()
+    assert text_of(tmp_path / "report.html").count("<script>alert(1)</script>") == 2
+
+
+def test_settings_with_objects_of_python_are_read_without_making_them(tmp_path: Path) -> None:
+    settings = (
+        "a: !!python/object/apply:os.system ['touch made']\nb: !!python/tuple [1, 2]\nc: {d: [1, {e: 2}], f: null}\n"
+    )
+    log = RunLog.read(write(tmp_path, "epoch,step,loss\n0,1,0.5\n", settings))
+    assert log.settings == {"a": "['touch made']", "b": "[1, 2]", "c.d.0": "1", "c.d.1.e": "2"}
+    assert not Path("made").exists()
+
+
+def test_the_newest_run_below_a_folder_is_taken(run: Path, tmp_path: Path) -> None:
+    older = write(tmp_path / "version_0", "epoch,step,loss\n0,1,1\n")
+    newer = write(tmp_path / "version_1", "epoch,step,loss\n0,1,2\n")
+    os.utime(older / "metrics.csv", (1, 1))
+    assert RunLog.read(tmp_path).folder == newer
+    assert RunLog.read(older).columns == {"loss": [Point(0, 1, 1)]}
+
+
+def test_numbers_that_are_not_finite_are_shown_as_they_are(tmp_path: Path) -> None:
+    rows = "epoch,step,val/loss,gradient_flow/egf_l2\n0,1,1,1\n1,2,nan,inf\n"
+    report(write(tmp_path / "run", rows), out=tmp_path / "report.html")
+    text = text_of(tmp_path / "report.html")
+    assert "val/loss nan" in text
+    assert "egf_l2 1" in text  # the mean of what is finite
+
+
+def test_updates_within_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:
+    rows = "epoch,step,sparsity/share/a,sparsity/density/a\n0,1,1,0.5\n0,2,1,0.5\n0,3,1,0.4\n"
+    report(write(tmp_path / "run", rows), out=tmp_path / "report.html")
+    assert "Density per layer" in text_of(tmp_path / "report.html")
+
+
+def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"with a metrics.csv; got .* Cure: log with .*CSVLogger"):
+        report(tmp_path, out=tmp_path / "report.html")
+    with pytest.raises(FileNotFoundError, match=r"Cure"):
+        report(tmp_path / "nowhere", out=tmp_path / "report.html")
+    with pytest.raises(ValueError, match=r"numbers in metrics.csv; got none. Cure"):
+        report(write(tmp_path / "empty", "epoch,step\n"), out=tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command_line_writes_a_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["report", str(run), "--out", str(tmp_path / "a.html")])
+    assert "a.html" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"lightning-sparse: Expected the folder of a run"):
+        main(["report", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_shows_every_picture(run: Path, tmp_path: Path) -> None:
+    report(run, other=run, out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    script = "<script>onload = () => document.title = [...document.images].map(i => i.naturalWidth).join()</script>"
+    (tmp_path / "asked.html").write_text(page.replace("</body>", f"{script}</body>"))
+    dumped = subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", (tmp_path / "asked.html").as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    (title,) = re.findall(r"<title>(.*?)</title>", dumped)
+    widths = [int(width) for width in title.split(",")]
+    assert len(widths) == page.count("<img") > 10
+    assert min(widths) >= 3
+    assert sorted(widths)[2] > 400
