@@ -1,7 +1,8 @@
 """When topology updates and measurements happen: Lightning callbacks."""
 
 from lightning_sparse.callbacks.history import UpdateRecord
+from lightning_sparse.callbacks.pictures import SparsityPictures
 from lightning_sparse.callbacks.sparse_momentum import SparseMomentumCallback
 from lightning_sparse.callbacks.sparse_training import SparseTrainingCallback
 
-__all__ = ["SparseMomentumCallback", "SparseTrainingCallback", "UpdateRecord"]
+__all__ = ["SparseMomentumCallback", "SparseTrainingCallback", "SparsityPictures", "UpdateRecord"]
