@@ -89,8 +89,8 @@ def main() -> None:
     for name in options.networks:
         pair = PAIRS[name]
         found = {
-            config: measure(config, pair, options.data.resolve(), options.epochs) for config in (pair.dense,
-                pair.sparse)
+            config: measure(config, pair, options.data.resolve(), options.epochs)
+            for config in (pair.dense, pair.sparse)
         }
         (dense, dense_accuracy), (sparse, sparse_accuracy) = found.values()
         head = (
@@ -99,8 +99,9 @@ def main() -> None:
         )
         text = f"{head}\n\n{compare(dense, sparse)}\n"
         (RESULTS / f"class_specialization_{name}.txt").write_text(text)
-        plot_specialization(dense, sparse, num_classes=10).savefig(RESULTS / f"class_specialization_{name}.png",
-        dpi=110) print(text, flush=True)
+        figure = plot_specialization(dense, sparse, num_classes=10)
+        figure.savefig(RESULTS / f"class_specialization_{name}.png", dpi=110)
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
