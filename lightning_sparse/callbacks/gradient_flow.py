@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.analysis.gradient_flow import check_orders
 from lightning_sparse.callbacks.gradient_layers import MaskSource, TrainedWeights, measure, network_of, with_masks
+from lightning_sparse.callbacks.gradient_pictures import send_pictures
 from lightning_sparse.callbacks.gradient_probe import GradientProbe, Loss, as_batches, draw_batches, is_copyable
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord, Limits, Measurement, Measurements, average
 from lightning_sparse.callbacks.gradient_reporting import log_records, warn_of_flags
@@ -60,6 +61,8 @@ class GradientFlowCallback(Callback):
         vanishing: A layer is flagged where the root mean square of the gradient of its active weights (or the mean of
             the largest order) is below this part of the highest of all layers; >= 0.
         exploding: Or above this; > 0.
+        pictures: Whether to send pictures to the loggers at the end of training (files beside the log of those that
+            take none): the measures, and the norm of each layer with its flags, over the run.
 
     Attributes:
         history: One `GradientFlowRecord` per measurement.
@@ -84,6 +87,7 @@ class GradientFlowCallback(Callback):
         per_layer: bool = True,
         vanishing: float = 1e-4,
         exploding: float = 10.0,
+        pictures: bool = False,
     ) -> None:
         super().__init__()
         self._moments = Moments(every_n_steps, every_n_epochs, spread_over_epochs)
@@ -97,6 +101,7 @@ class GradientFlowCallback(Callback):
         self._batches, self._loss, self._seed = as_batches(batches), loss, seed
         self._per_layer = per_layer
         self._limits = Limits(vanishing, exploding)
+        self._pictures = pictures
         self._is_fitting = False
         self._reset()
 
@@ -239,8 +244,10 @@ class GradientFlowCallback(Callback):
         self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what was measured since the last epoch."""
+        """Log what was measured since the last epoch, and draw."""
         self._log(trainer)
+        if self._pictures and self.history:
+            send_pictures(trainer, self.history)
 
     def _log(self, trainer: Trainer) -> None:
         self._measurements.fetch()

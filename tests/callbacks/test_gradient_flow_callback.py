@@ -21,6 +21,7 @@ from watching import scaled
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, effective_gradient_flow
 from lightning_sparse.analysis import gradient_norm
+from lightning_sparse.callbacks.gradient_pictures import measures
 from lightning_sparse.callbacks.gradient_probe import draw_batches
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
 from lightning_sparse.callbacks.gradient_steps import SeenSteps
@@ -422,6 +423,27 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert "gradient_flow/egf_l1/net.0.weight" in text.splitlines()[0]
     written = text.count("\n") - 1 + len(rows)
     assert written >= len(flow.history) > 2
+
+
+def test_pictures_are_sent_at_the_end_on_request(tmp_path: Path) -> None:
+    for pictures in (False, True):
+        logger = CSVLogger(tmp_path, name=str(pictures))
+        fit(GradientFlowCallback(pictures=pictures), logger=logger)
+        files = sorted(path.relative_to(tmp_path).parts[2:] for path in tmp_path.glob(f"{pictures}/**/*.png"))
+        found = [("figures", "gradient_flow", name) for name in ("layers.png", "measures.png")]
+        assert files == (found if pictures else [])
+    fit(GradientFlowCallback(pictures=True), module=ManualModule(), logger=CSVLogger(tmp_path, name="two"))
+    assert len(list(tmp_path.glob("two/**/optimizer_1/*.png"))) == 2
+
+
+def test_pictures_show_what_was_measured() -> None:
+    flow = GradientFlowCallback()
+    fit(flow)
+    (axes,) = measures(flow.history).axes
+    assert axes.get_xlabel() == "epoch"
+    assert [each.get_label() for each in axes.containers] == ["egf_l1", "egf_l2", "l1", "l2"]
+    line, *_ = axes.containers[1]
+    assert list(line.get_ydata()) == [record.effective["l2"] for record in flow.history]
 
 
 def test_an_interrupted_run_goes_on_with_its_history(tmp_path: Path) -> None:
