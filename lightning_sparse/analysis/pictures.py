@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-# Okabe & Ito's palette: told apart with any colour vision. Line styles repeat the distinction for print.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+# Okabe & Ito's palette, told apart with any colour vision; without its yellow, which is hardly seen on white. Line
+# styles repeat the distinction for print.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -67,7 +68,7 @@ def plot_beside_published(
     axes = _axes(ax)
     for index, (name, points) in enumerate(series.items()):
         # Side by side, so that equal values don't hide each other.
-        rows = [row + 0.14 * (index - (len(series) - 1) / 2) for row in range(len(labels))]
+        rows = [row + 0.28 * (index - (len(series) - 1) / 2) for row in range(len(labels))]
         drawn = [(point, row) for point, row in zip(points, rows, strict=True) if point is not None]
         axes.errorbar(
             [value for (value, _), _ in drawn],
@@ -89,12 +90,14 @@ def plot_over_density(
 
     Args:
         series: By name, percentage of active weights and value with its standard error. One point at 100 % is drawn as
-            a horizontal line: the dense network.
+            a horizontal line: the dense network. Without any, a name is not drawn but keeps its colour.
         ylabel: What is measured, with its unit.
         ax: Where to draw; default: a new figure.
     """
     axes = _axes(ax)
     for index, (name, points) in enumerate(series.items()):
+        if not points:
+            continue
         style = {"color": _colour(index), "linestyle": _style(index), "label": name}
         if len(points) == 1 and points[0][0] == 100:
             axes.axhline(points[0][1][0], **style)  # type: ignore[arg-type]  # a dict of several types

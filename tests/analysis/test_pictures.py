@@ -54,3 +54,12 @@ def test_curves_over_density_are_ordered_and_a_dense_network_is_a_line() -> None
     (dense,) = [line for line in axes.lines if line.get_label() == "dense"]
     np.testing.assert_allclose(dense.get_ydata(), [98.7, 98.7])
     assert axes.get_ylabel() == "accuracy (%)"
+
+
+def test_a_curve_without_points_is_not_drawn_and_the_others_keep_their_colours() -> None:
+    points = [(1.0, (97.5, None)), (5.0, (98.5, 0.1))]
+    (with_all,) = plot_over_density({"first": points, "second": points}, "accuracy (%)").axes
+    (with_one,) = plot_over_density({"first": [], "second": points}, "accuracy (%)").axes
+    assert [bars.get_label() for bars in with_one.containers] == ["second"]
+    colours = [bars.lines[0].get_color() for bars in (with_all.containers[1], with_one.containers[0])]
+    assert colours[0] == colours[1] != with_all.containers[0].lines[0].get_color()
