@@ -19,8 +19,8 @@ lightning-sparse: train sparse neural networks from scratch
 
   lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about a minute
   lightning-sparse configs                    list the shipped experiments
-  lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table3, table5, figure2,
-                                              sensitivity or regrowth
+  lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table2_as_coded, table3,
+                                              table5, figure2, compression, sensitivity or regrowth
   lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
   lightning-sparse fit --config NAME_OR_FILE  train; likewise validate, test, predict
   lightning-sparse COMMAND --help             options of a command

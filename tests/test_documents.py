@@ -56,5 +56,6 @@ def test_the_readme_shows_the_numbers_of_the_runs() -> None:
     for cell, mean, reaches in measured:
         assert mean is not None
         here = f"{mean.value:.2f} +- {mean.error:.2f} ({mean.runs} runs){' *' if reaches else ''}"
-        published = "{:.2f} +- {:.2f}".format(*(cell.published or ()))
+        assert cell.published is not None
+        published = f"{cell.published.value:.2f} +- {cell.published.error:.2f}"
         assert f"| {cell.weights:g} % | {here} | {published} |" in readme

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from lightning_sparse.reproduction.setting import FULL, Experiment, Scale, Setting
-from lightning_sparse.reproduction.studies import Cell, Measure
+from lightning_sparse.reproduction.study import Cell, Measure
 
 # Of a normal distribution, as the authors compute their intervals.
 _INTERVAL = 1.96
@@ -65,10 +65,12 @@ class Results:
 
     Attributes:
         folder: That of the runs of this scale, and of their tables.
+        scale: That of the runs.
     """
 
     def __init__(self, folder: Path, scale: Scale = FULL) -> None:
         self.folder = folder / scale.name
+        self.scale = scale
 
     def runs(self, setting: Setting) -> list[dict[str, Any]]:
         """Return the finished runs of a setting, by seed.
@@ -84,15 +86,25 @@ class Results:
         return Mean.of([_value(run, measure) for run in self.runs(setting)])
 
     def of(self, cell: Cell) -> tuple[Mean | None, bool | None]:
-        """Return what a cell shows, and whether it reaches the dense network."""
+        """Return what a cell shows, and whether it reaches the dense network.
+
+        A difference has the standard error and the runs of what is compared, as the paper's have.
+        """
         if cell.setting is None:
             return None, None
         found = self.mean(cell.setting, cell.measure)
         if cell.base is not None:
-            base = self.mean(cell.base, cell.measure)
-            return (None if found is None or base is None else found.minus(base)), None
+            difference = self.difference(cell)
+            return (None if found is None or difference is None else replace(found, value=difference.value)), None
         dense = None if cell.dense is None else self.mean(cell.dense, cell.measure)
         return found, None if found is None or dense is None else found.reaches(dense, cell.measure)
+
+    def difference(self, cell: Cell) -> Mean | None:
+        """Return how a cell differs from its base, with the standard error of that; None if there is no base or run."""
+        if cell.setting is None or cell.base is None:
+            return None
+        found, base = self.mean(cell.setting, cell.measure), self.mean(cell.base, cell.measure)
+        return None if found is None or base is None else found.minus(base)
 
 
 def is_finished(experiment: Experiment, results: Path) -> bool:

@@ -12,6 +12,7 @@ from lightning_sparse import configs
 
 # Short names of what studies change, and where that stands in a configuration.
 OPTIONS = {
+    "density": "trainer.callbacks.init_args.density",
     "growth": "trainer.callbacks.init_args.growth",
     "keep_regrown": "trainer.callbacks.init_args.keep_regrown",
     "momentum": "model.init_args.optimizer.init_args.momentum",
@@ -69,11 +70,15 @@ class Scale:
         name: Of the folder that its results are in.
         changes: Arguments of the command line, without their dashes.
         width: Factor on the width of the networks that are too slow for a first look.
+        title: What titles of tables end with, if it is not the papers' protocol.
+        note: What tables say of it.
     """
 
     name: str
     changes: Mapping[str, str] = field(default_factory=dict)
     width: float = 1.0
+    title: str = ""
+    note: str = ""
 
     def arguments(self, setting: Setting) -> list[str]:
         """Return it as arguments of the command line."""
@@ -86,17 +91,22 @@ class Scale:
 
 
 FULL = Scale("full")
+_SMALL_EPOCHS, _SMALL_BATCHES, _SMALL_WIDTH = 3, 25, 0.25
 SMALL = Scale(
     "small",
     {
-        "trainer.max_epochs": "3",
-        "trainer.limit_train_batches": "25",
+        "trainer.max_epochs": str(_SMALL_EPOCHS),
+        "trainer.limit_train_batches": str(_SMALL_BATCHES),
         "trainer.limit_val_batches": "4",
         "trainer.limit_test_batches": "4",
         "data.init_args.batch_size": "32",
         "data.init_args.eval_batch_size": "100",
     },
-    width=0.25,
+    width=_SMALL_WIDTH,
+    title=" (small scale, no reproduction)",
+    note=f"""\
+Small scale: {_SMALL_EPOCHS} epochs of {_SMALL_BATCHES} small batches, and {_SMALL_WIDTH} times the width of networks
+other than LeNets. Such numbers show that everything works. They don't compare with the published ones.""",
 )
 SCALES = {scale.name: scale for scale in (FULL, SMALL)}
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats  # type: ignore[import-untyped]  # it has none
 from test_results import finish
 
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.setting import Setting
-from lightning_sparse.reproduction.studies import STUDIES, Cell, Study
+from lightning_sparse.reproduction.setting import FULL, SMALL, Setting
+from lightning_sparse.reproduction.studies import STUDIES
+from lightning_sparse.reproduction.study import Cell, Published, Study
 
 DENSE, SPARSE, RANDOM = (
     Setting("mnist_lenet300_dense"),
@@ -21,12 +24,19 @@ DENSE, SPARSE, RANDOM = (
 STUDY = Study(
     "Table 0: test error (%)",
     [
-        ("dense", {"A": Cell(100, (1.34, 0.011), DENSE), "B": Cell(100, (0.58, 0.010), Setting("mnist_lenet5_dense"))}),
-        ("another method", {"A": Cell(8, (2.0, None)), "B": Cell(9, (2.7, None))}),
-        ("sparse", {"A": Cell(5, (1.53, 0.02), SPARSE, DENSE)}),
-        ("random", {"A": Cell(5, (0.07, 0.022), RANDOM, base=SPARSE)}),
+        (
+            "dense",
+            {
+                "A": Cell(100, Published("1.34 +- 0.011"), DENSE),
+                "B": Cell(100, Published("0.58 +- 0.010"), Setting("mnist_lenet5_dense")),
+            },
+        ),
+        ("another method", {"A": Cell(8, Published("2.0")), "B": Cell(9, Published("2.75"))}),
+        ("sparse", {"A": Cell(5, Published("1.530 +- 0.02"), SPARSE, DENSE)}),
+        ("random", {"A": Cell(5, Published("+0.07 +- 0.022"), RANDOM, base=SPARSE)}),
     ],
     seeds=2,
+    note="What to know of it.",
 )
 
 
@@ -39,7 +49,7 @@ def results(tmp_path: Path) -> Results:
     return Results(tmp_path)
 
 
-def test_markdown_has_the_rows_of_the_paper(results: Results) -> None:
+def test_markdown_has_the_rows_of_the_paper_with_its_decimals(results: Results) -> None:
     lines = report.markdown(STUDY, results).splitlines()
     assert lines[:8] == [
         "# Table 0: test error (%)",
@@ -47,10 +57,26 @@ def test_markdown_has_the_rows_of_the_paper(results: Results) -> None:
         "|  | A, here | published | B, here | published |",
         "| --- | --- | --- | --- | --- |",
         "| dense, 100 % | 1.31 +- 0.010 (2) | 1.34 +- 0.011 | - | 0.58 +- 0.010 |",
-        "| another method |  | 2.00 at 8 % |  | 2.70 at 9 % |",
-        "| sparse, 5 % | 1.33 +- 0.010 (2) * | 1.53 +- 0.020 |  |  |",
-        "| random, 5 % | -0.10 +- 0.014 (2) | +0.07 +- 0.022 |  |  |",
+        "| another method |  | 2.0 at 8 % |  | 2.75 at 9 % |",
+        "| sparse, 5 % | 1.33 +- 0.010 (2) * | 1.530 +- 0.02 |  |  |",
+        "| random, 5 % | -0.10 +- 0.010 (2) | +0.07 +- 0.022 |  |  |",
     ]
+
+
+def test_markdown_ends_with_what_to_know_of_the_study_and_of_all(results: Results) -> None:
+    assert report.markdown(STUDY, results).split("\n\n")[2:3] == ["What to know of it."]
+    general = report.markdown(replace(STUDY, note=""), results).split("\n\n")[2:]
+    assert len(general) == 1
+    (text,) = general
+    assert "normal, 1.96 standard errors to each side, as the authors'; it is too narrow for few runs" in " ".join(
+        text.split()
+    )
+
+
+def test_the_note_has_the_quantiles_of_students_distribution(results: Results) -> None:
+    text = " ".join(report.markdown(STUDY, results).split())
+    ten, five, three = (f"{stats.t.ppf(0.975, runs - 1):.2f}" for runs in (10, 5, 3))
+    assert f"Student's would be {ten} of them for 10 runs, {five} for 5 and {three} for 3." in text
 
 
 def test_csv_has_a_line_for_each_cell(results: Results) -> None:
@@ -60,21 +86,41 @@ def test_csv_has_a_line_for_each_cell(results: Results) -> None:
         ("dense", "B", "mnist_lenet5_dense"),
     ]
     assert (rows[4]["mean"], rows[4]["standard_error"], rows[4]["runs"]) == ("1.33", "0.01", "2")
-    assert (rows[4]["published"], rows[4]["published_error"], rows[4]["reaches_dense"]) == ("1.53", "0.02", "True")
+    assert (rows[4]["published"], rows[4]["published_error"], rows[4]["reaches_dense"]) == ("1.530", "0.02", "True")
     assert (rows[1]["mean"], rows[1]["reaches_dense"]) == ("", "")
+    assert {row["scale"] for row in rows} == {"full"}
 
 
-def test_a_picture_has_a_part_for_each_column_and_a_point_for_each_number(results: Results) -> None:
-    figure = report.picture(STUDY, results)
-    assert [axes.get_title() for axes in figure.axes] == ["A", "B"]
-    here, published = (container.lines[0].get_xdata() for container in figure.axes[0].containers)
-    assert list(here) == pytest.approx([1.31, 1.33, -0.10])
-    assert list(published) == [1.34, 2.0, 1.53, 0.07]
+def test_csv_has_the_error_of_a_difference_beside_that_of_the_variant(results: Results) -> None:
+    *others, difference = csv.DictReader(report.as_csv(STUDY, results).splitlines())
+    assert (difference["mean"], difference["standard_error"], difference["difference_error"]) == (
+        *("-0.1", "0.01"),
+        "0.0141",
+    )
+    assert {row["difference_error"] for row in others} == {""}
+    assert float(difference["published"]) == 0.07
+
+
+def test_a_small_scale_is_named_in_the_title_the_note_and_each_line(tmp_path: Path) -> None:
+    full, small = Results(tmp_path, FULL), Results(tmp_path, SMALL)
+    assert report.title(STUDY, full) == "Table 0: test error (%)"
+    assert report.title(STUDY, small) == "Table 0: test error (%) (small scale, no reproduction)"
+    assert report.markdown(STUDY, small).startswith(f"# {report.title(STUDY, small)}\n")
+    assert SMALL.note in report.markdown(STUDY, small)
+    assert "mall scale" not in report.markdown(STUDY, full)
+    assert {row["scale"] for row in csv.DictReader(report.as_csv(STUDY, small).splitlines())} == {"small"}
+
+
+def test_the_note_of_the_small_scale_has_its_numbers() -> None:
+    epochs, batches = (SMALL.changes[f"trainer.{name}"] for name in ("max_epochs", "limit_train_batches"))
+    assert f"{epochs} epochs of {batches} small batches" in SMALL.note
+    assert f"{SMALL.width:g} times" in SMALL.note
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_reported_before_anything_is_measured(tmp_path: Path, name: str) -> None:
     study, results = STUDIES[name], Results(tmp_path)
-    assert report.markdown(study, results).count("\n| ") == len(study.rows) + 2
+    text = report.markdown(study, results)
+    assert text.count("\n| ") == len(study.rows) + 2
+    assert study.note in text
     assert len(report.as_csv(study, results).splitlines()) == 1 + sum(len(cells) for _, cells in study.rows)
-    assert len(report.picture(study, results).axes) == len(study.columns)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lightning_sparse.reproduction.results import Mean, Results
 from lightning_sparse.reproduction.setting import SMALL, Experiment, Setting
-from lightning_sparse.reproduction.studies import Cell
+from lightning_sparse.reproduction.study import Cell, Published
 
 percents = st.floats(0, 100)
 
@@ -48,6 +48,14 @@ def test_one_run_has_no_error_and_none_no_mean() -> None:
         (Mean(1.60, 0.02, 5), "accuracy", True),
         (Mean(1.20, 0.02, 5), "accuracy", False),
         (Mean(1.50, None, 1), "error", None),
+        # The ends of two intervals of 1.96 standard errors of 0.02 just meet, or just don't.
+        (Mean(1.50 + 1.9599 * 0.04, 0.02, 5), "error", True),
+        (Mean(1.50 + 1.9601 * 0.04, 0.02, 5), "error", False),
+        (Mean(1.50 - 1.9599 * 0.04, 0.02, 5), "accuracy", True),
+        (Mean(1.50 - 1.9601 * 0.04, 0.02, 5), "accuracy", False),
+        # Their widths add up, they are not combined like errors.
+        (Mean(1.50 + 1.9599 * 0.08, 0.06, 5), "error", True),
+        (Mean(1.50 + 1.9601 * 0.08, 0.06, 5), "error", False),
     ],
 )
 def test_a_network_reaches_the_dense_one_if_intervals_overlap_or_it_is_better(
@@ -71,18 +79,33 @@ def test_a_cell_is_made_of_the_runs_of_its_setting_and_scale(tmp_path: Path) -> 
     assert (found.value, found.error, found.runs) == (pytest.approx(1.5), pytest.approx(0.1), 2)
     assert reaches is True
     assert Results(tmp_path, SMALL).of(Cell(5, None, sparse, dense)) == (None, None)
-    assert Results(tmp_path).of(Cell(5, (2.0, None))) == (None, None)
+    assert Results(tmp_path).of(Cell(5, Published("2.0"))) == (None, None)
 
 
-def test_a_cell_may_be_a_difference_from_another_setting(tmp_path: Path) -> None:
+def test_a_cell_may_be_a_difference_from_another_setting_with_the_error_and_runs_of_its_own(tmp_path: Path) -> None:
     base, changed = Setting("mnist_lenet300_5"), Setting("mnist_lenet300_5", (("growth", "random"),))
     for seed in (0, 1):
-        finish(tmp_path, base, seed, 1.5 + seed / 10)
-        finish(tmp_path, changed, seed, 1.7 + seed / 10)
-    found, reaches = Results(tmp_path).of(Cell(5, None, changed, base=base))
+        finish(tmp_path, base, seed, 1.5 + 3 * seed / 10)
+    for seed, error in enumerate((1.8, 1.8, 2.1)):
+        finish(tmp_path, changed, seed, error)
+    results, cell = Results(tmp_path), Cell(5, None, changed, base=base)
+    found, reaches = results.of(cell)
     assert found is not None
-    assert found.value == pytest.approx(0.2)
+    assert [found.value, found.error, found.runs] == [pytest.approx(0.25), pytest.approx(0.1), 3]
     assert reaches is None
+    difference = results.difference(cell)
+    assert difference is not None
+    assert [difference.value, difference.error] == pytest.approx([0.25, sqrt(0.1**2 + 0.15**2)])
+
+
+def test_there_is_no_difference_before_both_have_run_and_none_without_a_base(tmp_path: Path) -> None:
+    base, changed = Setting("mnist_lenet300_5"), Setting("mnist_lenet300_5", (("growth", "random"),))
+    finish(tmp_path, changed, 0, 1.7)
+    results = Results(tmp_path)
+    assert results.of(Cell(5, None, changed, base=base)) == (None, None)
+    assert results.difference(Cell(5, None, changed, base=base)) is None
+    assert results.difference(Cell(5, None, changed)) is None
+    assert results.difference(Cell(5, Published("2.0"))) is None
 
 
 def test_other_measures_are_in_percent_too(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def plot_beside_published(
     axes = new_axes(ax)
     for index, (name, points) in enumerate(series.items()):
         # Side by side, so that equal values don't hide each other.
-        rows = [row + 0.14 * (index - (len(series) - 1) / 2) for row in range(len(labels))]
+        rows = [row + 0.28 * (index - (len(series) - 1) / 2) for row in range(len(labels))]
         drawn = [(point, row) for point, row in zip(points, rows, strict=True) if point is not None]
         axes.errorbar(
             [value for (value, _), _ in drawn],
@@ -76,7 +76,7 @@ def plot_over_density(
 
     Args:
         series: By name, percentage of active weights and value with its standard error. One point at 100 % is drawn as
-            a horizontal line: the dense network.
+            a horizontal line: the dense network. Without any, a name is not drawn but keeps its colour.
         ylabel: What is measured, with its unit.
         ax: Where to draw; default: a new figure.
 
@@ -86,6 +86,8 @@ def plot_over_density(
     check_some(series, "series")
     axes = new_axes(ax)
     for index, (name, points) in enumerate(series.items()):
+        if not points:
+            continue
         look: dict[str, Any] = {"color": colour(index), "linestyle": style(index), "label": name}
         if len(points) == 1 and points[0][0] == 100:
             axes.axhline(points[0][1][0], **look)

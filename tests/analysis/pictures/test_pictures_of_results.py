@@ -61,3 +61,12 @@ def test_nothing_to_draw_is_refused_with_the_cure() -> None:
         plot_beside_published([], {}, "error (%)")
     with pytest.raises(ValueError, match=r"Expected at least one series to draw; got none. Cure: "):
         plot_over_density({}, "error (%)")
+
+
+def test_a_curve_without_points_is_not_drawn_and_the_others_keep_their_colours() -> None:
+    points: list[tuple[float, Point]] = [(1.0, (97.5, None)), (5.0, (98.5, 0.1))]
+    (with_all,) = plot_over_density({"first": points, "second": points}, "accuracy (%)").axes
+    (with_one,) = plot_over_density({"first": [], "second": points}, "accuracy (%)").axes
+    assert [bars.get_label() for bars in with_one.containers] == ["second"]
+    colours = [bars.lines[0].get_color() for bars in (with_all.containers[1], with_one.containers[0])]  # type: ignore[attr-defined]  # error bars
+    assert colours[0] == colours[1] != with_all.containers[0].lines[0].get_color()  # type: ignore[attr-defined]  # error bars
