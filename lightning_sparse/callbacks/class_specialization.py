@@ -146,8 +146,7 @@ class ClassSpecializationCallback(PassingCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is time."""
         completed = trainer.current_epoch + 1
-        # An extra epoch for batch statistics is no training.
-        if self._every_n_epochs and completed % self._every_n_epochs == 0 and not trainer.fit_loop._skip_backward:
+        if self._every_n_epochs and completed % self._every_n_epochs == 0:
             self._measure_in_fit(trainer, pl_module, completed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
