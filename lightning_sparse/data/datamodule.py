@@ -8,7 +8,7 @@ from numbers import Real
 
 import torch
 
-from lightning_sparse.data.arrays import ImageArrays
+from lightning_sparse.data.arrays import ImageArrays, check_pixels
 from lightning_sparse.data.augment import PadCropFlip, check_padding
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
 from lightning_sparse.data.normalize import Batch, Normalize
@@ -120,6 +120,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
                 f"Expected one mean and std per channel, {train_images.shape[1]}; got {len(mean)}. "
                 "Cure: leave both out to have them computed."
             )
+        check_pixels(arrays, mean, std)
         return Normalize(mean, std, arrays.white)
 
     def _loader(self, split: str, batch_size: int, *, train: bool = False) -> InMemoryLoader:
@@ -140,6 +141,11 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
     if held_out == count:
         raise ValueError(
             f"Expected val_fraction to leave images to train on; got {val_fraction} of {count} images. Cure: lower it."
+        )
+    if held_out == 0 and val_fraction > 0:
+        raise ValueError(
+            f"Expected val_fraction to hold out at least one image; got {val_fraction} of {count} images, which is "
+            "none. Cure: 0 for no validation, or a larger share."
         )
     if seed is None:
         order = torch.arange(count - 1, -1, -1)

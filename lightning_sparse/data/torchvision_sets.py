@@ -32,7 +32,8 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     Attributes:
         dataset: Name of the class in ``torchvision.datasets``.
-        image_shape: Of the stored images: ``(height, width)`` or ``(height, width, channels)``.
+        image_shape: Of the stored images: ``(height, width)``, which may also be stored with one channel, or
+            ``(height, width, channels)``.
         num_classes: Number of classes.
         customary_mean: What the pixels are normalized with unless ``mean`` is given, per channel, white = 1.
         customary_std: Likewise.
@@ -64,12 +65,13 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     def _load(self) -> ImageArrays:
         x_train, y_train, x_test, y_test = self._found()
-        if x_train.shape[1:] != self.image_shape:
+        arrays = image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
+        height, width, *channels = self.image_shape
+        if arrays.x_train.shape[1:] != (*(channels or [1]), height, width):
             raise ValueError(
                 f"Expected the images of {self.dataset}, of shape {self.image_shape}; got {tuple(x_train.shape[1:])} "
                 f"in {self.data_dir}. Cure: give the right file, or use NpzDataModule for images of another kind."
             )
-        arrays = image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
         return arrays._replace(mean=self.customary_mean, std=self.customary_std)
 
     def _found(self) -> tuple[Any, Any, Any, Any]:

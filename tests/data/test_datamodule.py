@@ -256,6 +256,14 @@ def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str
         module.setup()
 
 
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_a_validation_fraction_of_less_than_an_image_is_refused_with_the_cure(count: int) -> None:
+    images, labels = np.zeros((count, 2, 2), np.uint8), np.zeros(count, int)
+    with pytest.raises(ValueError, match=rf"hold out at least one image; got 0.1 of {count} images.*Cure: 0 for no"):
+        ArrayDataModule(images, labels, images, labels, val_fraction=0.1).setup()
+    ArrayDataModule(images, labels, images, labels, val_fraction=0).setup()
+
+
 class Blank(InMemoryDataModule):
     """A new data set is one class with one method."""
 

@@ -204,6 +204,42 @@ def test_an_npz_file_of_another_data_set_is_refused(tmp_path: Path) -> None:
         module.setup()
 
 
+def test_mnist_with_a_channel_is_mnist(tmp_path: Path) -> None:
+    batches = []
+    for shape in ((28, 28), (28, 28, 1)):
+        module = MNISTDataModule(write_npz(tmp_path / "mnist.npz", shape))
+        module.setup()
+        batches.append(next(iter(module.test_dataloader()))[0])
+    assert batches[0].shape == (20, 1, 28, 28)
+    assert torch.equal(batches[0], batches[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(MNISTDataModule, (28, 28)), (CIFAR10DataModule, (32, 32, 3)), (CIFAR100DataModule, (32, 32, 3))],
+)
+def test_bytes_as_floating_point_are_refused_with_the_cure_unless_other_statistics_are_given(
+    kind: type[TorchvisionDataModule], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = write_npz(tmp_path / "images.npz", shape)
+    arrays = dict(np.load(path))
+    arrays["x_train"], arrays["x_test"] = (np.full((20, *shape), 255.0) for _ in range(2))
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"from 0 to 1 in x_train.*; got 255 to 255\. Cure: divide them by 255, or"):
+        kind(path).setup()
+    kind(path, mean=[127.0], std=[80.0]).setup()
+    np.savez(path, **{**arrays, "x_train": arrays["x_train"] / 255, "x_test": arrays["x_test"] / 255})
+    kind(path).setup()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(MNISTDataModule, (784,)), (CIFAR10DataModule, (3072,))])
+def test_flat_images_are_refused_with_the_reshaping_that_cures_it(
+    kind: type[TorchvisionDataModule], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"got \(20, {shape[0]}\)\. Cure: use reshape\(-1, "):
+        kind(write_npz(tmp_path / "images.npz", shape)).setup()
+
+
 def test_files_with_images_of_another_size_are_refused(mnist_dir: Path) -> None:
     for part in ("train", "t10k"):
         count = TRAIN if part == "train" else TEST
