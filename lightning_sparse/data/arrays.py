@@ -24,7 +24,7 @@ _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 
-# Resizing with sharp filters leaves pixels a little below black and above white; bytes and normalized pixels are beyond.
+# Resizing with sharp filters leaves pixels a little below black or above white; bytes and normalized ones are beyond.
 _SLACK = 0.5
 # No pixels from 0 to 1 can have a larger standard deviation.
 _LARGEST_STD = 0.5

@@ -18,6 +18,9 @@ from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
 class ImageFolderDataModule(SeededDataModule):
     """Images of any size in one folder per class, read while training, with ImageNet's customary pipeline.
 
+    Grey images become RGB, and images of 16 bits a channel are scaled to 8; those of 32 bits, whose white isn't known,
+    are refused when they are read.
+
     Training images: a random part of 8 to 100 % of the area, resized to ``image_size``, half of them flipped. Others:
     the shorter side resized to ``resize``, the central ``image_size`` cut out. Batches have the shape
     ``(batch, 3, image_size, image_size)``. In a distributed run each process gets its own share of every split; a few
