@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.data.image_files import ImageFileLoader, ImageFiles
+from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Normalize
 from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
 
@@ -34,6 +35,8 @@ class ImageFolderDataModule(SeededDataModule):
             is usual for ImageNet.
         batch_size: Training images per step and process, >= 1.
         eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
+        drop_last: Whether to leave out a last training batch that is smaller than the others: batch normalization
+            can't train on one of a single image.
         num_workers: Processes that read images, for each loader, >= 0. 0: the training process does.
         image_size: Height and width of what the network is fed, in pixels, >= 1.
         resize: Length of the shorter side that validation and test images are resized to, >= image_size.
@@ -53,6 +56,7 @@ class ImageFolderDataModule(SeededDataModule):
         test_folder: str | None = None,
         batch_size: int = 256,
         eval_batch_size: int = 256,
+        drop_last: bool = False,
         num_workers: int = 4,
         image_size: int = 224,
         resize: int = 256,
@@ -69,7 +73,8 @@ class ImageFolderDataModule(SeededDataModule):
                 f"Expected one mean and std for each of 3 colours; got {len(mean)}. Cure: the defaults are ImageNet's."
             )
         self.data_dir, self.test_folder = data_dir, test_folder
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.num_workers = num_workers
         self.image_size, self.resize = image_size, resize
         self.mean, self.std = mean, std
         self._files: dict[str, ImageFiles] = {}
@@ -78,11 +83,12 @@ class ImageFolderDataModule(SeededDataModule):
         """Lists the images, once, and settles the shuffling seed, each time.
 
         Args:
-            stage: Not looked at: all stages need the classes of the training folder.
+            stage: "fit", "validate", "test" or "predict". All of them need the classes of the training folder.
 
         Raises:
             FileNotFoundError: If a folder is missing.
-            ValueError: If the folders don't contain what is expected.
+            ValueError: If the folders don't contain what is expected, or the last batch of "fit" would have one image
+                only, on which the Trainer's network can't be trained.
         """
         self.settle_seed()
         if not self._files:
@@ -93,6 +99,8 @@ class ImageFolderDataModule(SeededDataModule):
             _check_every_class_has_images(train)
             test = val if self.test_folder is None else _listed(root / self.test_folder, classes, plain)
             self._files = {"train": train, "overfit": train.transformed_by(plain), "val": val, "test": test}
+        if stage == "fit" and not self.drop_last:
+            check_last_batch(self.trainer, len(self._files["train"]), self.batch_size)
 
     def train_transform(self) -> Callable[[Any], Tensor]:
         """What makes a tensor of a training image; to be overridden for another augmentation."""
@@ -110,8 +118,8 @@ class ImageFolderDataModule(SeededDataModule):
     def train_dataloader(self) -> ImageFileLoader:
         """Shuffled training batches, whose position is kept in checkpoints."""
         if self._overfits():
-            return self._loader("overfit", self.batch_size)
-        return self._loader("train", self.batch_size, shuffle=True)
+            return self._loader("overfit", self.batch_size, drop_last=self.drop_last)
+        return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last)
 
     def val_dataloader(self) -> ImageFileLoader:
         """Validation batches in a fixed order."""
@@ -135,7 +143,7 @@ class ImageFolderDataModule(SeededDataModule):
     def _classes(self, folder: Path) -> list[str]:
         return _class_folders(folder)
 
-    def _loader(self, name: str, batch_size: int, *, shuffle: bool = False) -> ImageFileLoader:
+    def _loader(self, name: str, batch_size: int, *, shuffle: bool = False, drop_last: bool = False) -> ImageFileLoader:
         options = self._loader_options(loaded=name in self._files)
         return ImageFileLoader(
             self._files[name],
@@ -143,6 +151,7 @@ class ImageFolderDataModule(SeededDataModule):
             num_workers=self.num_workers,
             pin_memory=self._on_gpu(),
             shuffle=shuffle,
+            drop_last=drop_last,
             **options,
         )
 
