@@ -39,6 +39,7 @@ class ArrayDataModule(InMemoryDataModule):
     ) -> None:
         super().__init__(**options)
         self._arrays = image_arrays(x_train, y_train, x_test, y_test, num_classes)
+        self.num_classes = self._arrays.num_classes
 
     @classmethod
     def from_npz(cls, path: str | Path, **options: Any) -> ArrayDataModule:
@@ -76,7 +77,8 @@ class NpzDataModule(InMemoryDataModule):
         super().__init__(**options)
         check_num_classes(num_classes)
         self.path, self.num_classes = path, num_classes
+        self._given_classes = num_classes
 
     def _load(self) -> ImageArrays:
         x_train, y_train, x_test, y_test = read_npz(self.path)
-        return image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
+        return image_arrays(x_train, y_train, x_test, y_test, self._given_classes)

@@ -99,6 +99,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
             check_padding(self.crop_padding, *arrays.x_train.shape[2:])
             self._splits = _split(arrays, self.val_fraction, self.split_seed)
             self._normalize = self._normalization(arrays)
+            self.num_classes = arrays.num_classes
         if stage == "fit" and not self.drop_last:
             check_last_batch(self.trainer, len(self._splits["train"][1]), self.batch_size)
 

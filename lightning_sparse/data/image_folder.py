@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +99,7 @@ class ImageFolderDataModule(SeededDataModule):
             _check_every_class_has_images(train)
             test = val if self.test_folder is None else _listed(root / self.test_folder, classes, plain)
             self._files = {"train": train, "overfit": train.transformed_by(plain), "val": val, "test": test}
+            self.num_classes = len(classes)
         if stage == "fit" and not self.drop_last:
             check_last_batch(self.trainer, len(self._files["train"]), self.batch_size)
 
@@ -167,7 +168,7 @@ class ImageNetDataModule(ImageFolderDataModule):
     also serves for subsets of ImageNet.
     """
 
-    num_classes: ClassVar[int] = 1000
+    num_classes: int = 1000
 
     def _classes(self, folder: Path) -> list[str]:
         classes = super()._classes(folder)

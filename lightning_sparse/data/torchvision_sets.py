@@ -44,7 +44,7 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     dataset: ClassVar[str]
     image_shape: ClassVar[tuple[int, ...]]
-    num_classes: ClassVar[int]
+    num_classes: int
     customary_mean: ClassVar[tuple[float, ...]]
     customary_std: ClassVar[tuple[float, ...]]
 

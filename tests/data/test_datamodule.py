@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from lightning_sparse.data import (
     ArrayDataModule,
+    DigitsDataModule,
     ImageArrays,
     ImageFolderDataModule,
     InMemoryDataModule,
     InMemoryLoader,
+    NpzDataModule,
 )
 
 pytestmark = [
@@ -277,6 +280,26 @@ def test_the_customary_statistics_of_a_data_set_are_used_unless_others_are_given
     for module, pixel in ((Blank(), -2.0), (Blank(**given), 0.0)):
         module.setup()
         assert next(iter(module.train_dataloader()))[0].unique().tolist() == [pixel]
+
+
+def test_a_data_module_knows_its_classes_after_setup() -> None:
+    images, labels = np.zeros((10, 2, 2), np.uint8), np.arange(10) % 3
+    expected = {Blank(): 2, numbered(): 3, numbered(num_classes=7): 7, DigitsDataModule(): 10}
+    for module in expected:
+        module.setup()
+    assert {module: module.num_classes for module in expected} == expected
+    assert DigitsDataModule().num_classes is None
+    assert ArrayDataModule(images, labels, images, labels).num_classes == 3
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_a_file_tells_its_classes_again_for_each_data_module(given: int | None, tmp_path: Path) -> None:
+    images, labels, path = np.zeros((10, 2, 2), np.uint8), np.arange(10) % 3, tmp_path / "images.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    module = NpzDataModule(path, num_classes=given)
+    assert module.num_classes == given
+    module.setup()
+    assert module.num_classes == (given or 3)
 
 
 class Watcher(BoringModel):

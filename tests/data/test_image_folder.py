@@ -98,6 +98,12 @@ def test_validation_labels_are_the_training_classes_though_some_are_missing(root
     assert torch.cat([labels for _, labels in module.val_dataloader()]).tolist() == [1, 1]
 
 
+def test_folders_are_counted_as_classes_at_setup(root: Path) -> None:
+    assert ImageFolderDataModule(root).num_classes is None
+    assert ready(root).num_classes == 3
+    assert ImageNetDataModule(root).num_classes == 1000
+
+
 def test_a_test_folder_of_its_own_is_read(root: Path) -> None:
     write_image(root / "exam" / "c" / "1.png", 7)
     module = ready(root, test_folder="exam")

@@ -204,6 +204,18 @@ def test_an_npz_file_of_another_data_set_is_refused(tmp_path: Path) -> None:
         module.setup()
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape", "classes"),
+    [(MNISTDataModule, (28, 28), 10), (CIFAR10DataModule, (32, 32, 3), 10), (CIFAR100DataModule, (32, 32, 3), 100)],
+)
+def test_published_data_sets_know_their_classes(
+    kind: type[TorchvisionDataModule], shape: tuple[int, ...], classes: int, tmp_path: Path
+) -> None:
+    module = kind(write_npz(tmp_path / "images.npz", shape))
+    module.setup()
+    assert module.num_classes == classes
+
+
 def test_mnist_with_a_channel_is_mnist(tmp_path: Path) -> None:
     batches = []
     for shape in ((28, 28), (28, 28, 1)):
