@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
@@ -55,13 +58,16 @@ class TorchvisionDataModule(InMemoryDataModule):
     def prepare_data(self) -> None:
         """Downloads what is missing, in one process per machine, if that is wanted.
 
+        A second run that wants the same files waits for the first, and downloads nothing then.
+
         Raises:
             RuntimeError: If the download fails.
             ValueError: If files are there, but damaged.
         """
         if self.download and not self._is_npz():
-            self._read(train=True, download=True)
-            self._read(train=False, download=True)
+            with _alone(self._root(), self.dataset):
+                self._read(train=True, download=True)
+                self._read(train=False, download=True)
 
     def _load(self) -> ImageArrays:
         x_train, y_train, x_test, y_test = self._found()
@@ -122,6 +128,22 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     def _is_npz(self) -> bool:
         return self._root().suffix == ".npz"
+
+
+@contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """Keep other processes from downloading a data set to a folder meanwhile, if it can be written to at all."""
+    lock = FileLock(root / f".{name}.lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):  # a read-only folder, or one whose file system has no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _files(kind: Any, root: Path) -> tuple[Path, dict[str, str | None]]:

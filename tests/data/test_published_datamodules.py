@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
@@ -12,6 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from lightning_sparse.data import (
     CIFAR10DataModule,
@@ -127,6 +131,57 @@ def test_missing_mnist_files_are_downloaded_if_wanted(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeError):  # the replaced download leaves nothing to read
         MNISTDataModule(tmp_path, download=True).prepare_data()
     assert "train-images-idx3-ubyte.gz" in requested
+
+
+def slow_download(calls: list[str]) -> Callable[..., None]:
+    """A download of MNIST that writes a file bit by bit, as a real one does."""
+
+    def download(url: str, download_root: str, filename: str, md5: str) -> None:
+        calls.append(filename)
+        source, name = Path(download_root).parents[1] / "source", filename.removesuffix(".gz")
+        content = (source / "MNIST" / "raw" / name).read_bytes()
+        with (Path(download_root) / name).open("wb", buffering=0) as file:
+            for start in range(0, len(content), 5000):
+                file.write(content[start : start + 5000])
+                time.sleep(0.01)
+
+    return download
+
+
+def test_two_runs_that_download_to_one_folder_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "source")
+    calls: list[str] = []
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", slow_download(calls))
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(MNISTDataModule(tmp_path).prepare_data) for _ in range(3)]:
+            future.result()
+    assert len(calls) == 4
+    MNISTDataModule(tmp_path, download=False).setup()
+
+
+@pytest.mark.parametrize("failure", [PermissionError(), OSError("read-only"), NotImplementedError()], ids=repr)
+def test_files_in_a_folder_that_can_not_be_locked_are_used(
+    failure: Exception, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fail)
+    MNISTDataModule(mnist_dir, download=True).prepare_data()
+
+
+def test_a_failed_download_lets_the_next_one_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
+    with pytest.raises(RuntimeError, match="no route"):
+        MNISTDataModule(tmp_path).prepare_data()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [".MNIST.lock"]
+    with FileLock(tmp_path / ".MNIST.lock", timeout=0):
+        pass
 
 
 def test_missing_mnist_files_are_reported_with_the_cure(tmp_path: Path) -> None:
