@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from lightning_sparse import configs
+from lightning_sparse.reproduction.trainer_options import as_arguments, as_name, check_trainer_options
 
 # Short names of what studies change, and where that stands in a configuration.
 OPTIONS = {
@@ -63,17 +66,31 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of a protocol is run.
+    """How much of a protocol is run, and in which other way.
 
     Attributes:
         name: Of the folder that its results are in.
         changes: Arguments of the command line, without their dashes.
         width: Factor on the width of the networks that are too slow for a first look.
+        trainer: Options of the Trainer other than the configurations'.
     """
 
     name: str
     changes: Mapping[str, str] = field(default_factory=dict)
     width: float = 1.0
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_trainer(self, options: Mapping[str, Any]) -> Scale:
+        """Return this scale with other options of the Trainer, whose results have a folder of their own.
+
+        >>> FULL.with_trainer({"precision": "bf16-mixed"}).name
+        'full+precision=bf16-mixed'
+
+        Raises:
+            ValueError: If the Trainer has no such option, or a run needs it for itself.
+        """
+        check_trainer_options(options)
+        return replace(self, name=f"{self.name}+{as_name(options)}", trainer=dict(options)) if options else self
 
     def arguments(self, setting: Setting) -> list[str]:
         """Return it as arguments of the command line."""
@@ -130,4 +147,16 @@ class Experiment:
 
     def arguments(self) -> list[str]:
         """Return it as arguments of the command line."""
-        return [*self.setting.arguments(), *self.scale.arguments(self.setting), "--seed_everything", str(self.seed)]
+        changed = [*self.scale.arguments(self.setting), *as_arguments(self.scale.trainer)]
+        return [*self.setting.arguments(), *changed, "--seed_everything", str(self.seed)]
+
+    def to_json(self) -> str:
+        """Return it as a text, from which another process makes it again."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Experiment:
+        """Make an experiment from what `to_json` returned."""
+        parts = json.loads(text)
+        changes = tuple((option, value) for option, value in parts["setting"]["changes"])
+        return cls(Setting(parts["setting"]["config"], changes), parts["seed"], Scale(**parts["scale"]))
