@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from lightning_sparse.reproduction import runner
+from lightning_sparse.cli import main
+from lightning_sparse.reproduction import command, runner
 from lightning_sparse.reproduction.machine import shares
 from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
 from lightning_sparse.reproduction.setting import SMALL, Experiment, Setting
@@ -140,6 +143,30 @@ def test_each_process_is_told_its_share_of_the_machine(
     assert asked == [(2, 4)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in processes.environments] == ["5", "6"] * 2
     assert {environment["SOMETHING_ELSE"] for environment in processes.environments} == {"kept"}
+
+
+def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def start_a_long_one(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    def press_ctrl_c(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=press_ctrl_c))
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=start_a_long_one, DEVNULL=subprocess.DEVNULL))
+    monkeypatch.setattr(command, "prepare", lambda *arguments, **options: None)
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", "table1", "--rows=mnist_lenet300_5", "--jobs=2", f"--results={tmp_path}"])
+    assert stop.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().err.endswith("lightning-sparse: interrupted; the same command goes on\n")
+    assert [process.returncode for process in started] == [-signal.SIGTERM] * 2
+    assert (tmp_path / "full" / "table1.md").exists()
 
 
 @pytest.fixture
