@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ import jsonargparse
 from lightning_sparse import configs
 from lightning_sparse._version import __version__
 from lightning_sparse.demo import demo
-from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.experiment import SparseCLI, refusal
 from lightning_sparse.report import report
 from lightning_sparse.reproduction import reproduce
 
@@ -47,19 +48,33 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
+    What we refuse ends it with one line, and so does Ctrl+C, with status 130; other errors keep their traceback.
+
     Args:
         arguments: What follows the program's name; default: what this process was called with.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else "--help"
+    try:
+        _run(command, given)
+    except (KeyboardInterrupt, SystemExit) as end:  # a Trainer turns the first into the second
+        if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        resumes = "; the same command goes on" if command == "reproduce" else ""
+        print(f"lightning-sparse: interrupted{resumes}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if text := refusal(error):
+            sys.exit(f"lightning-sparse: {text}")
+        raise
+
+
+def _run(command: str, given: list[str]) -> None:
     if command in ("-h", "--help"):
         print(_USAGE)
     elif command == "--version":
         print(__version__)
     elif command in _COMMANDS:
-        try:
-            jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=True)
-        except (ValueError, FileNotFoundError) as error:
-            sys.exit(f"lightning-sparse: {error}")
+        jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=True)
     else:
         SparseCLI(given)

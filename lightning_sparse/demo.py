@@ -66,7 +66,7 @@ def demo(out: Path = Path("lightning_sparse_demo"), epochs: int = 60, density: f
             f"Expected at least 2 epochs, so that the topology changes between them; got {epochs}. "
             "Cure: the default takes seconds."
         )
-    console = Console()
+    console, out = Console(), out.expanduser()
     sparse = SparseMomentumCallback(density=density)
     with _quiet_lightning():
         runs = [_train("dense", None, epochs, seed), _train(f"{100 * density:g} % weights", sparse, epochs, seed)]

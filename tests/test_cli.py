@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from torch._utils import ExceptionWrapper
 
 import lightning_sparse
-from lightning_sparse import configs
+from lightning_sparse import cli, configs
 from lightning_sparse.cli import SparseCLI, main
+from lightning_sparse.experiment import refusal
+from lightning_sparse.models import ImageClassifier
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning"),
@@ -74,3 +80,93 @@ def test_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> N
         main(["fitt"])
     assert stop.value.code == 2
     assert "fit" in capsys.readouterr().err
+
+
+QUIET = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+DIGITS = ["fit", "--config", "digits_lenet300", "--trainer.max_epochs", "1", *QUIET]
+
+
+def raising(error: BaseException) -> Any:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def _handler() -> Iterator[None]:
+    """Put the handler of Ctrl+C back, which Lightning takes away when it has seen one."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_missing_data_end_a_run_with_one_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data.init_args.data_dir", str(tmp_path), "--data.init_args.download", "false"]
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", "mnist_lenet300_5", *data, *QUIET])
+    assert str(stop.value.code).startswith("lightning-sparse: Expected the files of MNIST in ")
+    assert "\n" not in str(stop.value.code)
+
+
+def test_a_download_that_fails_ends_a_reproduction_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", raising(OSError("no route")))
+    with pytest.raises(SystemExit, match=r"^lightning-sparse: Expected to download MNIST to .*no route\. Cure: "):
+        main(["reproduce", "table1", "--rows", "mnist_lenet300_5", f"--data={tmp_path}", f"--results={tmp_path}"])
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake"), FileNotFoundError("somewhere"), RuntimeError("a mistake")])
+@pytest.mark.parametrize("command", [["demo"], DIGITS])
+def test_other_errors_keep_their_traceback(
+    command: list[str], error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageClassifier, "training_step", raising(error))
+    with pytest.raises(type(error)) as caught:
+        main(command)
+    assert caught.value is error
+
+
+@pytest.mark.usefixtures("_handler")
+@pytest.mark.parametrize("command", [["demo"], DIGITS])
+def test_ctrl_c_ends_the_command_without_a_traceback(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageClassifier, "training_step", raising(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.endswith("lightning-sparse: interrupted\n")
+
+
+def test_another_exit_status_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli._COMMANDS, "configs", raising(SystemExit(3)))
+    with pytest.raises(SystemExit) as stop:
+        main(["configs"])
+    assert stop.value.code == 3
+
+
+OURS = "Expected an intact image; got a.png, which cannot be read (cut\noff). Cure: replace the file."
+
+
+def test_our_errors_are_known_when_a_process_that_reads_data_passes_them_on() -> None:
+    passed: list[str] = []
+    for text in (OURS, "a mistake"):
+        try:
+            raise ValueError(text)
+        except ValueError:
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+        with pytest.raises(ValueError, match="Traceback") as caught:
+            wrapped.reraise()
+        passed.append(str(refusal(caught.value)))
+    assert passed == [OURS, "None"]
+
+
+@pytest.mark.parametrize("text", ["", "Expected 2; got 3.", f"It failed: {OURS}", "no Cure: at all"])
+def test_errors_of_others_are_not_ours(text: str) -> None:
+    assert refusal(ValueError(text)) is None

@@ -14,7 +14,7 @@ class ArrayDataModule(InMemoryDataModule):
 
     Args:
         x_train: ``(images, height, width)`` or ``(images, height, width, channels)``: uint8, or floating
-            point in which white is 1.
+            point in which white is 1. They are copied.
         y_train: Integers ``(images,)``, 0 <= label < num_classes.
         x_test: Test images, as ``x_train``.
         y_test: Test labels, as ``y_train``.
@@ -23,7 +23,8 @@ class ArrayDataModule(InMemoryDataModule):
 
     Raises:
         TypeError: If an array has the wrong dtype.
-        ValueError: If shapes, lengths, labels or options are not as described.
+        ValueError: If shapes, lengths, labels or options are not as described. At setup: if floating-point pixels are
+            far from the range of 0 to 1, but ``mean`` and ``std`` are of pixels in it.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ArrayDataModule(InMemoryDataModule):
     ) -> None:
         super().__init__(**options)
         self._arrays = image_arrays(x_train, y_train, x_test, y_test, num_classes)
+        self.num_classes = self._arrays.num_classes
 
     @classmethod
     def from_npz(cls, path: str | Path, **options: Any) -> ArrayDataModule:
@@ -75,7 +77,8 @@ class NpzDataModule(InMemoryDataModule):
         super().__init__(**options)
         check_num_classes(num_classes)
         self.path, self.num_classes = path, num_classes
+        self._given_classes = num_classes
 
     def _load(self) -> ImageArrays:
         x_train, y_train, x_test, y_test = read_npz(self.path)
-        return image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
+        return image_arrays(x_train, y_train, x_test, y_test, self._given_classes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
+from math import isqrt
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -21,6 +23,11 @@ _UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, AttributeError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
+
+# Resizing with sharp filters leaves pixels a little below black or above white; bytes and normalized ones are beyond.
+_SLACK = 0.5
+# No pixels from 0 to 1 can have a larger standard deviation.
+_LARGEST_STD = 0.5
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 """The arrays of an ``.npz`` file, as in Keras' ``mnist.npz``."""
@@ -87,6 +94,33 @@ def check_num_classes(num_classes: int | None) -> None:
         raise ValueError(f"Expected num_classes >= 1, an integer; got {num_classes!r}. Cure: None counts them.")
 
 
+def check_pixels(arrays: ImageArrays, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse floating-point pixels that a mean and a standard deviation of pixels from 0 to 1 don't belong to.
+
+    Statistics of any other pixels are let through with any pixels: they are the user's own, in units of the user's own.
+
+    Args:
+        arrays: The images.
+        mean: What will be subtracted from their pixels, per channel, in units of ``arrays.white``.
+        std: What the pixels will be divided by then.
+
+    Raises:
+        ValueError: If pixels are well below 0 or well above 1, in units of ``arrays.white``.
+    """
+    if not all(0 <= value <= 1 for value in mean) or max(std) > _LARGEST_STD:
+        return
+    for name, images in (("x_train", arrays.x_train), ("x_test", arrays.x_test)):
+        if not images.is_floating_point():
+            continue
+        low, high = (value.item() / arrays.white for value in images.aminmax())
+        if low < -_SLACK or high > 1 + _SLACK:
+            raise ValueError(
+                f"Expected floating-point pixels from 0 to 1 in {name}, as mean={tuple(mean)} and std={tuple(std)} are "
+                f"of such; got {low:.4g} to {high:.4g}. Cure: divide them by 255, or save them as uint8; if they are "
+                "normalized already, give mean=[0.0] and std=[1.0]."
+            )
+
+
 def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
     """Reads the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Nothing in the file is executed.
 
@@ -99,11 +133,12 @@ def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
     """
     if not isinstance(path, (str, PathLike)):
         raise TypeError(f"Expected the path of an .npz file; got {path!r}. Cure: check the path.")
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise FileNotFoundError(f"Expected an .npz file; got {path}, which does not exist. Cure: check the path.")
     try:
         # Opened here, because np.load leaves a damaged file open.
-        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             # Before anything is read: an array is read up to the length in its header, where checksums end it.
             if damaged := file.zip.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
@@ -132,18 +167,39 @@ def _images(array: Any, name: str) -> Tensor:
     if images.ndim not in (3, 4) or 0 in images.shape or _looks_channels_first(images):
         raise ValueError(
             f"Expected {name} of shape (images, height, width) or (images, height, width, channels), "
-            f"at least one image; got {tuple(images.shape)}. Cure: move the channels to the end."
+            f"at least one image; got {tuple(images.shape)}. Cure: {_shape_cure(images)}."
         )
     channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if images.is_floating_point() and images.numel() and not torch.isfinite(images).all():
         raise ValueError(f"Expected finite pixels in {name}; got NaN or infinity. Cure: clean the images up.")
     stored = torch.uint8 if images.dtype == torch.uint8 else torch.float32
-    return channels_first.to(stored).contiguous()
+    return _own(channels_first.to(stored).contiguous(), array)
+
+
+def _shape_cure(images: Tensor) -> str:
+    if 0 in images.shape:
+        return "check what they were read from"
+    if images.ndim == 2:
+        pixels = images.shape[1]
+        if (side := isqrt(pixels)) ** 2 == pixels:
+            return f"use reshape(-1, {side}, {side})"
+        if (side := isqrt(pixels // 3)) ** 2 * 3 == pixels:
+            return f"use reshape(-1, 3, {side}, {side}).transpose(0, 2, 3, 1), if rows have all red pixels first"
+        return "use reshape(-1, height, width)"
+    if images.ndim == 4:
+        return "move the channels to the end, with transpose(0, 2, 3, 1) of an array or permute of a tensor"
+    return "give each image a height and a width"
+
+
+def _own(result: Tensor, given: Any) -> Tensor:
+    """A tensor that shares no memory with what it was made from, which the user may change."""
+    shared = isinstance(given, Tensor) and result.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+    return result.clone() if shared else result
 
 
 def _tensor(array: Any, name: str) -> Tensor:
     if isinstance(array, Tensor):
-        return array
+        return array.detach()
     try:
         # A copy: NumPy's array may be read-only, and may be changed later.
         return torch.tensor(np.asarray(array))
@@ -168,7 +224,7 @@ def _labels(array: Any, name: str, count: int) -> Tensor:
             f"Expected {name} of shape ({count},), one label per image; got {tuple(labels.shape)}. "
             "Cure: use reshape(-1) on labels in a column; otherwise check that images and labels belong together."
         )
-    return labels.long()
+    return _own(labels.long(), array)
 
 
 def _check_range(labels: Tensor, name: str, num_classes: int) -> None:

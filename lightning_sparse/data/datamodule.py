@@ -8,9 +8,10 @@ from numbers import Real
 
 import torch
 
-from lightning_sparse.data.arrays import ImageArrays
+from lightning_sparse.data.arrays import ImageArrays, check_pixels
 from lightning_sparse.data.augment import PadCropFlip, check_padding
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
+from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
 from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes, check_seed
 
@@ -24,6 +25,8 @@ class InMemoryDataModule(SeededDataModule, ABC):
     Args:
         batch_size: Training images per step and process, >= 1.
         eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
+        drop_last: Whether to leave out a last training batch that is smaller than the others: batch normalization
+            can't train on one of a single image.
         val_fraction: Share of the training images held out for validation, in [0, 1): round(val_fraction *
             images) of them. 0: no validation.
         split_seed: Determines which images are held out, independent of all other seeds. None: the last ones of the
@@ -53,6 +56,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
         *,
         batch_size: int = 100,
         eval_batch_size: int = 1000,
+        drop_last: bool = False,
         val_fraction: float = 0.1,
         split_seed: int | None = 0,
         shuffle_seed: int | None = None,
@@ -68,7 +72,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
         check_seed("split_seed", split_seed)
         _check_statistics(mean, std)
         PadCropFlip(crop_padding, flip)  # refuses a padding that makes no sense
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.mean, self.std = mean, std
         self.crop_padding, self.flip, self.on_device = crop_padding, flip, on_device
@@ -83,7 +87,11 @@ class InMemoryDataModule(SeededDataModule, ABC):
         """Loads and splits the data, once, and settles the shuffling seed, each time.
 
         Args:
-            stage: Not looked at: all stages need the statistics of the training split.
+            stage: "fit", "validate", "test" or "predict". All of them need the statistics of the training split.
+
+        Raises:
+            ValueError: If data and options don't fit together, or the last batch of "fit" would have one image only,
+                on which the Trainer's network can't be trained.
         """
         self.settle_seed()
         if not self._splits:
@@ -91,6 +99,9 @@ class InMemoryDataModule(SeededDataModule, ABC):
             check_padding(self.crop_padding, *arrays.x_train.shape[2:])
             self._splits = _split(arrays, self.val_fraction, self.split_seed)
             self._normalize = self._normalization(arrays)
+            self.num_classes = arrays.num_classes
+        if stage == "fit" and not self.drop_last:
+            check_last_batch(self.trainer, len(self._splits["train"][1]), self.batch_size)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Shuffled training batches, whose position is kept in checkpoints."""
@@ -140,6 +151,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
                 f"Expected one mean and std per channel, {train_images.shape[1]}; got {len(mean)}. "
                 "Cure: leave both out to have them computed."
             )
+        check_pixels(arrays, mean, std)
         return Normalize(mean, std, arrays.white)
 
     def _loader(self, split: str, batch_size: int, *, train: bool = False) -> InMemoryLoader:
@@ -150,7 +162,14 @@ class InMemoryDataModule(SeededDataModule, ABC):
         if self.on_device and self.trainer is not None:
             images = images.to(self.trainer.strategy.root_device)
         return InMemoryLoader(
-            images, labels, batch_size, shuffle=train, augment=augment, transform=self._normalize, **options
+            images,
+            labels,
+            batch_size,
+            shuffle=train,
+            drop_last=self.drop_last and split == "train",
+            augment=augment,
+            transform=self._normalize,
+            **options,
         )
 
 
@@ -160,6 +179,11 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
     if held_out == count:
         raise ValueError(
             f"Expected val_fraction to leave images to train on; got {val_fraction} of {count} images. Cure: lower it."
+        )
+    if held_out == 0 and val_fraction > 0:
+        raise ValueError(
+            f"Expected val_fraction to hold out at least one image; got {val_fraction} of {count} images, which is "
+            "none. Cure: 0 for no validation, or a larger share."
         )
     if seed is None:
         order = torch.arange(count - 1, -1, -1)

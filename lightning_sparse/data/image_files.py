@@ -9,6 +9,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -142,9 +143,25 @@ def _read(path: str) -> Any:
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            mode, rgb = image.mode, _rgb(image)
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(
             f"Expected an intact image; got {path}, which cannot be read ({error}). "
             "Cure: replace the file, or delete it."
         ) from error
+    if rgb is None:
+        raise ValueError(
+            f"Expected an image whose white is known, of 8 or 16 bits a channel; got {path}, of Pillow's mode "
+            f"{mode!r}. Cure: save it with 8 bits a channel."
+        )
+    return rgb
+
+
+def _rgb(image: Any) -> Any:
+    """An opened image in 8-bit RGB; None if its white is not known."""
+    from PIL import Image
+
+    # Pillow would cut the values off at 255. Where it has no mode for 16 bits it has them in one for 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    return None if image.mode in ("I", "F") else image.convert("RGB")

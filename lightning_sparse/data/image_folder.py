@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.data.image_files import ImageFileLoader, ImageFiles
+from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
 from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
 
 
 class ImageFolderDataModule(SeededDataModule):
     """Images of any size in one folder per class, read while training, with ImageNet's customary pipeline.
+
+    Grey images become RGB, and images of 16 bits a channel are scaled to 8; those of 32 bits, whose white isn't known,
+    are refused when they are read.
 
     Training images: a random part of 8 to 100 % of the area, resized to ``image_size``, half of them flipped. Others:
     the shorter side resized to ``resize``, the central ``image_size`` cut out. Batches have the shape
@@ -31,6 +35,8 @@ class ImageFolderDataModule(SeededDataModule):
             is usual for ImageNet.
         batch_size: Training images per step and process, >= 1.
         eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
+        drop_last: Whether to leave out a last training batch that is smaller than the others: batch normalization
+            can't train on one of a single image.
         num_workers: Processes that read images, for each loader, >= 0. 0: the training process does.
         image_size: Height and width of what the network is fed, in pixels, >= 1.
         resize: Length of the shorter side that validation and test images are resized to, >= image_size.
@@ -50,6 +56,7 @@ class ImageFolderDataModule(SeededDataModule):
         test_folder: str | None = None,
         batch_size: int = 256,
         eval_batch_size: int = 256,
+        drop_last: bool = False,
         num_workers: int = 4,
         image_size: int = 224,
         resize: int = 256,
@@ -66,7 +73,8 @@ class ImageFolderDataModule(SeededDataModule):
                 f"Expected one mean and std for each of 3 colours; got {len(mean)}. Cure: the defaults are ImageNet's."
             )
         self.data_dir, self.test_folder = data_dir, test_folder
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.num_workers = num_workers
         self.image_size, self.resize = image_size, resize
         self.mean, self.std = mean, std
         self._files: dict[str, ImageFiles] = {}
@@ -75,11 +83,12 @@ class ImageFolderDataModule(SeededDataModule):
         """Lists the images, once, and settles the shuffling seed, each time.
 
         Args:
-            stage: Not looked at: all stages need the classes of the training folder.
+            stage: "fit", "validate", "test" or "predict". All of them need the classes of the training folder.
 
         Raises:
             FileNotFoundError: If a folder is missing.
-            ValueError: If the folders don't contain what is expected.
+            ValueError: If the folders don't contain what is expected, or the last batch of "fit" would have one image
+                only, on which the Trainer's network can't be trained.
         """
         self.settle_seed()
         if not self._files:
@@ -90,6 +99,9 @@ class ImageFolderDataModule(SeededDataModule):
             _check_every_class_has_images(train)
             test = val if self.test_folder is None else _listed(root / self.test_folder, classes, plain)
             self._files = {"train": train, "overfit": train.transformed_by(plain), "val": val, "test": test}
+            self.num_classes = len(classes)
+        if stage == "fit" and not self.drop_last:
+            check_last_batch(self.trainer, len(self._files["train"]), self.batch_size)
 
     def train_transform(self) -> Callable[[Any], Tensor]:
         """What makes a tensor of a training image; to be overridden for another augmentation."""
@@ -107,8 +119,8 @@ class ImageFolderDataModule(SeededDataModule):
     def train_dataloader(self) -> ImageFileLoader:
         """Shuffled training batches, whose position is kept in checkpoints."""
         if self._overfits():
-            return self._loader("overfit", self.batch_size)
-        return self._loader("train", self.batch_size, shuffle=True)
+            return self._loader("overfit", self.batch_size, drop_last=self.drop_last)
+        return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last)
 
     def val_dataloader(self) -> ImageFileLoader:
         """Validation batches in a fixed order."""
@@ -150,7 +162,9 @@ class ImageFolderDataModule(SeededDataModule):
     def _classes(self, folder: Path) -> list[str]:
         return _class_folders(folder)
 
-    def _loader(self, name: str, batch_size: int, *, shuffle: bool = False, even: bool = True) -> ImageFileLoader:
+    def _loader(
+        self, name: str, batch_size: int, *, shuffle: bool = False, even: bool = True, drop_last: bool = False
+    ) -> ImageFileLoader:
         options = self._loader_options(loaded=name in self._files)
         return ImageFileLoader(
             self._files[name],
@@ -159,6 +173,7 @@ class ImageFolderDataModule(SeededDataModule):
             pin_memory=self._on_gpu(),
             shuffle=shuffle,
             even=even,
+            drop_last=drop_last,
             **options,
         )
 
@@ -174,7 +189,7 @@ class ImageNetDataModule(ImageFolderDataModule):
     also serves for subsets of ImageNet.
     """
 
-    num_classes: ClassVar[int] = 1000
+    num_classes: int = 1000
 
     def _classes(self, folder: Path) -> list[str]:
         classes = super()._classes(folder)

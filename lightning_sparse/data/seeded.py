@@ -26,9 +26,14 @@ class SeededDataModule(LightningDataModule):
         shuffle_seed: Determines the order of the training images and their augmentation. None: the seed of PyTorch's
             global generator at setup; no random number is drawn for it.
 
+    Attributes:
+        num_classes: Number of classes; None: not known before `setup`.
+
     Raises:
         ValueError: If ``shuffle_seed`` is neither an integer nor None.
     """
+
+    num_classes: int | None = None
 
     def __init__(self, shuffle_seed: int | None = None) -> None:
         super().__init__()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
@@ -32,7 +35,8 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     Attributes:
         dataset: Name of the class in ``torchvision.datasets``.
-        image_shape: Of the stored images: ``(height, width)`` or ``(height, width, channels)``.
+        image_shape: Of the stored images: ``(height, width)``, which may also be stored with one channel, or
+            ``(height, width, channels)``.
         num_classes: Number of classes.
         customary_mean: What the pixels are normalized with unless ``mean`` is given, per channel, white = 1.
         customary_std: Likewise.
@@ -43,7 +47,7 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     dataset: ClassVar[str]
     image_shape: ClassVar[tuple[int, ...]]
-    num_classes: ClassVar[int]
+    num_classes: int
     customary_mean: ClassVar[tuple[float, ...]]
     customary_std: ClassVar[tuple[float, ...]]
 
@@ -54,22 +58,26 @@ class TorchvisionDataModule(InMemoryDataModule):
     def prepare_data(self) -> None:
         """Downloads what is missing, in one process per machine, if that is wanted.
 
+        A second run that wants the same files waits for the first, and downloads nothing then.
+
         Raises:
             RuntimeError: If the download fails.
             ValueError: If files are there, but damaged.
         """
         if self.download and not self._is_npz():
-            self._read(train=True, download=True)
-            self._read(train=False, download=True)
+            with _alone(self._root(), self.dataset):
+                self._read(train=True, download=True)
+                self._read(train=False, download=True)
 
     def _load(self) -> ImageArrays:
         x_train, y_train, x_test, y_test = self._found()
-        if x_train.shape[1:] != self.image_shape:
+        arrays = image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
+        height, width, *channels = self.image_shape
+        if arrays.x_train.shape[1:] != (*(channels or [1]), height, width):
             raise ValueError(
                 f"Expected the images of {self.dataset}, of shape {self.image_shape}; got {tuple(x_train.shape[1:])} "
                 f"in {self.data_dir}. Cure: give the right file, or use NpzDataModule for images of another kind."
             )
-        arrays = image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
         return arrays._replace(mean=self.customary_mean, std=self.customary_std)
 
     def _found(self) -> tuple[Any, Any, Any, Any]:
@@ -120,6 +128,22 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     def _is_npz(self) -> bool:
         return self._root().suffix == ".npz"
+
+
+@contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """Keep other processes from downloading a data set to a folder meanwhile, if it can be written to at all."""
+    lock = FileLock(root / f".{name}.lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):  # a read-only folder, or one whose file system has no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _files(kind: Any, root: Path) -> tuple[Path, dict[str, str | None]]:

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sparse._compat import LightningModule, LRSchedulerCallable, OptimizerCallable
+from lightning_sparse.models.class_counts import check_data_classes, check_logits
 from lightning_sparse.models.factory import create_model, has_option, model_names
 from lightning_sparse.models.running_mean import RunningMean
 
@@ -49,7 +50,8 @@ class ImageClassifier(LightningModule):
         lr_scheduler: Makes the learning rate schedule from the optimizer. None: a constant learning rate.
             ``ReduceLROnPlateau`` watches ``val/loss`` and needs ``lr_interval="epoch"``.
         lr_interval: Whether the schedule moves on with each optimizer step or with each epoch.
-        num_classes: Number of classes, >= 2. A network that is made by name gets it, too, if it takes it.
+        num_classes: Number of classes, >= 2, and of the network's outputs. A network that is made by name gets it, too,
+            if it takes it. A data module of more classes is refused at setup, one of fewer is warned of.
         model_options: Other arguments of a network that is made by name, ``{"width": 0.5}``: plain Python values, so
             that a checkpoint can hold them.
         channels_last: Whether convolutions keep their weights, and with them their features, with the channels
@@ -83,8 +85,21 @@ class ImageClassifier(LightningModule):
             self.save_hyperparameters()
         self.model = network.to(memory_format=torch.channels_last) if channels_last else network
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
+        self.num_classes = num_classes
         self.val_metrics, self.test_metrics = _metrics("val", num_classes), _metrics("test", num_classes)
         self._train_loss = RunningMean()
+
+    def setup(self, stage: str) -> None:
+        """Compares the number of classes with the data module's, if there is one that tells.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict", for which labels don't matter.
+
+        Raises:
+            ValueError: If the data have more classes.
+        """
+        if stage != "predict":
+            check_data_classes(self.trainer.datamodule, self.num_classes)  # type: ignore[attr-defined]  # of a Trainer's connector
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``."""
@@ -96,10 +111,12 @@ class ImageClassifier(LightningModule):
         Nothing is logged here: ``self.log`` would add a quarter to the time of a step of a small network.
         """
         images, labels = batch
-        loss = cross_entropy(self.model(images), labels)
+        logits = self.model(images)
         # Not in on_train_epoch_start, which is not called for an epoch that follows a resumed last batch.
         if batch_idx == 0:
+            check_logits(logits, self.num_classes)
             self._train_loss.reset()
+        loss = cross_entropy(logits, labels)
         self._train_loss.add(loss.detach(), labels.shape[0])
         return loss
 
@@ -113,7 +130,7 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts the batch in."""
-        self._evaluate(batch, self.val_metrics)
+        self._evaluate(batch, batch_idx, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss`` and the accuracies."""
@@ -121,7 +138,7 @@ class ImageClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts the batch in."""
-        self._evaluate(batch, self.test_metrics)
+        self._evaluate(batch, batch_idx, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/loss`` and the accuracies."""
@@ -167,9 +184,11 @@ class ImageClassifier(LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def _evaluate(self, batch: Batch, metrics: nn.ModuleDict) -> None:
+    def _evaluate(self, batch: Batch, batch_idx: int, metrics: nn.ModuleDict) -> None:
         images, labels = batch
         logits = self.model(images)
+        if batch_idx == 0:
+            check_logits(logits, self.num_classes)
         loss = cross_entropy(logits, labels)
         for name, metric in _by_name(metrics).items():
             if name.endswith("loss"):

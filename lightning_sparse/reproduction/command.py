@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -12,9 +12,9 @@ from rich.markdown import Markdown
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.drawing import picture
-from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
-from lightning_sparse.reproduction.setting import SCALES, Experiment, Setting
+from lightning_sparse.reproduction.results import Results, is_finished
+from lightning_sparse.reproduction.runner import run_missing
+from lightning_sparse.reproduction.setting import SCALES, Experiment, Scale, Setting
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Study
 
@@ -38,6 +38,7 @@ def reproduce(
     data: Path = Path("data"),
     results: Path = Path("reproduction"),
     download: bool = True,
+    trainer: dict[str, Any] | None = None,
 ) -> None:
     """Run what is missing of a table or figure of the paper, and print and write it.
 
@@ -53,27 +54,37 @@ def reproduce(
             regrowth, 1 of table3. 0 only writes the table.
         rows: Run only settings whose names match one of these patterns, separated by commas:
             "mnist_lenet300*,mnist_lenet5_5".
-        jobs: How many runs at once; they share the machine's cores.
+        jobs: How many runs at once. GPUs are dealt out to them in turn, those of CUDA_VISIBLE_DEVICES if it is set;
+            the machine's cores are divided evenly, unless OMP_NUM_THREADS is set.
         scale: "full" is the paper's protocol, "small" a few batches of smaller networks to see that everything works.
         data: Root folder of the data sets.
         results: Folder of the results.
         download: Whether to download data sets that are not there.
+        trainer: Other options of the Trainer than the paper's protocol has, each as
+            `--trainer.precision bf16-mixed`. Their runs and tables are kept apart, here in
+            `<results>/full+precision=bf16-mixed`.
+
+    Raises:
+        ValueError: If an option is outside its range.
+        FileNotFoundError: If data are missing and not to be downloaded.
+        RuntimeError: If they can't be downloaded, or runs fail.
     """
     console = Console()
     _check(seeds, jobs)
+    way, data, results = SCALES[scale].with_trainer(trainer or {}), data.expanduser(), results.expanduser()
     chosen = STUDIES[study]
     settings = _matching(chosen, rows)
     count = chosen.seeds if seeds is None else seeds
     # Seed by seed, so that all rows have a few runs before any has all.
-    experiments = [Experiment(setting, seed, SCALES[scale]) for seed in range(count) for setting in settings]
+    experiments = [Experiment(setting, seed, way) for seed in range(count) for setting in settings]
     try:
+        # A table that is finished is shown without its data.
+        missing = [experiment.setting for experiment in experiments if not is_finished(experiment, results)]
+        prepare(list(dict.fromkeys(missing)), way, data, download=download)
         if experiments:
-            prepare(settings, SCALES[scale], data, download=download)
             run_missing(experiments, data, results, jobs, console)
-    except FailedRunsError as error:
-        raise SystemExit(f"lightning-sparse: {error}") from error
     finally:
-        _write(study, chosen, Results(results, SCALES[scale]), console)
+        _write(study, chosen, way, results, console)
 
 
 def _check(seeds: int | None, jobs: int) -> None:
@@ -98,12 +109,13 @@ def _matching(study: Study, rows: str | None) -> list[Setting]:
     return [each for each in settings if any(fnmatchcase(each.name, pattern) for pattern in patterns)]
 
 
-def _write(name: str, study: Study, results: Results, console: Console) -> None:
-    folder = results.folder
+def _write(name: str, study: Study, scale: Scale, results: Path, console: Console) -> None:
+    found = Results(results, scale)
+    folder = found.folder
     folder.mkdir(parents=True, exist_ok=True)
-    text = report.markdown(study, results)
+    text = report.markdown(study, found)
     console.print(Markdown(text))
     (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.csv").write_text(report.as_csv(study, results))
-    picture(study, results).savefig(folder / f"{name}.png", dpi=110)
+    (folder / f"{name}.csv").write_text(report.as_csv(study, found))
+    picture(study, found).savefig(folder / f"{name}.png", dpi=110)
     console.print(f"wrote {folder / name}.md, .csv and .png")

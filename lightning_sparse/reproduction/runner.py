@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,24 +13,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lightning_sparse.reproduction import worker
+from lightning_sparse.reproduction.machine import shares
 from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import Experiment
-from lightning_sparse.reproduction.worker import RUN_ELSEWHERE
 
 _POLL_SECONDS = 0.2
 
 
 @dataclass
 class _Job:
-    """A running process."""
+    """A running process, and the environment variables that say what it has of the machine."""
 
     experiment: Experiment
     process: subprocess.Popen[bytes]
     task: TaskID
+    share: dict[str, str]
 
 
 class FailedRunsError(RuntimeError):
@@ -47,28 +49,30 @@ def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jo
         experiments: What to run, in this order.
         data: Root folder of the data sets.
         results: Folder of the results.
-        jobs: How many run at once; they share the machine's cores.
+        jobs: How many run at once; they share the machine's GPUs and cores.
         console: Where to show progress.
 
     Raises:
         FailedRunsError: If runs fail, after all others are done.
     """
-    missing = [experiment for experiment in experiments if not is_finished(experiment, results)]
-    done = len(experiments) - len(missing)
-    console.print(f"{done} of {len(experiments)} runs are done; {len(missing)} to go, {jobs} at a time")
+    waiting = [experiment for experiment in reversed(experiments) if not is_finished(experiment, results)]
+    done = len(experiments) - len(waiting)
+    console.print(f"{done} of {len(experiments)} runs are done; {len(waiting)} to go, {jobs} at a time")
+    free = shares(jobs, waiting[0].scale.trainer.get("devices", 1)) if waiting else []
     failed = []
     with _progress(console) as progress, _ended_together() as running:
         overall = progress.add_task("all runs", total=len(experiments), completed=done)
-        waiting = list(reversed(missing))
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and free:
                 experiment = waiting.pop()
-                running.append(_start(experiment, data, results, jobs, progress))
+                if is_finished(experiment, results):  # by another command meanwhile
+                    progress.advance(overall)
+                else:
+                    running.append(_start(experiment, data, results, free.pop(0), progress))
             for job in [job for job in running if _is_over(job, results, progress)]:
                 running.remove(job)
-                if job.process.returncode == RUN_ELSEWHERE:
-                    console.print(f"left alone, as another command runs it: {job.experiment.name}")
-                elif not _clean_up(job, results):
+                free.append(job.share)
+                if not _ended_well(job, results, console):
                     failed.append(job.experiment)
                 progress.advance(overall)
             time.sleep(_POLL_SECONDS)
@@ -108,27 +112,26 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _start(experiment: Experiment, data: Path, results: Path, jobs: int, progress: Progress) -> _Job:
-    work = experiment.work_folder(results)
-    work.mkdir(parents=True, exist_ok=True)
-    order = {
-        "config": experiment.setting.config,
-        "changes": experiment.setting.changes,
-        "seed": experiment.seed,
-        "scale": experiment.scale.name,
-        "data": str(data),
-        "results": str(results),
-    }
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    with (work / "log.txt").open("ab") as log:
+def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, str], progress: Progress) -> _Job:
+    with _log(experiment.work_folder(results)) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lightning_sparse.reproduction.worker", json.dumps(order)],
+            [sys.executable, "-m", worker.__name__, experiment.to_json(), str(data), str(results)],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
+            env={**os.environ, **share},
         )
-    return _Job(experiment, process, progress.add_task(experiment.name, total=None))
+    return _Job(experiment, process, progress.add_task(experiment.name, total=None), share)
+
+
+def _log(work: Path) -> BinaryIO:
+    """Open the log in a run's folder."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        return (work / "log.txt").open("ab")
+    except FileNotFoundError:  # another command has finished the run and removed the folder in between
+        work.mkdir(parents=True, exist_ok=True)
+        return (work / "log.txt").open("ab")
 
 
 def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
@@ -144,17 +147,21 @@ def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
     return True
 
 
-def _clean_up(job: _Job, results: Path) -> bool:
-    """Tell whether a job succeeded; if so, remove its checkpoint and its log."""
-    succeeded = job.process.returncode == 0 and is_finished(job.experiment, results)
-    if succeeded:
-        shutil.rmtree(job.experiment.work_folder(results))
-    return succeeded
+def _ended_well(job: _Job, results: Path, console: Console) -> bool:
+    """Tell whether a job left a result, or left the run to another command; then remove its checkpoint and its log."""
+    if is_finished(job.experiment, results):
+        # The other command may be removing it, too.
+        shutil.rmtree(job.experiment.work_folder(results), ignore_errors=True)
+        return True
+    if job.process.returncode == worker.RUN_ELSEWHERE:
+        console.print(f"left alone, as another command runs it: {job.experiment.name}")
+        return True
+    return False
 
 
 def _describe(failed: Sequence[Experiment], results: Path) -> str:
     first = failed[0].work_folder(results) / "log.txt"
-    lines = first.read_text(errors="replace").strip().splitlines()
+    lines = first.read_text(errors="replace").strip().splitlines() if first.exists() else []
     return (
         f"Expected {len(failed)} more results; got errors in {'; '.join(each.name for each in failed)}. The first ends "
         f"with: {lines[-1] if lines else 'nothing'!s}. Cure: see {first}, and start again: finished runs are kept."

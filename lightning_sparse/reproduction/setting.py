@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from lightning_sparse import configs
+from lightning_sparse.reproduction.trainer_options import as_arguments, as_name, check_trainer_options
 
 # Short names of what studies change, and where that stands in a configuration.
 OPTIONS = {
@@ -64,7 +67,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of a protocol is run.
+    """How much of a protocol is run, and in which other way.
 
     Attributes:
         name: Of the folder that its results are in.
@@ -72,6 +75,7 @@ class Scale:
         width: Factor on the width of the networks that are too slow for a first look.
         title: What titles of tables end with, if it is not the papers' protocol.
         note: What tables say of it.
+        trainer: Options of the Trainer other than the configurations'.
     """
 
     name: str
@@ -79,6 +83,28 @@ class Scale:
     width: float = 1.0
     title: str = ""
     note: str = ""
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_trainer(self, options: Mapping[str, Any]) -> Scale:
+        """Return this scale with other options of the Trainer, whose results have a folder of their own.
+
+        >>> FULL.with_trainer({"precision": "bf16-mixed"}).name
+        'full+precision=bf16-mixed'
+
+        Raises:
+            ValueError: If the Trainer has no such option, or a run needs it for itself.
+        """
+        check_trainer_options(options)
+        if not options:
+            return self
+        named = ", ".join(f"{option}={value}" for option, value in options.items())
+        return replace(
+            self,
+            name=f"{self.name}+{as_name(options)}",
+            title=f"{self.title} ({named})",
+            note=f"{self.note}\n\nNot the paper's protocol: run with {named}.".strip(),
+            trainer=dict(options),
+        )
 
     def arguments(self, setting: Setting) -> list[str]:
         """Return it as arguments of the command line."""
@@ -140,4 +166,16 @@ class Experiment:
 
     def arguments(self) -> list[str]:
         """Return it as arguments of the command line."""
-        return [*self.setting.arguments(), *self.scale.arguments(self.setting), "--seed_everything", str(self.seed)]
+        changed = [*self.scale.arguments(self.setting), *as_arguments(self.scale.trainer)]
+        return [*self.setting.arguments(), *changed, "--seed_everything", str(self.seed)]
+
+    def to_json(self) -> str:
+        """Return it as a text, from which another process makes it again."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Experiment:
+        """Make an experiment from what `to_json` returned."""
+        parts = json.loads(text)
+        changes = tuple((option, value) for option, value in parts["setting"]["changes"])
+        return cls(Setting(parts["setting"]["config"], changes), parts["seed"], Scale(**parts["scale"]))

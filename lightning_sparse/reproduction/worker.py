@@ -20,7 +20,7 @@ from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint,
 from lightning_sparse._version import __version__
 from lightning_sparse.experiment import SparseCLI
 from lightning_sparse.reproduction.results import is_finished
-from lightning_sparse.reproduction.setting import SCALES, Experiment, Setting
+from lightning_sparse.reproduction.setting import Experiment
 
 # The exit status of a run that another process is at.
 RUN_ELSEWHERE = 75  # sysexits.h: a temporary failure
@@ -92,6 +92,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "changes": dict(experiment.setting.changes),
         "seed": experiment.seed,
         "scale": experiment.scale.name,
+        "trainer": dict(experiment.scale.trainer),
         "epochs": cli.trainer.current_epoch,
         "steps": cli.trainer.global_step,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
@@ -144,25 +145,23 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run what a JSON text says.
+    """Run an experiment, unless it is finished or another process is at it.
 
     Args:
-        arguments: One JSON object with config, changes, seed, scale, data and results.
+        arguments: The experiment as JSON, the root folder of the data sets, the folder of the results.
     """
-    order = json.loads(arguments[0])
-    setting = Setting(order["config"], tuple((option, value) for option, value in order["changes"]))
-    experiment = Experiment(setting, order["seed"], SCALES[order["scale"]])
-    results = Path(order["results"])
+    experiment, data, results = Experiment.from_json(arguments[0]), Path(arguments[1]), Path(arguments[2])
     try:
         with _alone(experiment.work_folder(results)):
             if not is_finished(experiment, results):  # by another process, a moment ago
-                run(experiment, Path(order["data"]), results)
+                run(experiment, data, results)
     except Timeout:
         sys.exit(RUN_ELSEWHERE)
 
 
 def _alone(work: Path) -> AbstractContextManager[object]:
     """Keep other processes from a folder for as long as this one lives, but those that it starts (DDP)."""
+    work.mkdir(parents=True, exist_ok=True)
     return FileLock(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
 
 

@@ -63,6 +63,85 @@ def test_tensors_are_as_good_as_arrays() -> None:
     assert torch.equal(batches[0][1], batches[1][1])
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_tensor_that_the_user_changes_later_changes_no_batch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    arrays = {key: torch.as_tensor(value) for key, value in make_arrays(shape).items()}
+    arrays |= {key: arrays[key].to(dtype) for key in ("x_train", "x_test")}
+    module = ArrayDataModule(**arrays)
+    module.setup()
+    images, labels = next(iter(module.test_dataloader()))
+    for array in arrays.values():
+        array.zero_()
+    assert torch.equal(next(iter(module.test_dataloader()))[0], images)
+    assert torch.equal(next(iter(module.test_dataloader()))[1], labels)
+    assert labels.any()
+
+
+def test_images_that_somebody_computed_bring_no_graph_along() -> None:
+    arrays = {key: torch.as_tensor(value) for key, value in make_arrays().items()}
+    arrays |= {key: (arrays[key] / 255).requires_grad_() for key in ("x_train", "x_test")}
+    module = ArrayDataModule(**arrays)
+    module.setup()
+    assert not next(iter(module.test_dataloader()))[0].requires_grad
+
+
+UNIT = {"mean": [0.5], "std": [0.25]}
+
+
+def floating(low: float, high: float) -> Arrays:
+    """Arrays with pixels from low to high."""
+    arrays = make_arrays()
+    return arrays | {key: low + (high - low) * (arrays[key] / 255) for key in ("x_train", "x_test")}
+
+
+@pytest.mark.parametrize("name", ["x_train", "x_test"])
+@pytest.mark.parametrize(("low", "high", "got"), [(0, 255, "0 to 25"), (-1, 1, "-1 to"), (-0.42, 2.8, "-0.42 to")])
+def test_float_pixels_that_mean_and_std_do_not_belong_to_are_refused(
+    low: float, high: float, got: str, name: str
+) -> None:
+    arrays = floating(0, 1)
+    arrays[name] = floating(low, high)[name]
+    module = ArrayDataModule(**arrays, **UNIT)
+    with pytest.raises(ValueError, match=rf"from 0 to 1 in {name}, .*; got {got}.*Cure: divide them by 255, or save"):
+        module.setup()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options"),
+    [
+        (0, 1, UNIT),
+        (-0.2, 1.2, UNIT),  # resized with a sharp filter
+        (0, 255, {}),  # normalized with their own statistics
+        (0, 255, {"mean": [127.0], "std": [80.0]}),
+        (0, 255, {"mean": [0.0], "std": [255.0]}),
+        (-2, 3, {"mean": [0.0], "std": [1.0]}),  # normalized already
+    ],
+    ids=str,
+)
+def test_float_pixels_in_units_of_their_mean_and_std_are_taken(low: float, high: float, options: Arrays) -> None:
+    module = ArrayDataModule(**floating(low, high), **options)
+    module.setup()
+    assert next(iter(module.test_dataloader()))[0].abs().max() < 5
+
+
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        ((20, 784), r"reshape\(-1, 28, 28\)\."),
+        ((20, 3072), r"reshape\(-1, 3, 32, 32\)\.transpose\(0, 2, 3, 1\), if"),
+        ((20, 30), r"reshape\(-1, height, width\)"),
+        ((20, 1, 28, 28), r"transpose\(0, 2, 3, 1\)"),
+        ((0, 28, 28), "what they were read from"),
+        ((20,), "a height and a width"),
+    ],
+    ids=str,
+)
+def test_images_of_another_shape_are_refused_with_the_cure_for_it(shape: tuple[int, ...], cure: str) -> None:
+    with pytest.raises(ValueError, match=rf"Expected x_train of shape.*; got \({shape[0]},.*Cure: .*{cure}"):
+        ArrayDataModule(**{**make_arrays(), "x_train": np.zeros(shape, np.uint8)})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -128,6 +207,11 @@ def test_a_file_is_read_at_setup_and_not_before(tmp_path: Path) -> None:
     module = NpzDataModule(tmp_path / "nowhere.npz")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         module.setup()
+
+
+def test_a_file_is_found_in_the_home_directory(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(npz.parent))
+    NpzDataModule(f"~/{npz.name}").setup()
 
 
 def test_a_damaged_file_is_refused(npz: Path) -> None:

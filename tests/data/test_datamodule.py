@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from lightning_sparse.data import (
     ArrayDataModule,
+    DigitsDataModule,
     ImageArrays,
     ImageFolderDataModule,
     InMemoryDataModule,
     InMemoryLoader,
+    NpzDataModule,
 )
 
 pytestmark = [
@@ -302,6 +305,14 @@ def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str
         module.setup()
 
 
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_a_validation_fraction_of_less_than_an_image_is_refused_with_the_cure(count: int) -> None:
+    images, labels = np.zeros((count, 2, 2), np.uint8), np.zeros(count, int)
+    with pytest.raises(ValueError, match=rf"hold out at least one image; got 0.1 of {count} images.*Cure: 0 for no"):
+        ArrayDataModule(images, labels, images, labels, val_fraction=0.1).setup()
+    ArrayDataModule(images, labels, images, labels, val_fraction=0).setup()
+
+
 class Blank(InMemoryDataModule):
     """A new data set is one class with one method."""
 
@@ -315,6 +326,26 @@ def test_the_customary_statistics_of_a_data_set_are_used_unless_others_are_given
     for module, pixel in ((Blank(), -2.0), (Blank(**given), 0.0)):
         module.setup()
         assert next(iter(module.train_dataloader()))[0].unique().tolist() == [pixel]
+
+
+def test_a_data_module_knows_its_classes_after_setup() -> None:
+    images, labels = np.zeros((10, 2, 2), np.uint8), np.arange(10) % 3
+    expected = {Blank(): 2, numbered(): 3, numbered(num_classes=7): 7, DigitsDataModule(): 10}
+    for module in expected:
+        module.setup()
+    assert {module: module.num_classes for module in expected} == expected
+    assert DigitsDataModule().num_classes is None
+    assert ArrayDataModule(images, labels, images, labels).num_classes == 3
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_a_file_tells_its_classes_again_for_each_data_module(given: int | None, tmp_path: Path) -> None:
+    images, labels, path = np.zeros((10, 2, 2), np.uint8), np.arange(10) % 3, tmp_path / "images.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    module = NpzDataModule(path, num_classes=given)
+    assert module.num_classes == given
+    module.setup()
+    assert module.num_classes == (given or 3)
 
 
 class Watcher(BoringModel):

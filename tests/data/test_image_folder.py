@@ -98,6 +98,12 @@ def test_validation_labels_are_the_training_classes_though_some_are_missing(root
     assert torch.cat([labels for _, labels in module.val_dataloader()]).tolist() == [1, 1]
 
 
+def test_folders_are_counted_as_classes_at_setup(root: Path) -> None:
+    assert ImageFolderDataModule(root).num_classes is None
+    assert ready(root).num_classes == 3
+    assert ImageNetDataModule(root).num_classes == 1000
+
+
 def test_a_test_folder_of_its_own_is_read(root: Path) -> None:
     write_image(root / "exam" / "c" / "1.png", 7)
     module = ready(root, test_folder="exam")
@@ -238,6 +244,50 @@ def test_a_damaged_image_is_named_with_the_cure(content: bytes | None, workers: 
     with pytest.raises(ValueError, match=r"(?s)Expected an intact image; got .*broken\.jpg.*Cure: replace"):
         list(loader)
     CombinedLoader(loader).reset()  # stops the workers, as a Trainer does
+
+
+DEEP = np.arange(100, dtype=np.uint16).reshape(10, 10) * 600
+
+
+def write_deep_pgm(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(b"P5 %d %d 65535\n" % pixels.shape + pixels.astype(">u2").tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("grey.png", lambda path: Image.fromarray(DEEP).save(path)),
+        ("grey.tif", lambda path: Image.fromarray(DEEP).save(path)),
+        ("grey.pgm", lambda path: write_deep_pgm(path, DEEP)),
+    ],
+)
+def test_images_of_16_bits_keep_their_greys(name: str, write: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a" / name)
+    image, _ = ImageFiles(tmp_path, ["a"], transforms.ToTensor())[0, 0]
+    expected = torch.from_numpy(DEEP / 65535).float().expand(3, 10, 10)
+    torch.testing.assert_close(image, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "'I'"), (np.float32, "'F'")])
+def test_images_whose_white_is_not_known_are_refused_by_name(dtype: Any, mode: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(DEEP.astype(dtype)).save(tmp_path / "a" / "deep.tif")
+    files = ImageFiles(tmp_path, ["a"], transforms.ToTensor())
+    with pytest.raises(
+        ValueError, match=rf"^Expected .*16 bits a channel; got .*deep\.tif, of .*mode {mode}.*Cure: save"
+    ):
+        files[0, 0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_other_images_are_what_pillow_makes_of_them(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.fromarray((DEEP // 300).astype(np.uint8)).convert("RGB").convert(mode).save(path)
+    image, _ = ImageFiles(tmp_path, ["a"], transforms.ToTensor())[0, 0]
+    with Image.open(path) as opened:
+        assert torch.equal(image, transforms.ToTensor()(opened.convert("RGB")))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
@@ -12,6 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from lightning_sparse.data import (
     CIFAR10DataModule,
@@ -129,6 +133,57 @@ def test_missing_mnist_files_are_downloaded_if_wanted(tmp_path: Path, monkeypatc
     assert "train-images-idx3-ubyte.gz" in requested
 
 
+def slow_download(calls: list[str]) -> Callable[..., None]:
+    """A download of MNIST that writes a file bit by bit, as a real one does."""
+
+    def download(url: str, download_root: str, filename: str, md5: str) -> None:
+        calls.append(filename)
+        source, name = Path(download_root).parents[1] / "source", filename.removesuffix(".gz")
+        content = (source / "MNIST" / "raw" / name).read_bytes()
+        with (Path(download_root) / name).open("wb", buffering=0) as file:
+            for start in range(0, len(content), 5000):
+                file.write(content[start : start + 5000])
+                time.sleep(0.01)
+
+    return download
+
+
+def test_two_runs_that_download_to_one_folder_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "source")
+    calls: list[str] = []
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", slow_download(calls))
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(MNISTDataModule(tmp_path).prepare_data) for _ in range(3)]:
+            future.result()
+    assert len(calls) == 4
+    MNISTDataModule(tmp_path, download=False).setup()
+
+
+@pytest.mark.parametrize("failure", [PermissionError(), OSError("read-only"), NotImplementedError()], ids=repr)
+def test_files_in_a_folder_that_can_not_be_locked_are_used(
+    failure: Exception, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fail)
+    MNISTDataModule(mnist_dir, download=True).prepare_data()
+
+
+def test_a_failed_download_lets_the_next_one_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
+    with pytest.raises(RuntimeError, match="no route"):
+        MNISTDataModule(tmp_path).prepare_data()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [".MNIST.lock"]
+    with FileLock(tmp_path / ".MNIST.lock", timeout=0):
+        pass
+
+
 def test_missing_mnist_files_are_reported_with_the_cure(tmp_path: Path) -> None:
     module = MNISTDataModule(tmp_path, download=False)
     module.prepare_data()
@@ -202,6 +257,54 @@ def test_an_npz_file_of_another_data_set_is_refused(tmp_path: Path) -> None:
     module = CIFAR10DataModule(write_npz(tmp_path / "mnist.npz", (28, 28)))
     with pytest.raises(ValueError, match=r"CIFAR10, of shape \(32, 32, 3\); got \(28, 28\) in .*mnist.npz.*Cure"):
         module.setup()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "classes"),
+    [(MNISTDataModule, (28, 28), 10), (CIFAR10DataModule, (32, 32, 3), 10), (CIFAR100DataModule, (32, 32, 3), 100)],
+)
+def test_published_data_sets_know_their_classes(
+    kind: type[TorchvisionDataModule], shape: tuple[int, ...], classes: int, tmp_path: Path
+) -> None:
+    module = kind(write_npz(tmp_path / "images.npz", shape))
+    module.setup()
+    assert module.num_classes == classes
+
+
+def test_mnist_with_a_channel_is_mnist(tmp_path: Path) -> None:
+    batches = []
+    for shape in ((28, 28), (28, 28, 1)):
+        module = MNISTDataModule(write_npz(tmp_path / "mnist.npz", shape))
+        module.setup()
+        batches.append(next(iter(module.test_dataloader()))[0])
+    assert batches[0].shape == (20, 1, 28, 28)
+    assert torch.equal(batches[0], batches[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(MNISTDataModule, (28, 28)), (CIFAR10DataModule, (32, 32, 3)), (CIFAR100DataModule, (32, 32, 3))],
+)
+def test_bytes_as_floating_point_are_refused_with_the_cure_unless_other_statistics_are_given(
+    kind: type[TorchvisionDataModule], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = write_npz(tmp_path / "images.npz", shape)
+    arrays = dict(np.load(path))
+    arrays["x_train"], arrays["x_test"] = (np.full((20, *shape), 255.0) for _ in range(2))
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"from 0 to 1 in x_train.*; got 255 to 255\. Cure: divide them by 255, or"):
+        kind(path).setup()
+    kind(path, mean=[127.0], std=[80.0]).setup()
+    np.savez(path, **{**arrays, "x_train": arrays["x_train"] / 255, "x_test": arrays["x_test"] / 255})
+    kind(path).setup()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(MNISTDataModule, (784,)), (CIFAR10DataModule, (3072,))])
+def test_flat_images_are_refused_with_the_reshaping_that_cures_it(
+    kind: type[TorchvisionDataModule], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"got \(20, {shape[0]}\)\. Cure: use reshape\(-1, "):
+        kind(write_npz(tmp_path / "images.npz", shape)).setup()
 
 
 def test_files_with_images_of_another_size_are_refused(mnist_dir: Path) -> None:

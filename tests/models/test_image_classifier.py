@@ -16,8 +16,9 @@ from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_sparse.data import InMemoryLoader
-from lightning_sparse.models import ImageClassifier, LeNet300100, paper_sgd
+from lightning_sparse.data import ArrayDataModule, InMemoryLoader
+from lightning_sparse.models import ImageClassifier, LeNet300100, image_classifier, paper_sgd
+from lightning_sparse.models.class_counts import check_logits
 
 Batch = tuple[Tensor, Tensor]
 
@@ -249,6 +250,78 @@ def test_a_checkpoint_of_a_named_network_needs_no_argument(tmp_path: Path) -> No
 
 def test_a_module_is_no_hyperparameter() -> None:
     assert "model" not in ImageClassifier(make_model()).hparams
+
+
+def arrays(classes: int) -> ArrayDataModule:
+    """40 images of 2 x 2 pixels and so many classes."""
+    images, labels = torch.randint(256, (40, 2, 2), dtype=torch.uint8), torch.arange(40) % classes
+    return ArrayDataModule(images, labels, images, labels)
+
+
+def run(stage: str, module: ImageClassifier, data: Any) -> None:
+    options: dict[str, Any] = {"verbose": False} if stage in ("validate", "test") else {}
+    getattr(make_trainer(), stage)(module, data, **options)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_data_of_more_classes_are_refused_before_anything_runs(stage: str) -> None:
+    module, before = ImageClassifier(make_model()), make_model()
+    with pytest.raises(ValueError, match=r"num_classes=10 classes; got 20 of them from ArrayDataModule\. Cure: .*=20"):
+        run(stage, module, arrays(20))
+    assert torch.equal(module.model[1].weight, before[1].weight)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_data_of_fewer_classes_are_warned_of(stage: str) -> None:
+    with pytest.warns(UserWarning, match=r"num_classes=10 classes; got 3 of them .*num_classes=3.* 7 of its classes"):
+        run(stage, ImageClassifier(make_model()), arrays(3))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_data_of_as_many_classes_or_of_unknown_ones_are_taken(stage: str) -> None:
+    run(stage, ImageClassifier(make_model(20), num_classes=20), arrays(20))
+    run(stage, ImageClassifier(make_model(20), num_classes=20), Batches(3))
+
+
+@pytest.mark.parametrize("classes", [3, 20])
+def test_predictions_are_made_for_data_of_any_classes(classes: int) -> None:
+    run("predict", ImageClassifier(make_model()), arrays(classes))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+@pytest.mark.parametrize("outputs", [3, 100])
+def test_other_numbers_of_outputs_are_refused_at_the_first_batch(outputs: int, stage: str) -> None:
+    module, before = ImageClassifier(make_model(outputs)), make_model(outputs)
+    expected = (
+        rf"num_classes=10 outputs from the network; got {outputs}\. Cure: .* num_classes={outputs}, or .* 10 outputs"
+    )
+    with pytest.raises(ValueError, match=expected):
+        run(stage, module, Batches())
+    assert torch.equal(module.model[1].weight, before[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "got"),
+    [
+        ((torch.zeros(5, 10), torch.zeros(5, 10)), TypeError, "a tuple"),
+        (torch.zeros(5, 10, 1, 1), ValueError, r"\(5, 10, 1, 1\)"),
+        (torch.zeros(10), ValueError, r"\(10,\)"),
+    ],
+    ids=["tuple", "positions", "no_batch"],
+)
+def test_what_is_no_batch_of_logits_is_refused(returned: Any, error: type[Exception], got: str) -> None:
+    with pytest.raises(error, match=rf"Expected logits of shape \(batch, 10\) .*; got {got}\. Cure: "):
+        check_logits(returned, 10)
+
+
+def test_logits_are_looked_at_once_an_epoch_and_without_waiting_for_their_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(image_classifier, "check_logits", lambda logits, classes: looked.append(len(logits)))
+    make_trainer(max_epochs=2, num_sanity_val_steps=0).fit(ImageClassifier(make_model()), Batches(), Batches())
+    assert looked == [5] * 4  # the first of three batches, in training and in validation, twice
+    check_logits(torch.zeros(5, 10, device="meta"), 10)  # has no values to wait for
 
 
 @pytest.mark.parametrize(

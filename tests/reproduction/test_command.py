@@ -1,45 +1,132 @@
-"""What the command says of itself is true of the studies."""
+"""What the command asks for: only data that are needed, folders at home, and other options kept apart."""
 
 from __future__ import annotations
 
-import inspect
-import re
-import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from test_results import finish
 
 from lightning_sparse.cli import main
-from lightning_sparse.reproduction import reproduce
-from lightning_sparse.reproduction.studies import STUDIES
+from lightning_sparse.reproduction import command, reproduce
+from lightning_sparse.reproduction.setting import FULL, SCALES, SMALL, Experiment, Setting
+
+DENSE, FIVE = Setting("mnist_lenet300_dense"), Setting("mnist_lenet300_5")
+ROWS = "mnist_lenet300_dense,mnist_lenet300_5"
 
 
-def said_of(argument: str) -> str:
-    """Return what the documentation says of an argument, in one line."""
-    documentation = inspect.getdoc(reproduce) or ""
-    (text,) = re.findall(rf"^    {argument}: (.*?)(?=^    \w+: |\Z)", documentation, re.DOTALL | re.MULTILINE)
-    return " ".join(text.split())
+class Asked:
+    """Notes what the command would prepare and run."""
+
+    def __init__(self) -> None:
+        self.prepared: list[Setting] = []
+        self.run: list[Experiment] = []
+        self.folders: list[Path] = []
+
+    def prepare(self, settings: list[Setting], scale: Any, data: Path, *, download: bool) -> None:
+        self.prepared += settings
+        self.folders.append(data)
+
+    def run_missing(self, experiments: list[Experiment], data: Path, results: Path, jobs: int, console: Any) -> None:
+        self.run += experiments
+        self.folders += [data, results]
 
 
-def test_every_study_can_be_named() -> None:
-    choices = typing.get_args(typing.get_type_hints(reproduce)["study"])
-    assert list(choices) == list(STUDIES)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    noted = Asked()
+    monkeypatch.setattr(command, "prepare", noted.prepare)
+    monkeypatch.setattr(command, "run_missing", noted.run_missing)
+    return noted
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_help_and_readme_name_every_study(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--help"])
-    assert re.search(rf"\b{name}\b", capsys.readouterr().out)
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert f"`{name}`" in readme
+def test_a_finished_table_is_shown_without_its_data(tmp_path: Path) -> None:
+    for setting in (DENSE, FIVE):
+        finish(tmp_path / "results", setting, 0, 1.5)
+    main(["reproduce", "table1", "--rows", ROWS, "--seeds=1", f"--results={tmp_path}/results", f"--data={tmp_path}/no"])
+    assert (tmp_path / "results" / "full" / "table1.md").read_text().count("1.50 (1)") == 2
+    assert not (tmp_path / "no").exists()
 
 
-def test_the_numbers_of_seeds_that_the_help_names_are_those_of_the_studies() -> None:
-    _, *pairs = re.split(r"\b(\d+) of ", said_of("seeds"))
-    said = {
-        word: int(count)
-        for count, text in zip(pairs[::2], pairs[1::2], strict=True)
-        for word in re.findall(r"\w+", text)
-        if word in STUDIES
-    }
-    assert said == {name: study.seeds for name, study in STUDIES.items()}
+def test_only_data_of_unfinished_runs_are_prepared(tmp_path: Path, asked: Asked) -> None:
+    finish(tmp_path, DENSE, 0, 1.5)
+    reproduce("table1", seeds=1, rows=ROWS, results=tmp_path)
+    assert asked.prepared == [FIVE]
+    assert [experiment.setting for experiment in asked.run] == [DENSE, FIVE]
+
+
+def test_a_setting_is_prepared_once_for_all_its_seeds(tmp_path: Path, asked: Asked) -> None:
+    finish(tmp_path, DENSE, 0, 1.5)
+    reproduce("table1", seeds=3, rows=ROWS, results=tmp_path)
+    assert asked.prepared == [FIVE, DENSE]
+    assert len(asked.run) == 6
+
+
+def test_folders_at_home_are_found(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    main(["reproduce", "table1", "--rows", ROWS, "--seeds=1", "--data=~/d", "--results=~/r"])
+    assert asked.folders == [tmp_path / "d", tmp_path / "d", tmp_path / "r"]
+    assert (tmp_path / "r" / "full" / "table1.md").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_other_options_of_the_trainer_make_a_table_of_their_own(
+    tmp_path: Path, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(tmp_path, FIVE, 0, 1.5)
+    options = ["--trainer.precision", "bf16-mixed", "--trainer.devices=2"]
+    main(["reproduce", "table1", "--rows", "mnist_lenet300_5", "--seeds=1", f"--results={tmp_path}", *options])
+    (experiment,) = asked.run
+    assert experiment.scale.trainer == {"precision": "bf16-mixed", "devices": 2}
+    assert experiment.arguments()[-4:-2] == ["--trainer.precision=bf16-mixed", "--trainer.devices=2"]
+    folder = tmp_path / "full+devices=2+precision=bf16-mixed"
+    assert experiment.result_file(tmp_path) == folder / "mnist_lenet300_5" / "seed0.json"
+    table = (folder / "table1.md").read_text()
+    assert "1.50" not in table
+    assert "Not the paper's protocol: run with precision=bf16-mixed, devices=2." in table
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mnist_lenet300_5"]
+
+
+def test_without_other_options_a_table_is_the_papers(tmp_path: Path, asked: Asked) -> None:
+    reproduce("table1", seeds=1, rows="mnist_lenet300_5", results=tmp_path)
+    assert asked.run == [Experiment(FIVE, 0, FULL)]
+    assert "Not the paper's" not in (tmp_path / "full" / "table1.md").read_text()
+
+
+@pytest.mark.parametrize("option", ["precison", "callbacks", "logger", "enable_checkpointing"])
+def test_options_that_the_trainer_lacks_or_a_run_needs_are_refused(option: str, tmp_path: Path, asked: Asked) -> None:
+    with pytest.raises(
+        ValueError, match=rf"Expected an option of the Trainer .*; got '{option}'. Cure: one of .*devices"
+    ):
+        reproduce("table1", results=tmp_path, trainer={option: 1})
+    assert asked.run == []
+
+
+def test_different_options_have_different_names_that_files_can_have() -> None:
+    options: list[dict[str, Any]] = [
+        {},
+        {"precision": "bf16-mixed"},
+        {"precision": "16-mixed"},
+        {"devices": 2},
+        {"devices": 2, "precision": "16-mixed"},
+        {"devices": [0, 1]},
+        {"strategy": {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"timeout": "0:10:00"}}},
+        {"profiler": "a/../b"},
+        {"profiler": "a_.._b"},
+    ]
+    names = [FULL.with_trainer(each).name for each in options]
+    assert len(set(names)) == len(names)
+    assert names[0] == "full"
+    assert all("/" not in name and len(name) < 120 for name in names)
+    assert FULL.with_trainer({"precision": "16-mixed", "devices": 2}).name == names[4]
+
+
+@pytest.mark.parametrize(
+    "scale", [*SCALES.values(), SMALL.with_trainer({"devices": [0, 1], "precision": "bf16-mixed"})]
+)
+@pytest.mark.parametrize("setting", [FIVE, Setting("mnist_lenet300_5", (("growth", "random"), ("prune_rate", 0.3)))])
+def test_another_process_gets_the_very_experiment(setting: Setting, scale: Any) -> None:
+    experiment = Experiment(setting, 7, scale)
+    assert Experiment.from_json(experiment.to_json()) == experiment

@@ -87,6 +87,7 @@ def test_a_table_is_run_once_and_shown_again_without_a_run(
     (file,) = (tmp_path / "small" / "mnist_lenet300_5").iterdir()
     result = json.loads(file.read_text())
     assert (result["epochs"], result["steps"], result["weights"]) == (3, 75, 266200)
+    assert (result["scale"], result["trainer"]) == ("small", {})
     assert sum(result["nonzero"].values()) <= 13310
     monkeypatch.setattr(runner, "_start", None)  # whoever started a run would see it
     main(["reproduce", "table1", *options, *folders])
@@ -117,6 +118,16 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     resumed = worker.run(SPARSE, data, tmp_path / "parts")
     assert started[0] > 25
     assert without_times(resumed) == without_times(whole)
+
+
+def test_a_run_uses_other_options_of_the_trainer_and_notes_them(data: Path, tmp_path: Path) -> None:
+    options = {"precision": "64-true", "max_epochs": 1}
+    other = Experiment(SPARSE.setting, 0, SMALL.with_trainer(options))
+    result = worker.run(other, data, tmp_path)
+    assert result is not None
+    assert (result["trainer"], result["epochs"]) == (options, 1)
+    assert json.loads(other.result_file(tmp_path).read_text()) == result
+    assert [path.name for path in tmp_path.iterdir()] == ["small+max_epochs=1+precision=64-true"]
 
 
 def test_a_run_whose_checkpoint_is_cut_off_starts_again(
@@ -159,8 +170,7 @@ def test_a_run_that_another_command_is_at_is_left_to_it(tmp_path: Path, data: Pa
 def test_a_result_that_another_command_has_just_written_stays(tmp_path: Path, data: Path) -> None:
     SPARSE.work_folder(tmp_path).mkdir(parents=True)
     SPARSE.result_file(tmp_path).write_text("theirs")
-    settings = {"config": SPARSE.setting.config, "changes": [], "seed": SPARSE.seed, "scale": SPARSE.scale.name}
-    worker.main([json.dumps({**settings, "data": str(data), "results": str(tmp_path)})])
+    worker.main([SPARSE.to_json(), str(data), str(tmp_path)])
     assert SPARSE.result_file(tmp_path).read_text() == "theirs"
 
 
