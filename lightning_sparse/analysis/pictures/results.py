@@ -1,41 +1,18 @@
-"""Pictures of a training run. Each function draws into given axes, or new ones, and returns the figure."""
+"""How good networks are: accuracies over training, and results beside published ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
-# Okabe & Ito's palette: told apart with any colour vision. Line styles repeat the distinction for print.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
-_STYLES = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+from lightning_sparse.analysis.pictures.given import check_some
+from lightning_sparse.analysis.pictures.style import colour, finish, marker, new_axes, style, whole_ticks
 
 # A value and its standard error, None where there is none.
 Point = tuple[float, float | None]
-
-
-def plot_layer_densities(
-    epochs: Sequence[int], densities: Mapping[str, Sequence[float]], ax: Axes | None = None
-) -> Figure:
-    """Draw the density of each layer over epochs, as steps.
-
-    Args:
-        epochs: Completed epochs at which the topology was as given, ascending.
-        densities: By layer, one density in [0, 1] per entry of `epochs`.
-        ax: Where to draw; default: a new figure.
-    """
-    axes = _axes(ax)
-    for index, (layer, values) in enumerate(densities.items()):
-        percent = [100 * value for value in values]
-        axes.step(epochs, percent, where="post", label=layer, color=_colour(index), linestyle=_style(index))
-    axes.set(
-        xlabel="epochs completed", ylabel="active weights of the layer (%)", title="Density per layer", yscale="log"
-    )
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    return _finish(axes)
 
 
 def plot_accuracy(accuracies: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Figure:
@@ -44,13 +21,19 @@ def plot_accuracy(accuracies: Mapping[str, Sequence[float]], ax: Axes | None = N
     Args:
         accuracies: By network, the accuracy in [0, 1] after each epoch.
         ax: Where to draw; default: a new figure.
+
+    Raises:
+        ValueError: If there is nothing to draw.
     """
-    axes = _axes(ax)
+    check_some(accuracies, "network")
+    axes = new_axes(ax)
     for index, (network, values) in enumerate(accuracies.items()):
         epochs, percent = range(1, len(values) + 1), [100 * value for value in values]
-        axes.plot(epochs, percent, label=network, color=_colour(index), linestyle=_style(index))
+        mark = "o" if len(values) == 1 else None
+        axes.plot(epochs, percent, label=network, color=colour(index), linestyle=style(index), marker=mark)
     axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Accuracy")
-    return _finish(axes)
+    whole_ticks(axes)
+    return finish(axes)
 
 
 def plot_beside_published(
@@ -63,8 +46,12 @@ def plot_beside_published(
         series: By name, one value and its standard error per label, or None.
         xlabel: What is measured, with its unit.
         ax: Where to draw; default: a new figure.
+
+    Raises:
+        ValueError: If there is nothing to draw.
     """
-    axes = _axes(ax)
+    check_some(series, "series")
+    axes = new_axes(ax)
     for index, (name, points) in enumerate(series.items()):
         # Side by side, so that equal values don't hide each other.
         rows = [row + 0.14 * (index - (len(series) - 1) / 2) for row in range(len(labels))]
@@ -73,13 +60,13 @@ def plot_beside_published(
             [value for (value, _), _ in drawn],
             [row for _, row in drawn],
             xerr=[1.96 * (error or 0) for (_, error), _ in drawn],
-            fmt=_marker(index),
-            color=_colour(index),
+            fmt=marker(index),
+            color=colour(index),
             label=name,
         )
     axes.set(xlabel=xlabel, yticks=range(len(labels)), ylim=(len(labels) - 0.5, -0.5))
     axes.set_yticklabels(labels)
-    return _finish(axes)
+    return finish(axes)
 
 
 def plot_over_density(
@@ -92,45 +79,24 @@ def plot_over_density(
             a horizontal line: the dense network.
         ylabel: What is measured, with its unit.
         ax: Where to draw; default: a new figure.
+
+    Raises:
+        ValueError: If there is nothing to draw.
     """
-    axes = _axes(ax)
+    check_some(series, "series")
+    axes = new_axes(ax)
     for index, (name, points) in enumerate(series.items()):
-        style = {"color": _colour(index), "linestyle": _style(index), "label": name}
+        look: dict[str, Any] = {"color": colour(index), "linestyle": style(index), "label": name}
         if len(points) == 1 and points[0][0] == 100:
-            axes.axhline(points[0][1][0], **style)  # type: ignore[arg-type]  # a dict of several types
+            axes.axhline(points[0][1][0], **look)
             continue
         ordered = sorted(points)
         axes.errorbar(
             [weights for weights, _ in ordered],
             [value for _, (value, _) in ordered],
             yerr=[1.96 * (error or 0) for _, (_, error) in ordered],
-            marker=_marker(index),
-            **style,  # type: ignore[arg-type]  # as above
+            marker=marker(index),
+            **look,
         )
     axes.set(xlabel="active weights (%)", ylabel=ylabel)
-    return _finish(axes)
-
-
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
-def _style(index: int) -> str:
-    return _STYLES[index % len(_STYLES)]
-
-
-def _marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
-
-
-def _axes(ax: Axes | None) -> Axes:
-    # A Figure of its own needs no display and is not kept alive by pyplot.
-    return Figure(figsize=(7, 4.2), layout="constrained").add_subplot() if ax is None else ax
-
-
-def _finish(axes: Axes) -> Figure:
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)  # a SubFigure would have no file of its own to be saved to
-    return figure
+    return finish(axes)
