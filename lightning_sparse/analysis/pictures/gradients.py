@@ -184,15 +184,19 @@ def _kinds(
         raise ValueError(
             f"Expected flags of layers that are drawn; got {listed(unknown)}. Cure: use the names of the norms."
         )
-    kinds = np.where(np.isfinite(values), np.where(values == 0, "zero", ""), "non-finite").astype("<U16")
+    kinds = np.where(np.isfinite(values), np.where(values == 0, "zero", ""), "non-finite")
     for index, layer in enumerate(norms):
         if layer in flags:
             check_series(steps, {layer: flags[layer]})
-            given = np.array([flag or "" for flag in flags[layer]])
+            given = np.array([_known(flag) for flag in flags[layer]])
             kinds[index] = np.where(given != "", given, kinds[index])
-    if wrong := set(kinds[kinds != ""]) - {*FLAGS, "zero"}:
-        raise ValueError(f"Expected flags among {', '.join(FLAGS)} and None; got {wrong.pop()!r}. Cure: use these.")
     return kinds
+
+
+def _known(flag: str | None) -> str:
+    if flag is not None and flag not in FLAGS:
+        raise ValueError(f"Expected flags among {', '.join(FLAGS)} and None; got {flag!r}. Cure: use these.")
+    return flag or ""
 
 
 def _mark(
