@@ -2,7 +2,12 @@
 
 from lightning_sparse._version import __version__
 from lightning_sparse.analysis import effective_gradient_flow
-from lightning_sparse.callbacks import GradientFlowCallback, SparseMomentumCallback, SparseTrainingCallback
+from lightning_sparse.callbacks import (
+    GradientFlowCallback,
+    SparseMomentumCallback,
+    SparseTrainingCallback,
+    SparsityPictures,
+)
 from lightning_sparse.network import SparseNetwork
 
 __all__ = [
@@ -10,6 +15,7 @@ __all__ = [
     "SparseMomentumCallback",
     "SparseNetwork",
     "SparseTrainingCallback",
+    "SparsityPictures",
     "__version__",
     "effective_gradient_flow",
 ]

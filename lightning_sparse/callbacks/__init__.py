@@ -3,6 +3,7 @@
 from lightning_sparse.callbacks.gradient_flow import GradientFlowCallback
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
 from lightning_sparse.callbacks.history import UpdateRecord
+from lightning_sparse.callbacks.pictures import SparsityPictures
 from lightning_sparse.callbacks.sparse_momentum import SparseMomentumCallback
 from lightning_sparse.callbacks.sparse_training import SparseTrainingCallback
 
@@ -11,5 +12,6 @@ __all__ = [
     "GradientFlowRecord",
     "SparseMomentumCallback",
     "SparseTrainingCallback",
+    "SparsityPictures",
     "UpdateRecord",
 ]
