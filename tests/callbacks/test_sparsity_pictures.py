@@ -315,8 +315,10 @@ def test_a_period_that_is_none_is_refused(period: Any) -> None:
 
 
 def test_layers_that_are_kept_dense_are_not_drawn() -> None:
-    (axes,) = train(sparse(dense="net.3", density=0.8), SparsityPictures()).last("density_per_layer").axes
-    assert [line.get_label() for line in axes.lines] == ["net.0"]
+    gallery = train(sparse(dense="net.0", density=0.8), SparsityPictures())
+    assert [line.get_label() for line in gallery.last("density_per_layer").axes[0].lines] == ["net.3"]
+    assert [label.get_text() for label in gallery.last("empty_channels").axes[0].get_yticklabels()] == ["net.3"]
+    assert np.asarray(gallery.last("first_layer").axes[0].images[0].get_array()).shape == (4, 8)
 
 
 def record(epoch: int, *changes: LayerChange) -> UpdateRecord:
