@@ -218,6 +218,7 @@ def _measured(path: str, count: int, own: bool) -> Any:
     return callback.result
 
 
+@pytest.mark.filterwarnings("ignore:Expected at least 2 images in the last training batch")
 @pytest.mark.parametrize(("count", "own"), [(IMAGES, False), (3, False), (1, False), (IMAGES, True)])
 def test_two_processes_measure_what_one_does(tmp_path: Path, count: int, own: bool) -> None:
     path = str(tmp_path / "trained.ckpt")
