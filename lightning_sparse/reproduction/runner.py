@@ -24,6 +24,7 @@ from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import Experiment
 
 _POLL_SECONDS = 0.2
+_SECONDS_TO_END = 10.0
 
 
 @dataclass
@@ -88,23 +89,45 @@ def _ended_together() -> Iterator[list[_Job]]:
         try:
             yield running
         finally:
-            for job in running:
-                job.process.terminate()
-            for job in running:
-                job.process.wait()
+            _end([job.process for job in running])
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes with those that they have started, which one that is killed would leave behind."""
+    for process in processes:
+        if os.name == "posix":
+            # Not SIGTERM: processes that train together would wait for each other in Lightning's handler.
+            process.send_signal(signal.SIGINT)
+        else:
+            process.terminate()
+    end = time.monotonic() + _SECONDS_TO_END
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait()
 
 
 @contextmanager
 def _terminated_by_an_exception() -> Iterator[None]:
-    """Make SIGTERM an exception in here: without it, Python ends at once and runs no `finally`."""
+    """Make signals to end an exception in here: without it, Python ends at once and runs no `finally`."""
     if threading.current_thread() is not threading.main_thread():  # which alone may do that
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in ending}
+    handled = [number for number in ending if before[number] != signal.SIG_IGN]  # as nohup has it
+    for number in handled:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _progress(console: Console) -> Progress:
@@ -120,6 +143,7 @@ def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, s
             stderr=log,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **share},
+            start_new_session=True,  # a group of its own, which can be ended as a whole
         )
     return _Job(experiment, process, progress.add_task(experiment.name, total=None), share)
 

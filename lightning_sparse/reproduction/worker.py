@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -166,4 +167,6 @@ def _alone(work: Path) -> AbstractContextManager[object]:
 
 
 if __name__ == "__main__":
+    # By which the command ends its runs. Where it was started in the background of a script, it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1:])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,28 +147,90 @@ def test_each_process_is_told_its_share_of_the_machine(
     assert {environment["SOMETHING_ELSE"] for environment in processes.environments} == {"kept"}
 
 
+SLEEPER = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, {})
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+on_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+
+def sleeper(on_interrupt: str) -> subprocess.Popen[bytes]:
+    """Start a process that starts another one, writes its number, and waits."""
+    source = SLEEPER.format(on_interrupt)
+    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, start_new_session=True)
+
+
+def written_by(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+@on_posix
 def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
-    start = subprocess.Popen
+    children: list[int] = []
 
-    def start_a_long_one(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        started.append(start([sys.executable, "-c", "import time; time.sleep(600)"]))
-        return started[-1]
+    def start(*arguments: Any) -> runner._Job:
+        started.append(sleeper("lambda *_: sys.exit(7)"))
+        return runner._Job(arguments[0], started[-1], arguments[-1].add_task("asleep"), {})
 
     def press_ctrl_c(seconds: float) -> None:
+        children.extend(written_by(process) for process in started)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=press_ctrl_c))
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=start_a_long_one, DEVNULL=subprocess.DEVNULL))
+    monkeypatch.setattr(runner, "_start", start)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=press_ctrl_c, monotonic=time.monotonic))
     monkeypatch.setattr(command, "prepare", lambda *arguments, **options: None)
-    with pytest.raises(SystemExit) as stop:
-        main(["reproduce", "table1", "--rows=mnist_lenet300_5", "--jobs=2", f"--results={tmp_path}"])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["reproduce", "table1", "--rows=mnist_lenet300_5", "--jobs=2", f"--results={tmp_path}"])
+    finally:
+        for process, child in zip(started, children, strict=True):
+            os.kill(child, signal.SIGKILL)
+            if process.stdout is not None:
+                process.stdout.close()
     assert stop.value.code == 128 + signal.SIGINT
     assert capsys.readouterr().err.endswith("lightning-sparse: interrupted; the same command goes on\n")
-    assert [process.returncode for process in started] == [-signal.SIGTERM] * 2
+    assert [process.returncode for process in started] == [7, 7]
     assert (tmp_path / "full" / "table1.md").exists()
+
+
+@on_posix
+def test_a_run_that_does_not_end_is_killed_with_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_SECONDS_TO_END", 0.2)
+    process = sleeper("signal.SIG_IGN")
+    written_by(process)
+    runner._end([process])
+    assert process.returncode == -signal.SIGKILL
+    assert process.stdout is not None
+    with process.stdout as written:
+        assert written.read() == b""  # ends with the last process that could write
+
+
+@on_posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_is_an_exception_while_runs_are_under_way_and_not_afterwards(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop, runner._terminated_by_an_exception():
+        signal.raise_signal(number)
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+@on_posix
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runner._terminated_by_an_exception():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
