@@ -132,7 +132,7 @@ class ClassSpecialization(Metric):
     finite, labels out of range) is therefore noted on the device and raised by `compute`.
 
     The states are saved with the metric's `state_dict`; `metric.persistent(False)` leaves them out. In a distributed
-    run, processes without data take part. Devices without float64 (MPS) are not supported: move features to the CPU.
+    run, processes without data take part. Devices without float64 (MPS) can't hold them: give features on the CPU.
 
     Args:
         num_classes: Number of classes, >= 2.

@@ -97,7 +97,7 @@ class Listener:
                 f"Expected a layer that puts out a tensor; got a {type(output).__name__} from {name!r}. Cure: choose "
                 "other layers."
             )
-        features = self._activation(output)
+        features = _countable(self._activation(output))
         if isinstance(module, nn.Linear):  # whose channels come last
             features = features.movedim(-1, 1)
         if name not in self.metrics:
@@ -135,6 +135,11 @@ class Listener:
             raise ValueError(f"In layer {name!r}: {error}") from error
         flat = {"specialization", "activity_share"}  # scalars for a single channel
         return {key: value.cpu().reshape(-1) if key in flat else value.cpu() for key, value in computed.items()}
+
+
+def _countable(features: Tensor) -> Tensor:
+    """Return features where there are numbers of double precision, which Apple's devices don't have."""
+    return features.cpu() if features.device.type == "mps" else features
 
 
 def check_called(layers: Sequence[str], called: Container[str], *, warns: bool) -> None:

@@ -17,6 +17,7 @@ from tiny_images import CLASSES, IMAGES, Images, Network, Validated, assert_clos
 from tiny_training import At, differences, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric
 
 from lightning_sparse import ClassSpecializationCallback, SparseMomentumCallback
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
@@ -360,6 +361,17 @@ def test_the_number_of_classes_is_found(module: Any, options: dict[str, int], cl
     assert measured(callback)["net.first"]["proportions"].shape == (4, classes)
 
 
+class OfFiveClasses(Split):
+    num_classes = 5
+
+
+def test_a_data_module_may_say_the_number_of_classes() -> None:
+    for module, classes in ((Images(), 5), (Named(4), 4)):
+        callback = ClassSpecializationCallback()
+        trainer(callback, max_epochs=1).fit(module, OfFiveClasses())
+        assert measured(callback)["net.first"]["proportions"].shape == (4, classes)
+
+
 def test_labels_beyond_the_number_of_classes_are_an_error_at_the_end() -> None:
     with pytest.raises(
         ValueError, match=r"In layer 'net.first': Expected 0 <= label < 2; got other labels for \d+ images"
@@ -481,6 +493,23 @@ def test_layers_that_are_not_there_or_not_called_are_an_error_before_the_first_s
             ClassSpecializationCallback(layers), At("on_train_batch_start", lambda *_: steps.append(1)), module=Unused()
         )
     assert steps == []
+
+
+class Judged(Images):
+    """Has a metric with a network of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = MeanMetric()
+        self.judge.network = nn.Conv2d(1, 1, 1)
+
+
+def test_networks_of_metrics_are_no_part_of_the_model() -> None:
+    callback = ClassSpecializationCallback()
+    fit(callback, module=Judged())
+    assert list(measured(callback)) == CONVOLUTIONS
+    with pytest.raises(ValueError, match=r"Expected layers that 'judge\*' matches"):
+        fit(ClassSpecializationCallback("judge*"), module=Judged())
 
 
 class Recurrent(Images):
@@ -627,9 +656,9 @@ def test_images_pass_in_the_precision_of_the_run(precision: Any, tolerance: floa
 
 
 def compiled(part: str) -> tuple[ClassSpecializationCallback, Any, list[int]]:
-    """Train a compiled module; return the callback, the module, and the graphs that there were after each epoch."""
+    """Train and validate a compiled module; return callback, module, and the number of graphs after each epoch."""
     torch._dynamo.reset()
-    module: Any = Images()
+    module: Any = Validated()
     if part == "module":
         module = torch.compile(module, backend="eager")
     elif part == "network":
@@ -638,7 +667,8 @@ def compiled(part: str) -> tuple[ClassSpecializationCallback, Any, list[int]]:
         module.net.first = torch.compile(module.net.first, backend="eager")
     callback, graphs = ClassSpecializationCallback(every_n_epochs=1), []
     count = At("on_train_epoch_end", lambda *_: graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"]))
-    run = fit(callback, count, module=module, train=loader(20), max_epochs=3)
+    run = trainer(callback, count, max_epochs=3)
+    run.fit(module, loader(20), loader(20, shuffle=False))
     torch._dynamo.reset()
     return callback, run.lightning_module, graphs
 
