@@ -59,3 +59,16 @@ def test_the_readme_shows_the_numbers_of_the_runs() -> None:
         assert cell.published is not None
         published = f"{cell.published.value:.2f} +- {cell.published.error:.2f}"
         assert f"| {cell.weights:g} % | {here} | {published} |" in readme
+
+
+def test_the_readme_shows_the_ablation_of_the_runs() -> None:
+    readme = (TESTS.parent / "README.md").read_text()
+    for label, row in STUDIES["table5"].rows:
+        cell = row["LeNet-300-100, MNIST"]
+        mean, _ = RESULTS.of(cell)
+        assert mean is not None
+        assert cell.published is not None
+        assert mean.runs == (10 if cell.base is None else 5)
+        sign = "" if cell.base is None else "+"
+        here, published = (f"{each.value:{sign}.2f} +- {each.error:.2f}" for each in (mean, cell.published))
+        assert f"| {label} | {here} | {published} |" in readme
