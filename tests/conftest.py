@@ -1,6 +1,13 @@
-"""What all tests share: property tests that draw the same examples everywhere, and a fixed global seed."""
+"""What all tests share: one thread, property tests that draw the same examples everywhere, and a fixed global seed."""
+
+import os
 
 import pytest
+
+# Before PyTorch is imported, and for the processes that tests start: several test processes at once, each with as many
+# threads as there are cores, would spend most of their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 
