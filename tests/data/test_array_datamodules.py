@@ -115,6 +115,7 @@ def test_float_pixels_that_mean_and_std_do_not_belong_to_are_refused(
         (0, 255, {}),  # normalized with their own statistics
         (0, 255, {"mean": [127.0], "std": [80.0]}),
         (0, 255, {"mean": [0.0], "std": [255.0]}),
+        (100, 101, {"mean": [100.5], "std": [0.29]}),
         (-2, 3, {"mean": [0.0], "std": [1.0]}),  # normalized already
     ],
     ids=str,

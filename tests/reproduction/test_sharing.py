@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -209,6 +210,7 @@ def test_a_run_that_does_not_end_is_killed_with_what_it_started(monkeypatch: pyt
     assert process.returncode == -signal.SIGKILL
     assert process.stdout is not None
     with process.stdout as written:
+        assert select.select([written], [], [], 10)[0]
         assert written.read() == b""  # ends with the last process that could write
 
 
