@@ -123,13 +123,14 @@ class ClassSpecializationCallback(PassingCallback):
             warn_of_averages(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pass one batch, to see what can't work before it matters.
+        """Pass one batch if the fit is to be measured, to see what can't work before it matters.
 
         Raises:
             ValueError: If there are no such layers or data, or batch and layers don't fit together.
             TypeError: If batches are no pairs of images and labels.
         """
-        self._rehearse(trainer, pl_module)
+        if self._when in ("fit", "both") or self._every_n_epochs:
+            self._rehearse(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise, if the test is to be measured."""

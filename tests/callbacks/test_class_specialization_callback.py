@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -584,6 +585,17 @@ def test_what_can_not_work_fails_before_training_unless_told_otherwise(rehearsal
             num_sanity_val_steps=rehearsals,
         )
     assert len(counted) == steps
+
+
+@pytest.mark.parametrize("when", ["test", "both"])
+def test_only_what_will_be_measured_is_rehearsed(when: Any) -> None:
+    callback, tested = ClassSpecializationCallback("nothing*", when=when), []
+    run = trainer(callback, At("on_test_batch_start", lambda *_: tested.append(1)), max_epochs=1)
+    for fitting in (True, False):
+        expectation = pytest.raises(ValueError, match="nothing") if when == "both" or not fitting else nullcontext()
+        with expectation:
+            run.fit(Images(), Split()) if fitting else run.test(Images(), Split(), verbose=False)
+    assert tested == []
 
 
 def test_a_rehearsal_looks_at_one_batch_and_measures_nothing() -> None:
