@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lightning_sparse import SparseMomentumCallback, SparsityPictures
 
 from .processes import run
-from .test_sharded import Sharded, strategy
+from .test_sharded import Sharded, fsdp, strategy
 from .training import Model, ddp, loader, trainer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -52,7 +52,14 @@ def _draw(model: Callable[[], Model], options: dict[str, Any]) -> dict[str, Any]
     return {"names": list(logger.got), "drawn": drawn, "mask": sparse.network.masks["net.0.weight"].int().tolist()}
 
 
-@pytest.mark.parametrize("split", [False, True], ids=["DDP", "FSDP2"])
+FSDP2 = pytest.param(
+    True,
+    id="FSDP2",
+    marks=pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="before PyTorch 2.6, FSDP2 needs CUDA"),
+)
+
+
+@pytest.mark.parametrize("split", [pytest.param(False, id="DDP"), FSDP2])
 def test_the_process_of_rank_zero_alone_draws_and_draws_whole_masks(tmp_path: Path, split: bool) -> None:
     model, options = (Sharded, strategy(2)) if split else (Model, {"strategy": ddp(), "devices": 2})
     first, second = run(partial(_draw, model, options), 2, tmp_path)
