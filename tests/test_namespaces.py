@@ -39,7 +39,7 @@ def loader() -> DataLoader[Any]:
 def module(package: ModuleType) -> Any:
     """Return a module of a package's own LightningModule."""
 
-    class Module(package.LightningModule):  # type: ignore[misc, name-defined]
+    class Module(package.LightningModule):  # type: ignore[misc, name-defined]  # one of two packages
         def __init__(self) -> None:
             super().__init__()
             with torch.random.fork_rng():

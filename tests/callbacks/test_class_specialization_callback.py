@@ -163,7 +163,7 @@ def test_it_measures_at_the_end_of_fit_or_of_test(when: Any, expected_passes: tu
     callback = ClassSpecializationCallback(when=when)
     passes: list[int] = []
     measure = callback.measure
-    callback.measure = lambda *run: passes.append(1) or measure(*run)  # type: ignore[method-assign]
+    callback.measure = lambda *run: passes.append(1) or measure(*run)  # type: ignore[method-assign]  # a spy
     run = fit(callback)
     after_fit = len(passes)
     run.test(run.lightning_module, datamodule=Split(), verbose=False)
@@ -190,7 +190,7 @@ def test_it_also_measures_after_every_so_many_epochs() -> None:
 def test_the_last_epoch_is_passed_once_unless_weights_change_after_it(changes: bool) -> None:
     callback, passes = ClassSpecializationCallback(every_n_epochs=1), []
     measure = callback.measure
-    callback.measure = lambda *run: passes.append(1) or measure(*run)  # type: ignore[method-assign]
+    callback.measure = lambda *run: passes.append(1) or measure(*run)  # type: ignore[method-assign]  # a spy
 
     def change(run: Any, module: Any) -> None:
         module.net.norm.running_mean += changes
@@ -732,7 +732,7 @@ def test_averages_of_weights_are_measured_where_the_callback_comes_later() -> No
 def test_it_works_under_the_other_name_of_lightning() -> None:
     other = pytest.importorskip("pytorch_lightning")
 
-    class Module(other.LightningModule):  # type: ignore[misc, name-defined]
+    class Module(other.LightningModule):  # type: ignore[misc, name-defined]  # one of two packages
         def __init__(self) -> None:
             super().__init__()
             self.net = Network()

@@ -83,7 +83,7 @@ def classifier(*, channels_last: bool) -> ImageClassifier:
 def test_channels_last_starts_from_the_same_masks_and_trains_alike(tmp_path: Path) -> None:
     plain, last = classifier(channels_last=False), classifier(channels_last=True)
     sparse = [fit(plain, 1, tmp_path / "plain"), fit(last, 1, tmp_path / "last")]
-    assert last.model.conv2.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    assert last.model.conv2.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]  # a submodule is a Tensor to mypy
     assert not last.model.conv2.weight.is_contiguous()  # type: ignore[union-attr]  # a submodule is a Tensor to mypy
     assert [each.network.density for each in sparse] == [sparse[0].network.density] * 2
     same = [torch.equal(sparse[0].network.masks[name], mask) for name, mask in sparse[1].network.masks.items()]
