@@ -21,12 +21,16 @@ print(len(callback.history))
 """
 ASKING = """
 from importlib import import_module
-from lightning_sparse import SparseMomentumCallback, SparsityPictures
+from lightning_sparse import (
+    ClassSpecializationCallback, GradientFlowCallback, SparseMomentumCallback, SparsityPictures
+)
 from lightning_sparse.testing.training import fit
 for ask in (
     lambda: import_module("lightning_sparse.analysis.pictures").plot_mask,
     lambda: import_module("lightning_sparse.analysis.pictures.style"),
     lambda: fit(SparseMomentumCallback(density=0.3), SparsityPictures()),
+    lambda: fit(GradientFlowCallback(pictures=True)),
+    lambda: fit(ClassSpecializationCallback(pictures=True)),
 ):
     try:
         ask()
@@ -47,7 +51,7 @@ def run(code: str) -> list[str]:
 
 def test_sparse_training_needs_no_matplotlib_and_who_asks_for_pictures_is_told_the_cure() -> None:
     hidden = HIDDEN.format(lightning="lightning.pytorch, pytorch_lightning")
-    assert run(hidden + TRAINING + ASKING) == ["2", CURE, CURE, CURE]
+    assert run(hidden + TRAINING + ASKING) == ["2", *[CURE] * 5]
 
 
 def test_importing_the_package_imports_no_pictures() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.analysis.checks import check_options
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
+from lightning_sparse.callbacks.figures import send_figure
 from lightning_sparse.callbacks.guards import check_whole, warn_of_averages
 from lightning_sparse.callbacks.listening import ACTIVATIONS, Listener, check_called, find_layers
 from lightning_sparse.callbacks.passing import PassingCallback, count_classes, known_classes
@@ -23,6 +24,9 @@ from lightning_sparse.callbacks.reporting import log_now, specialization_metrics
 from lightning_sparse.callbacks.undisturbed import undisturbed
 from lightning_sparse.maskable import Patterns, as_included
 from lightning_sparse.topology.digest import checksum
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # By layer, what `ClassSpecialization` computes.
 Result = dict[str, dict[str, Tensor]]
@@ -59,6 +63,8 @@ class ClassSpecializationCallback(PassingCallback):
             [0, 1), are left out: 0.05 in the authors' code, 0 in their text.
         balanced: Whether each class's activity is divided by its number of images first.
         limit_batches: Look at so many batches only, in each process.
+        pictures: Whether to send a picture of the channels of each layer to the loggers after every measurement (a file
+            beside the log of those that take none).
 
     Attributes:
         result: By layer, what `ClassSpecialization` computes, on the CPU: of the last measurement in this process.
@@ -80,6 +86,7 @@ class ClassSpecializationCallback(PassingCallback):
         drop_fraction: float = 0.0,
         balanced: bool = False,
         limit_batches: int | None = None,
+        pictures: bool = False,
     ) -> None:
         super().__init__()
         as_included(layers)
@@ -96,6 +103,7 @@ class ClassSpecializationCallback(PassingCallback):
         self._layers, self._num_classes, self._limit_batches = layers, num_classes, limit_batches
         self._when, self._every_n_epochs, self._activation = when, every_n_epochs, activation
         self._metric_options: dict[str, Any] = {"drop_fraction": drop_fraction, "balanced": balanced}
+        self._pictures = pictures
         self._is_fitting = False
         self._weights: str | None = None  # a checksum of what was measured last
         self.result: Result | None = None
@@ -115,8 +123,11 @@ class ClassSpecializationCallback(PassingCallback):
 
         Raises:
             MisconfigurationException: If the strategy splits modules over processes.
+            ModuleNotFoundError: If pictures are asked for and matplotlib is not installed.
         """
         check_whole(trainer)
+        if self._pictures:
+            import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
         self._is_fitting = stage == "fit"
         if self._is_fitting:
             self.result, self.history, self._weights = None, {}, None
@@ -188,6 +199,8 @@ class ClassSpecializationCallback(PassingCallback):
             listener, channels = self._listen(trainer, pl_module)
             self.result = listener.compute(channels, trainer.strategy.root_device)
         log_now(trainer, specialization_metrics(self.result))
+        if self._pictures:
+            send_figure(trainer, "specialization/layers", partial(_drawn, self.result))
         return self.result
 
     def _listen(
@@ -233,6 +246,13 @@ class ClassSpecializationCallback(PassingCallback):
             )
         if self._is_fitting or not self.history:
             self.history = _copy(history)
+
+
+def _drawn(result: Result) -> Figure:
+    from lightning_sparse.analysis.pictures import plot_specialization
+
+    classes = next(iter(result.values()))["proportions"].shape[-1]
+    return plot_specialization({layer: found["specialization"] for layer, found in result.items()}, None, classes)
 
 
 def _copy(history: dict[int, Result]) -> dict[int, Result]:

@@ -144,9 +144,12 @@ class GradientFlowCallback(Callback):
 
         Raises:
             MisconfigurationException: Under a strategy that has no gradient of each layer.
+            ModuleNotFoundError: If pictures are asked for and matplotlib is not installed.
         """
         self._is_fitting = stage == "fit"
         if self._is_fitting:
+            if self._pictures:
+                import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
             check_strategy(trainer)
             self._reset()
 

@@ -14,7 +14,7 @@ from lightning_sparse.analysis.pictures import (
     plot_layer_gradient_flow,
     plot_redistribution,
 )
-from lightning_sparse.report.curves import plot_curves
+from lightning_sparse.report.curves import Quartiles, plot_curves, plot_quartiles
 from lightning_sparse.report.page import drawn, folded, picture, pictures, section, table
 from lightning_sparse.report.run_log import Point, RunLog
 
@@ -94,7 +94,33 @@ def specialization(runs: Sequence[RunLog]) -> str:
     found = [run.by_layer("specialization") for run in runs]
     layers = list(dict.fromkeys(name.rpartition("/")[0] for each in found for name in each if name.endswith("/mean")))
     rows = [[layer, *_with_difference([run.last(f"specialization/{layer}/mean") for run in runs])] for layer in layers]
-    return section("Class specialization", table(_head("mean over channels", runs), rows))
+    dead = [[layer, *_with_difference([run.last(f"specialization/{layer}/dead") for run in runs])] for layer in layers]
+    means = table(_head("mean over channels", runs), rows)
+    counts = folded("channels that are never active", table(_head("channels", runs), dead))
+    return section("Class specialization", means, _specialization_picture(runs, layers), counts if layers else "")
+
+
+def _specialization_picture(runs: Sequence[RunLog], layers: Sequence[str]) -> str:
+    measured = {}
+    for run in runs:
+        own = {layer: [run.last(f"specialization/{layer}/{name}") for name in Quartiles._fields] for layer in layers}
+        measured[run.name] = {
+            layer: Quartiles(*(nan if value is None else value for value in own[layer]))
+            for layer in own
+            if own[layer][0] is not None
+        }
+    measured = {name: found for name, found in measured.items() if found}
+    if not measured:
+        return ""
+    label = "largest share of one class in a channel's activity"
+    return pictures(
+        [
+            drawn(
+                plot_quartiles(measured, label),
+                "class specialization of the channels: mean (mark), median (line) and middle half (bar)",
+            )
+        ]
+    )
 
 
 def left_pictures(runs: Sequence[RunLog]) -> str:

@@ -22,6 +22,7 @@ from torchmetrics import MeanMetric
 
 from lightning_sparse import ClassSpecializationCallback, SparseMomentumCallback
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
+from lightning_sparse.callbacks.class_specialization import _drawn
 
 CONVOLUTIONS = ["net.first", "net.second"]
 KEYS = {"specialization", "proportions", "activity_share", "dead", "dropped"}
@@ -265,6 +266,19 @@ def test_a_layer_that_is_all_dead_has_no_mean() -> None:
     logged = fit(ClassSpecializationCallback(), module=module).callback_metrics
     assert [name for name in logged if name.startswith("specialization/net.first")] == ["specialization/net.first/dead"]
     assert logged["specialization/net.first/dead"] == 4
+
+
+def test_a_picture_of_the_channels_is_sent_on_request_and_changes_nothing(tmp_path: Path) -> None:
+    runs = []
+    for pictures in (False, True):
+        callback, logger = ClassSpecializationCallback(pictures=pictures), CSVLogger(tmp_path, name=str(pictures))
+        runs.append(fit(callback, logger=logger))
+        found = [path.relative_to(logger.log_dir).as_posix() for path in Path(logger.log_dir).rglob("*.png")]
+        assert found == (["figures/specialization/layers.png"] if pictures else [])
+    assert not differences(*(run.lightning_module.state_dict() for run in runs))
+    (axes,) = _drawn(measured(callback)).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]
+    assert axes.get_legend_handles_labels()[1][-1] == f"uniform, 1/{CLASSES}"
 
 
 # Checkpoints

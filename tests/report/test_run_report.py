@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 from html import unescape
+from math import nan
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.container import BarContainer
 from PIL import Image
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
@@ -20,6 +22,7 @@ from lightning_sparse.cli import main
 from lightning_sparse.data import InMemoryLoader
 from lightning_sparse.models import ImageClassifier
 from lightning_sparse.report import report
+from lightning_sparse.report.curves import Quartiles, plot_quartiles
 from lightning_sparse.report.run_log import Point, RunLog
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -111,7 +114,28 @@ def test_two_runs_are_compared_number_by_number(run: Path, tmp_path: Path) -> No
 def test_specialization_is_shown_layer_by_layer(tmp_path: Path) -> None:
     rows = "epoch,step,specialization/conv1/mean,specialization/conv1/q25,specialization/conv2/mean\n3,9,0.25,0.2,0.5\n"
     report(write(tmp_path / "run", rows), out=tmp_path / "report.html")
-    assert "Class specialization mean over channels run conv1 0.25 conv2 0.5" in text_of(tmp_path / "report.html")
+    text = text_of(tmp_path / "report.html")
+    assert "Class specialization mean over channels run conv1 0.25 conv2 0.5" in text
+
+
+def test_specialization_of_two_runs_is_drawn_side_by_side_with_what_is_known_of_each(tmp_path: Path) -> None:
+    names = [f"specialization/conv1/{name}" for name in ("mean", "q25", "median", "q75", "dead")]
+    first = write(tmp_path / "first", f"epoch,step,{','.join(names)}\n3,9,0.3,0.2,0.25,0.4,2\n")
+    second = write(tmp_path / "second", "epoch,step,specialization/conv1/mean\n3,9,0.5\n")
+    report(first, second, tmp_path / "both.html")
+    text = text_of(tmp_path / "both.html")
+    assert "mean over channels first second difference conv1 0.3 0.5 +0.2" in text
+    assert "channels that are never active channels first second difference conv1 2 - -" in text
+    assert (tmp_path / "both.html").read_text().count("<img") == 1
+    log = {"first": {"conv1": Quartiles(0.3, 0.2, 0.25, 0.4)}, "second": {"conv2": Quartiles(0.5, nan, nan, nan)}}
+    (axes,) = plot_quartiles(log, "share").axes
+    bars = {bar.get_label(): bar.patches[0] for bar in axes.containers if isinstance(bar, BarContainer)}
+    low, high = (bars["first"].get_y() + part * bars["first"].get_height() for part in (0, 1))
+    assert (low, high) == (0.2, pytest.approx(0.4))
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.3], [0.5]]
+    places = [float(line.get_xdata()[0]) for line in axes.lines]  # type: ignore[index]  # an array
+    assert places == pytest.approx([-0.175, 1.175])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["conv1", "conv2"]
 
 
 def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

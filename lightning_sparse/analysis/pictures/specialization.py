@@ -22,7 +22,7 @@ _REACH = 0.46
 
 def plot_specialization(
     dense: Mapping[str, Tensor | ArrayLike],
-    sparse: Mapping[str, Tensor | ArrayLike],
+    sparse: Mapping[str, Tensor | ArrayLike] | None = None,
     num_classes: int | None = None,
     ax: Axes | None = None,
 ) -> Figure:
@@ -35,21 +35,23 @@ def plot_specialization(
     Args:
         dense: By layer, in the order of the model: each channel's specialization, the largest part of its activation
             that is due to one class, in [1 / classes, 1]. NaN, of a channel that is never active, is left out.
-        sparse: Likewise, for the same layers.
+        sparse: Likewise, for the same layers. Without it the first network is drawn alone, whichever it is, to the
+            right.
         num_classes: Number of classes, to mark 1 / classes: channels that are equally active for all of them.
         ax: Where to draw; default: a new figure, wide enough for all layers.
 
     Raises:
         ValueError: If there is nothing to draw, the layers differ or a value is out of range.
     """
-    networks = _checked(dense, sparse, num_classes)
+    named = {"channels": dense} if sparse is None else {"dense": dense, "sparse": sparse}
+    networks = _checked(named, num_classes)
     axes = new_axes(ax, width=min(24, max(7, 1 + 0.32 * len(dense))), height=4.2 if len(dense) <= 16 else 5.4)
-    edges = _bins([each for channels in networks for each in channels.values()], num_classes)
+    edges = _bins([each for channels in networks.values() for each in channels.values()], num_classes)
     for at, layer in enumerate(dense):
-        _draw_layer(axes, at, [channels[layer] for channels in networks], edges)
+        _draw_layer(axes, at, {name: channels[layer] for name, channels in networks.items()}, edges)
     for at in range(len(dense)):
         axes.axvline(at, color="black", linewidth=0.6)
-    labels = ["dense", "sparse", "mean"]
+    labels = [*named, "mean"]
     if num_classes is not None:
         labels.append(f"uniform, 1/{num_classes}")
         axes.axhline(1 / num_classes, color="black", linestyle="--", linewidth=1, label=labels[-1])
@@ -59,11 +61,12 @@ def plot_specialization(
     return finish(axes, legend=False)
 
 
-def _draw_layer(axes: Axes, at: int, pair: list[NDArray[np.float64]], edges: NDArray[Any]) -> None:
-    """Draw the two histograms of a layer."""
-    parts = [np.histogram(values, edges)[0] / max(1, len(values)) for values in pair]
+def _draw_layer(axes: Axes, at: int, networks: _Channels, edges: NDArray[Any]) -> None:
+    """Draw the histograms of a layer, by network: the last to the right, one before it to the left."""
+    parts = [np.histogram(values, edges)[0] / max(1, len(values)) for values in networks.values()]
     longest = max(part.max() for part in parts) or 1
-    for name, side, values, part, fill in zip(("dense", "sparse"), (-1, 1), pair, parts, COLOURS, strict=False):
+    sides = (-1, 1)[-len(networks) :]
+    for (name, values), side, part, fill in zip(networks.items(), sides, parts, COLOURS, strict=False):
         ends = at + side * _REACH * part / longest
         axes.stairs(ends, edges, baseline=at, orientation="horizontal", fill=True, color=fill, label=name)
         if len(values):
@@ -77,22 +80,24 @@ def _bins(values: list[NDArray[np.float64]], num_classes: int | None) -> NDArray
     return np.linspace(lowest, max(together.max(), lowest + 0.01), _BINS + 1)
 
 
-def _checked(
-    dense: Mapping[str, Tensor | ArrayLike], sparse: Mapping[str, Tensor | ArrayLike], num_classes: int | None
-) -> tuple[_Channels, _Channels]:
-    """Return the values of both networks without NaN."""
-    check_some(dense, "layer")
-    if different := sorted(set(dense) ^ set(sparse)):
+def _checked(networks: Mapping[str, Mapping[str, Tensor | ArrayLike]], num_classes: int | None) -> dict[str, _Channels]:
+    """Return the values of one network or two, by layer in the order of the first one, without NaN."""
+    first, *others = networks.values()
+    last = others[0] if others else first
+    check_some(first, "layer")
+    if different := sorted(set(first) ^ set(last)):
         raise ValueError(
             f"Expected the same layers of both networks; got {listed(different)} in one of them only. Cure: measure "
             "both in the same way, or leave layers out."
         )
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"Expected a number of classes; got {num_classes}. Cure: 10 for CIFAR-10.")
-    networks = [{layer: _known(layer, each[layer], num_classes) for layer in dense} for each in (dense, sparse)]
-    if not any(len(values) for channels in networks for values in channels.values()):
+    known = {
+        name: {layer: _known(layer, given[layer], num_classes) for layer in first} for name, given in networks.items()
+    }
+    if not any(len(values) for channels in known.values() for values in channels.values()):
         raise ValueError("Expected a channel that is active; got none. Cure: draw after a pass through the data.")
-    return networks[0], networks[1]
+    return known
 
 
 def _known(layer: str, values: Tensor | ArrayLike, num_classes: int | None) -> NDArray[np.float64]:

@@ -57,6 +57,14 @@ def test_dense_is_to_the_left_and_sparse_to_the_right_in_common_bins() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["conv1", "conv2"]
 
 
+def test_a_network_alone_is_to_the_right() -> None:
+    axes = only(plot_specialization(DENSE, num_classes=10).axes)
+    assert legend_texts(axes) == ["channels", "mean", "uniform, 1/10"]
+    bars, edges = histogram(axes, "channels", 0)
+    np.testing.assert_allclose(bars, 0.46 * np.histogram([0.2, 0.2, 0.4], edges)[0] / 2)
+    np.testing.assert_allclose(means(axes), [[[0, 0.8 / 3], [0.46, 0.8 / 3]], [[1, 0.5], [1.46, 0.5]]], atol=1e-3)
+
+
 def test_means_leave_nan_out_and_are_marked_on_their_side() -> None:
     found = means(only(plot_specialization(DENSE, SPARSE, 10).axes))
     expected = [
