@@ -28,7 +28,8 @@ def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | It
     A data module or LightningModule with a method `plain_dataloader(split)` says by itself what to look at, as those of
     this package do: images that are not augmented, none of them in two processes. Otherwise the data set of a
     `DataLoader` is gone through in its order (the indices of a `SubsetRandomSampler` in theirs), each process taking
-    its share. Any other iterable is gone through as it is, in every process.
+    its share; all of it in every process if the run has `use_distributed_sampler=False` and no sampler that shares it
+    out, for then each process may have data of its own. Any other iterable is gone through as it is, in every process.
 
     Args:
         trainer: In a run.
@@ -41,7 +42,7 @@ def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | It
     """
     loader: Any = _loader(trainer, pl_module, choice) if isinstance(choice, str) else choice
     if isinstance(loader, DataLoader):
-        yield _in_order(loader, trainer.global_rank, trainer.world_size)
+        yield _in_order(loader, trainer)
         return
     check_repeatable(loader)
     before = _position(loader)
@@ -100,7 +101,7 @@ def _is_nested(loaders: object) -> bool:
     return isinstance(loaders, (Mapping, list, tuple))
 
 
-def _in_order(loader: DataLoader[Any], rank: int, world_size: int) -> DataLoader[Any]:
+def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
     """Return a loader of the same data set, of every image once and of this process's share."""
     batch_size = loader.batch_size
     if batch_size is None and loader.batch_sampler is not None:
@@ -112,17 +113,23 @@ def _in_order(loader: DataLoader[Any], rank: int, world_size: int) -> DataLoader
     options["multiprocessing_context"] = loader.multiprocessing_context
     if isinstance(loader.dataset, IterableDataset):  # the user's to share out, as in training
         return DataLoader(copy(loader.dataset), batch_size=batch_size, **options)
-    places = _places(loader)[rank::world_size]
+    places = _places(loader)
+    if trainer._accelerator_connector.use_distributed_sampler or hasattr(_sampler(loader), "num_replicas"):
+        places = places[trainer.global_rank :: trainer.world_size]
     return DataLoader(loader.dataset, batch_size=batch_size, sampler=places, **options)
 
 
 def _places(loader: DataLoader[Any]) -> Any:
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    sampler = _sampler(loader)
     # Lightning wraps samplers of a project's own, to share them out.
     sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
     if isinstance(sampler, SubsetRandomSampler):  # by which a validation set may be held out
         return sorted(sampler.indices)
     return range(len(loader.dataset))  # type: ignore[arg-type]  # of a data set that is no iterable one
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 class _Copies:

@@ -18,6 +18,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
@@ -41,9 +42,15 @@ def measured(train: Any = None, module: Any = None, **options: Any) -> tuple[Mea
     return callback.result, run.lightning_module
 
 
-def numbers(batches: Any, rank: int = 0, world_size: int = 1) -> list[int]:
+def process(rank: int = 0, world_size: int = 1, shares: bool = True) -> Any:
+    """Return what is asked of a Trainer in one of several processes."""
+    connector = SimpleNamespace(use_distributed_sampler=shares)
+    return SimpleNamespace(global_rank=rank, world_size=world_size, _accelerator_connector=connector)
+
+
+def numbers(batches: Any, rank: int = 0, world_size: int = 1, shares: bool = True) -> list[int]:
     """Return what a process looks at."""
-    run: Any = SimpleNamespace(global_rank=rank, world_size=world_size)
+    run = process(rank, world_size, shares)
     with plain_batches(run, Images(), batches) as plain:
         return [[number for batch in plain for number in batch[0].reshape(-1).tolist()] for _ in range(2)][1]
 
@@ -88,6 +95,16 @@ def test_of_images_that_are_held_out_by_indices_none_is_looked_at(wrapped: bool)
 def test_processes_share_a_data_set_without_an_image_twice(world_size: int) -> None:
     shares = [numbers(DataLoader(NUMBERS, 4, shuffle=True), rank, world_size) for rank in range(world_size)]
     assert sorted(number for share in shares for number in share) == list(range(10))
+
+
+def test_where_lightning_shares_nothing_out_only_samplers_that_do_are_taken_for_it() -> None:
+    own = DataLoader(NUMBERS, 4, shuffle=True)
+    assert [numbers(own, rank, 2, shares=False) for rank in range(2)] == [list(range(10))] * 2
+    shares = [
+        numbers(DataLoader(NUMBERS, 4, sampler=DistributedSampler(NUMBERS, 2, rank)), rank, 2, shares=False)
+        for rank in range(2)
+    ]
+    assert shares == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
 
 
 class Stream(IterableDataset[Any]):
@@ -312,7 +329,7 @@ def test_workers_may_read_the_images() -> None:
 
 
 def test_data_that_can_not_be_gone_through_again_are_refused() -> None:
-    run: Any = SimpleNamespace(global_rank=0, world_size=1)
+    run = process()
     for batches in (iter([1]), 3):
         with (
             pytest.raises(TypeError, match="Expected batches that can be gone through again; got a "),
