@@ -5,6 +5,7 @@ Tessera, Hooker & Rosman, "Keep the Gradients Flowing: Using Gradient Flow to St
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -94,11 +95,13 @@ def layer_norms(
     device = present[0].device if present else torch.device("cpu")
     dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in present) else torch.float32
     missing = torch.zeros(len(orders), device=device, dtype=dtype)
-    norms = [
-        missing if gradient is None else _norms(gradient.detach(), mask, orders, dtype).to(device)
-        for gradient, mask in zip(gradients, kept, strict=True)
-    ]
-    return torch.stack(norms, dim=1)
+    parts = [(gradient.detach(), mask) for gradient, mask in zip(gradients, kept, strict=True) if gradient is not None]
+    found = iter(
+        [_in_parts(gradient, mask, orders, dtype).to(device) for gradient, mask in parts]
+        if all(gradient.device.type == "cpu" for gradient, _ in parts)
+        else _at_once(parts, orders, dtype, device)
+    )
+    return torch.stack([missing if gradient is None else next(found) for gradient in gradients], dim=1)
 
 
 def active_counts(gradients: Sequence[Tensor | None], masks: Sequence[Tensor | None]) -> Tensor:
@@ -129,25 +132,31 @@ def check_orders(orders: Sequence[float]) -> None:
         raise ValueError("Expected at least one order; got none. Cure: 1 and 2 are the paper's.")
 
 
-def _norms(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Return the norms of one layer, shape `(orders,)`."""
-    compute = _in_parts if gradient.device.type == "cpu" else _at_once
-    return compute(gradient, mask, orders, dtype)
-
-
-def _at_once(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Launch as few kernels as there can be."""
-    seen = gradient if mask is None else torch.where(mask != 0, gradient, 0)
-    return torch.stack([torch.linalg.vector_norm(seen, p, dtype=dtype) for p in orders])
+def _at_once(
+    parts: Sequence[tuple[Tensor, Tensor | None]], orders: Sequence[float], dtype: torch.dtype, device: torch.device
+) -> Sequence[Tensor]:
+    """Return the norms of each layer, shape `(orders,)`; launch few kernels, those of a norm for all layers at once."""
+    seen = [gradient if mask is None else torch.where(mask != 0, gradient, 0) for gradient, mask in parts]
+    fused = len({(each.device, each.dtype) for each in seen}) == 1
+    rows = []
+    for p in orders:
+        norms: Sequence[Tensor]
+        if fused and p in (1, 2, math.inf):
+            norms = torch._foreach_norm(seen, p, dtype=dtype)
+        else:
+            norms = [torch.linalg.vector_norm(each, p, dtype=dtype) for each in seen]
+        rows.append(torch.stack([norm.to(device) for norm in norms]))
+    return torch.stack(rows).unbind(1)
 
 
 def _in_parts(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Stay in the cache: a temporary of a layer's size would take longer than all norms."""
+    mask = mask if mask is None or mask.dtype == torch.bool else mask != 0
     found = _over_parts(gradient, mask, orders, dtype, torch.mul)
     if mask is None or found.isfinite().all():
         return found
     # Zero times infinity is not a number, but an inactive weight's gradient must not matter.
-    return _over_parts(gradient, mask, orders, dtype, lambda values, kept: torch.where(kept != 0, values, 0))
+    return _over_parts(gradient, mask, orders, dtype, lambda values, kept: torch.where(kept, values, 0))
 
 
 def _over_parts(

@@ -16,6 +16,8 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.sharded import local, whole_norms
 
 MaskSource = Literal["auto", "zeros", "dense"]
+# So many choices of parameters that are frozen are remembered.
+_MOST_STATES = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def network_of(trainer: Trainer, model: nn.Module) -> SparseNetwork | None:
 
 
 class TrainedWeights:
-    """The weights of a model to measure, found anew only when its parameters change or are frozen.
+    """The weights of a model to measure, found anew only for parameters, or frozen ones, that are new.
 
     Args:
         include: Take these instead of the linear and convolutional layers.
@@ -53,29 +55,31 @@ class TrainedWeights:
 
     def __init__(self, include: Patterns | None, exclude: Patterns | None) -> None:
         self._include, self._exclude = include, exclude
-        self._parameters: list[tuple[int, bool]] = []
-        self._weights: list[Weight] = []
+        # By what is trained, since modules with several optimizers freeze some parameters in turn. What was found keeps
+        # its parameters alive, so that no other one can have their ids.
+        self._found: dict[tuple[tuple[int, bool], ...], list[Weight]] = {}
 
     def of(self, model: nn.Module) -> list[Weight]:
-        """Return them.
+        """Return those that are trained at this moment."""
+        parameters = tuple((id(parameter), parameter.requires_grad) for parameter in model.parameters())
+        if parameters not in self._found:
+            if len(self._found) >= _MOST_STATES:
+                self._found.clear()
+            self._found[parameters] = list(find_trained(model, self._include, self._exclude).values())
+        return self._found[parameters]
+
+    def check(self, model: nn.Module) -> None:
+        """See to it that there are some.
 
         Raises:
             ValueError: If there is none.
         """
-        parameters = [(id(parameter), parameter.requires_grad) for parameter in model.parameters()]
-        if parameters != self._parameters:
-            self._parameters, self._weights = parameters, self._find(model)
-        return self._weights
-
-    def _find(self, model: nn.Module) -> list[Weight]:
-        found = list(find_trained(model, self._include, self._exclude).values())
-        if not found:
+        if not self.of(model):
             names = listed(list(find_trained(model, "*")))
             raise ValueError(
                 f"Expected a trained layer to measure the gradient of; got none from {type(model).__name__} with "
                 f"include={self._include!r}, exclude={self._exclude!r}. Cure: choose from {names or 'trained layers'}."
             )
-        return found
 
 
 def with_masks(weights: Sequence[Weight], network: SparseNetwork | None, masks: MaskSource) -> list[Layer]:

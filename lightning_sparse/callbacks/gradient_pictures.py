@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.figures import send_figure
-from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
+from lightning_sparse.callbacks.gradient_records import GradientFlowRecord, root_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def send_pictures(trainer: Trainer, records: Sequence[GradientFlowRecord]) -> None:
+def send_pictures(trainer: Trainer, records: Sequence[GradientFlowRecord], root: str) -> None:
     """Send the measures over the run, and those of each layer with its flags, of each optimizer, to the loggers."""
     for optimizer in dict.fromkeys(record.optimizer for record in records):
         own = [record for record in records if record.optimizer == optimizer]
-        root = "gradient_flow" if optimizer is None else f"gradient_flow/optimizer_{optimizer}"
-        send_figure(trainer, f"{root}/measures", lambda own=own: measures(own))  # type: ignore[misc]  # of one figure
-        send_figure(trainer, f"{root}/layers", lambda own=own: layers(own))  # type: ignore[misc]  # likewise
+        own_root = root_of(optimizer, root)
+        send_figure(trainer, f"{own_root}/measures", lambda own=own: measures(own))  # type: ignore[misc]  # of one figure
+        send_figure(trainer, f"{own_root}/layers", lambda own=own: layers(own))  # type: ignore[misc]  # likewise
 
 
 def measures(records: Sequence[GradientFlowRecord]) -> Figure:

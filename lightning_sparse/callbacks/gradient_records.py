@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# What all names begin with.
+ROOT = "gradient_flow"
+
 
 @dataclass(frozen=True)
 class GradientFlowRecord:
@@ -34,9 +37,9 @@ class GradientFlowRecord:
     layers: dict[str, dict[str, float]]
     flags: dict[str, str]
 
-    def metrics(self, *, per_layer: bool) -> dict[str, float]:
+    def metrics(self, *, per_layer: bool, root: str = ROOT) -> dict[str, float]:
         """Return what is logged, by full name."""
-        root = "gradient_flow" if self.optimizer is None else f"gradient_flow/optimizer_{self.optimizer}"
+        root = root_of(self.optimizer, root)
         found = {f"{root}/egf_{norm}": value for norm, value in self.effective.items()}
         found |= {f"{root}/{norm}": value for norm, value in self.total.items()}
         found[f"{root}/flagged"] = float(len(self.flags))
@@ -113,12 +116,19 @@ class Measurements:
     waiting: list[Measurement] = field(default_factory=list)
 
     def add(self, measurement: Measurement, *, instead: bool) -> None:
-        """Add one; with `instead`, in place of the last one of the same epoch and optimizer, if that waits still."""
-        place = (measurement.epoch, measurement.optimizer)
-        same = [index for index, other in enumerate(self.waiting) if (other.epoch, other.optimizer) == place]
-        if instead and same:
-            del self.waiting[same[-1]]
+        """Add one; with `instead`, in place of the last one of the same epoch and optimizer, which can't be logged."""
+        if instead:
+            self._drop(measurement.epoch, measurement.optimizer)
         self.waiting.append(measurement)
+
+    def _drop(self, epoch: int, optimizer: int | None) -> None:
+        for measurements in (self.waiting, self.fetched):
+            for index in range(len(measurements) - 1, -1, -1):
+                if measurements[index].epoch < epoch:
+                    return
+                if measurements[index].optimizer == optimizer:
+                    del measurements[index]
+                    return
 
     def fetch(self) -> list[Measurement]:
         """Bring those that wait to the CPU, all with one transfer per device, and return them."""
@@ -182,16 +192,22 @@ def _kind(measurement: Measurement) -> tuple[tuple[str, ...], bool]:
     return measurement.layers, measurement.has_total
 
 
+def root_of(optimizer: int | None, root: str = ROOT) -> str:
+    """Return what the names of an optimizer's measures begin with."""
+    return root if optimizer is None else f"{root}/optimizer_{optimizer}"
+
+
 def norm_name(p: float) -> str:
     """Return the name of a norm: l1, l2, l1.5, linf."""
     return f"l{p:g}"
 
 
-def average(records: Sequence[GradientFlowRecord]) -> dict[str, float]:
+def average(records: Sequence[GradientFlowRecord], root: str = ROOT) -> dict[str, float]:
     """Return the mean of each logged measure over the records in which it is finite, and how many there are.
 
     Args:
         records: In any order.
+        root: What their names begin with.
 
     Returns:
         By name, such as ``gradient_flow/egf_l2``; ``measured``: the number of records; ``non_finite``: of those that
@@ -200,7 +216,7 @@ def average(records: Sequence[GradientFlowRecord]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     broken = 0
     for record in records:
-        metrics = record.metrics(per_layer=False)
+        metrics = record.metrics(per_layer=False, root=root)
         broken += not all(map(isfinite, metrics.values()))
         for name, value in metrics.items():
             values.setdefault(name, []).append(value)

@@ -12,12 +12,12 @@ from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
 from lightning_sparse.maskable import listed
 
 
-def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool) -> None:
+def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str) -> None:
     """Hand measures to the loggers, at the steps they are from, and the last ones to the Trainer's metrics."""
     if trainer.barebones:
         return
     for record in records:
-        metrics = record.metrics(per_layer=per_layer)
+        metrics = record.metrics(per_layer=per_layer, root=root)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if trainer.is_global_zero:
             for logger in trainer.loggers:

@@ -17,22 +17,39 @@ class SeenSteps:
     closure that makes the gradients, but after a gradient scaler has unscaled them, and not at all if the scaler skips
     the step.
 
+    Args:
+        may_skip: Whether something, such as a gradient scaler, skips steps that the Trainer's hook has seen.
+
     Attributes:
         counts: Steps so far, by the optimizers' numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_skip: bool = False) -> None:
+        self._may_skip = may_skip
         self.counts: dict[int, int] = {}
+        # The batch that each optimizer was seen in last.
+        self._batch: dict[int, int] = {}
         # Who saw a step that is not over.
         self._seen: dict[int, Literal["trainer", "optimizer"]] = {}
+
+    def anew(self, *, may_skip: bool) -> SeenSteps:
+        """Return what goes on with these counts, with no step begun."""
+        steps = SeenSteps(may_skip=may_skip)
+        steps.counts = self.counts
+        return steps
 
     @property
     def most(self) -> int:
         """Steps of the busiest optimizer."""
         return max(self.counts.values(), default=0)
 
-    def see(self, optimizer: int, by: Literal["trainer", "optimizer"]) -> Seen:
-        """Note that an optimizer is about to step.
+    def see(self, optimizer: int, by: Literal["trainer", "optimizer"], batch: int | None = None) -> Seen:
+        """Note that an optimizer is about to step, or evaluates a closure once more for the same step.
+
+        Args:
+            optimizer: Its number.
+            by: Who saw it.
+            batch: Number of the batch where there is at most one step for each, None where there may be several.
 
         Returns:
             "first" if the step was not seen before; "again" if it was, but gradients may be others now; "no more" if
@@ -42,10 +59,16 @@ class SeenSteps:
         if (before, by) == ("trainer", "optimizer"):
             return "no more"
         self._seen[optimizer] = by
-        if (before, by) == ("optimizer", "trainer"):
+        if self._is_same(optimizer, before, by, batch):
             return "again"
         self.counts[optimizer] = self.counts.get(optimizer, 0) + 1
         return "first"
+
+    def _is_same(self, optimizer: int, before: str | None, by: str, batch: int | None) -> bool:
+        if batch is not None:
+            last, self._batch[optimizer] = self._batch.get(optimizer), batch
+            return last == batch
+        return (before, by) == ("optimizer", "trainer") or (before == by == "trainer" and not self._may_skip)
 
     def end(self, optimizer: int) -> None:
         """Note that an optimizer has stepped."""

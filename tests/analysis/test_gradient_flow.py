@@ -82,11 +82,14 @@ def test_large_layers_are_computed_in_parts_and_on_devices_at_once_to_the_same_n
     monkeypatch.setattr(gradient_flow, "_CHUNK", chunk)
     gradient, mask = torch.randn(5, 8), torch.rand(5, 8) < 0.3
     gradient[~mask] = nan
-    parts, once = (
-        compute(gradient, mask, ORDERS, torch.float32) for compute in (gradient_flow._in_parts, gradient_flow._at_once)
-    )
-    torch.testing.assert_close(parts, once)
+    parts = gradient_flow._in_parts(gradient, mask, ORDERS, torch.float32)
     torch.testing.assert_close(parts[2], gradient[mask].norm())
+    other = torch.randn(4)
+    for dtype in (torch.float32, torch.bfloat16):  # of one type, and of several
+        layers = [(gradient, mask), (other.to(dtype), None)]
+        once = gradient_flow._at_once(layers, ORDERS, torch.float32, torch.device("cpu"))
+        expected = gradient_flow._in_parts(other.to(dtype), None, ORDERS, torch.float32)
+        torch.testing.assert_close(list(once), [parts, expected])
 
 
 def test_a_layer_that_the_gradient_does_not_reach_contributes_zero_and_counts() -> None:
@@ -172,3 +175,10 @@ def test_no_order_is_refused() -> None:
 def test_it_is_at_the_top_of_the_package() -> None:
     assert lightning_sparse.effective_gradient_flow is effective_gradient_flow
     assert np.isfinite(effective_gradient_flow([torch.ones(2)]).item())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int64])
+def test_masks_of_any_type_say_only_what_is_active(dtype: torch.dtype) -> None:
+    gradient, mask = torch.tensor([3.0, 4.0, inf]), torch.tensor([7, 0, 0], dtype=dtype)
+    assert effective_gradient_flow([gradient], [mask], p=1).item() == 3
+    assert effective_gradient_flow([gradient[:2]], [mask[:2]], p=2).item() == 3

@@ -73,7 +73,7 @@ def test_every_step_is_measured_after_accumulation_and_before_clipping(options: 
 
 
 def test_by_default_the_last_step_of_every_epoch_is_measured() -> None:
-    flow, every = GradientFlowCallback(), GradientFlowCallback(every_n_steps=1)
+    flow, every = GradientFlowCallback(), GradientFlowCallback(every_n_steps=1, name="every")
     run = fit(flow, every)
     last = {record.epoch: record for record in every.history}
     assert flow.history == list(last.values())
@@ -83,8 +83,8 @@ def test_by_default_the_last_step_of_every_epoch_is_measured() -> None:
 def test_every_second_epoch_and_every_third_step() -> None:
     flow, steps, every = (
         GradientFlowCallback(every_n_epochs=2),
-        GradientFlowCallback(every_n_steps=3),
-        GradientFlowCallback(every_n_steps=1),
+        GradientFlowCallback(every_n_steps=3, name="third"),
+        GradientFlowCallback(every_n_steps=1, name="every"),
     )
     fit(flow, steps, every, max_epochs=4)
     assert [record.epoch for record in flow.history] == [1, 3]
@@ -101,9 +101,11 @@ def test_the_papers_epochs_are_spread_evenly_first_and_last_included() -> None:
 
 
 def test_an_epoch_that_max_steps_cuts_short_is_measured_at_its_last_step() -> None:
-    flow, every = GradientFlowCallback(), GradientFlowCallback(every_n_steps=1)
-    fit(flow, every, max_steps=5)
+    flow, every = GradientFlowCallback(), GradientFlowCallback(every_n_steps=1, name="every")
+    fixed = GradientFlowCallback(batches=[next(iter(ShufflingLoader()))], name="fixed")
+    fit(flow, every, fixed, max_steps=5)
     assert flow.history[-1] == every.history[-1]
+    assert [record.epoch for record in fixed.history] == [0, 1]
 
 
 def test_epochs_of_a_run_without_an_end_can_not_be_spread() -> None:
@@ -328,7 +330,7 @@ class Pruned(TinyModule):
 
 def test_masks_of_pytorch_are_found_and_no_total_is_made_up_where_gradients_come_masked() -> None:
     flow = GradientFlowCallback(every_n_steps=1)
-    fixed = GradientFlowCallback(batches=[next(iter(ShufflingLoader()))])
+    fixed = GradientFlowCallback(batches=[next(iter(ShufflingLoader()))], name="fixed")
     module = Pruned()
     fit(flow, fixed, module=module)
     size = module.net[0].weight.numel()
@@ -450,7 +452,7 @@ def test_an_interrupted_run_goes_on_with_its_history(tmp_path: Path) -> None:
     def callbacks() -> list[Callback]:
         return [
             GradientFlowCallback(every_n_steps=2),
-            GradientFlowCallback(spread_over_epochs=2, batches=1),
+            GradientFlowCallback(spread_over_epochs=2, batches=1, name="fixed"),
             SparseMomentumCallback(density=0.3),
         ]
 
@@ -505,9 +507,12 @@ def test_a_step_is_counted_once_whoever_sees_it_first() -> None:
     seen.end(0)
     assert seen.see(0, "optimizer") == "first"  # a raw step after one of the Trainer's
     seen.end(0)
+    assert [seen.see(0, "trainer"), seen.see(0, "trainer")] == ["first", "again"]  # closures of one step
+    seen = seen.anew(may_skip=True)
     assert [seen.see(0, "trainer"), seen.see(0, "trainer")] == ["first", "first"]  # of which a scaler skipped one
     assert seen.see(1, "optimizer") == "first"
-    assert (seen.counts, seen.most) == ({0: 5, 1: 1}, 5)
+    assert (seen.counts, seen.most) == ({0: 6, 1: 1}, 6)
+    assert [seen.see(2, "trainer", batch) for batch in (0, 0, 1)] == ["first", "again", "first"]
 
 
 def test_a_second_fit_starts_anew_and_an_evaluation_changes_nothing(tmp_path: Path) -> None:
