@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_sparse._compat import LightningModule, Trainer
@@ -61,13 +61,30 @@ def _buffers(trainer: Trainer, module: nn.Module) -> Iterator[None]:
     ]
     try:
         if trainer.world_size > 1:
-            for _, _, buffer, _ in kept:
-                torch.distributed.broadcast(buffer, src=0)
+            for owner, name, buffer, _ in kept:
+                told = buffer.contiguous()
+                torch.distributed.broadcast(told, src=0)
+                _put_in(owner, name, buffer, told)
         yield
     finally:
+        for owner, name, buffer, values in kept:
+            _put_in(owner, name, buffer, values)
+
+
+def _put_in(owner: nn.Module, name: str, buffer: Tensor, values: Tensor) -> None:
+    """Let a module have a buffer of its with some values; another tensor where the buffer can't be written to."""
+    try:
         with torch.no_grad():
-            for owner, name, buffer, values in kept:
-                owner._buffers[name] = buffer.copy_(values)
+            owner._buffers[name] = buffer if buffer is values else buffer.copy_(values)
+    except Exception:  # of an expanded tensor, for one; no error of this is to hide that of a measurement
+        owner._buffers[name] = buffer if _are_the_same(buffer, values) else values
+
+
+def _are_the_same(left: Tensor, right: Tensor) -> bool:
+    try:
+        return left.shape == right.shape and bool(((left == right) | ((left != left) & (right != right))).all())
+    except Exception:  # of a tensor that can't be compared, as above
+        return False
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,51 @@ def test_buffers_stay_the_same_objects() -> None:
 
     fit(At("on_train_epoch_end", look), module=Drawing(), max_epochs=1)
     assert kept == [False, True]
+
+
+class Expanded(Images):
+    """Has buffers that can't be written to: all of their elements are one in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.changes = torch.ones(1), False
+        self.register_buffer("scale", self.base.expand(4))
+        self.register_buffer("nothing", torch.full((1,), float("nan")).expand(3))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        if self.changes:
+            self.base += 1
+        return super().forward(images * self.scale[0])
+
+
+def test_a_buffer_that_can_not_be_written_to_stays_as_it_is() -> None:
+    callback, model = ClassSpecializationCallback(every_n_epochs=1), Expanded()
+    before = dict(model.named_buffers())
+    fit(callback, module=model)
+    assert list(callback.history) == [1, 2]
+    assert all(buffer is before[name] for name, buffer in model.named_buffers())
+    assert model.calls == 12
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_buffer_that_can_not_be_written_to_has_its_values_again_and_hides_no_error(fails: bool) -> None:
+    seen: list[Any] = []
+
+    def look(run: Trainer, model: LightningModule) -> None:
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        model.changes = True
+        with pytest.raises(KeyError, match="first") if fails else nullcontext(), undisturbed(run, model):
+            model(torch.zeros(2, 1, 6, 6))
+            assert model.scale.tolist() == [2] * 4
+            if fails:
+                raise KeyError("first")
+        model.changes = False
+        seen.append(differences(dict(model.named_buffers()), before))
+
+    fit(At("on_train_epoch_end", look), module=Expanded(), max_epochs=1)
+    assert seen == [[]]
 
 
 class Stateful:
