@@ -211,13 +211,15 @@ class ClassSpecialization(Metric):
         infinite, unknown = self.invalid.tolist()
         if infinite:
             raise ValueError(
-                f"Expected finite features; got NaN or infinity for {infinite} images. Cure: reset, and look for where "
-                "the network diverges, or use a precision with a larger range."
+                f"Expected finite features; got NaN or infinity for {infinite} images. Cure: look for where the "
+                "network diverges or images are not finite, or use a precision with a larger range; a metric of your "
+                "own needs a reset, too."
             )
         if unknown:
             raise ValueError(
-                f"Expected 0 <= label < {self.num_classes}; got other labels for {unknown} images. Cure: reset, and "
-                "give the number of classes as num_classes."
+                f"Expected 0 <= label < {self.num_classes}; got other labels for {unknown} images. Cure: "
+                "give the number of classes as num_classes, and labels from 0 on; a metric of your own needs a reset, "
+                "too."
             )
         activity = per_image(self.activity, self.images) if self.balanced else self.activity
         return specialization_of(activity, self.drop_fraction)

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_sparse._compat import LightningModule, Trainer
@@ -18,18 +17,25 @@ from lightning_sparse.callbacks.figures import send_figure
 from lightning_sparse.callbacks.guards import check_whole, warn_of_averages
 from lightning_sparse.callbacks.listening import ACTIVATIONS, Listener, check_called, find_layers
 from lightning_sparse.callbacks.passing import PassingCallback, count_classes, known_classes
-from lightning_sparse.callbacks.plain_data import SPLITS, check_repeatable, limit_of, plain_batches
+from lightning_sparse.callbacks.plain_data import (
+    SPLITS,
+    check_repeatable,
+    is_one_stream,
+    limit_of,
+    plain_batches,
+)
 from lightning_sparse.callbacks.processes import everywhere
 from lightning_sparse.callbacks.reporting import log_now, specialization_metrics
+from lightning_sparse.callbacks.specialization_records import (
+    Result,
+    copied,
+    drawn,
+    warn_of_failure,
+    without_proportions,
+)
 from lightning_sparse.callbacks.undisturbed import undisturbed
 from lightning_sparse.maskable import Patterns, as_included
 from lightning_sparse.topology.digest import checksum
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# By layer, what `ClassSpecialization` computes.
-Result = dict[str, dict[str, Tensor]]
 
 
 class ClassSpecializationCallback(PassingCallback):
@@ -151,9 +157,23 @@ class ClassSpecializationCallback(PassingCallback):
     def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         tensors = chain(pl_module.parameters(), pl_module.buffers())
         # What has no values yet would be drawn, and weights of others after it.
-        if trainer.num_sanity_val_steps and not any(map(is_lazy, tensors)):
-            with undisturbed(trainer, pl_module):
-                self._listen(trainer, pl_module, rehearsal=True)
+        if not trainer.num_sanity_val_steps or any(map(is_lazy, tensors)):
+            return
+        with undisturbed(trainer, pl_module), plain_batches(trainer, pl_module, self._data) as batches:
+            if any(everywhere(trainer, lambda: is_one_stream(batches))):
+                find_layers(pl_module, self._layers)
+                self._check_stream(trainer, pl_module)
+            else:
+                listener, channels = self._listen(trainer, pl_module, batches, rehearsal=True)
+                listener.compute(channels, trainer.strategy.root_device)
+
+    def _check_stream(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._every_n_epochs or not (self._num_classes or known_classes(trainer, pl_module)):
+            raise TypeError(
+                "Expected data that can be gone through again, to measure every few epochs or to count classes; got a "
+                "data set that is one iterator, of which training would miss what is looked at. Cure: a data set whose "
+                "__iter__ starts anew (yield in it), other data as dataloader, or num_classes and no every_n_epochs."
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is time."""
@@ -176,12 +196,14 @@ class ClassSpecializationCallback(PassingCallback):
         weights, before = checksum(tensors), self._weights
         if epochs in self.history and all(everywhere(trainer, lambda: weights == before)):
             return  # the last epoch was measured when it ended, and nothing has changed weights since
-        self._weights = weights
-        result = self.measure(trainer, pl_module)
-        self.history[epochs] = {
-            layer: {name: value for name, value in computed.items() if name != "proportions"}
-            for layer, computed in result.items()
-        }
+        self._weights, self.result = weights, None
+        try:
+            self.measure(trainer, pl_module)
+        except Exception as error:  # the training is worth more than what is said of it
+            if trainer.is_global_zero:
+                warn_of_failure(error, epochs)
+        if self.result is not None:
+            self.history[epochs] = without_proportions(self.result)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> Result:
         """Measure now, log it and return it; in all processes.
@@ -195,42 +217,41 @@ class ClassSpecializationCallback(PassingCallback):
                 finite or doesn't fit the labels.
             TypeError: If batches are no pairs of images and labels, or a layer doesn't put out a tensor.
         """
-        with undisturbed(trainer, pl_module):
-            listener, channels = self._listen(trainer, pl_module)
+        with undisturbed(trainer, pl_module), plain_batches(trainer, pl_module, self._data) as batches:
+            listener, channels = self._listen(trainer, pl_module, batches)
             self.result = listener.compute(channels, trainer.strategy.root_device)
         log_now(trainer, specialization_metrics(self.result))
         if self._pictures:
-            send_figure(trainer, "specialization/layers", partial(_drawn, self.result))
+            send_figure(trainer, "specialization/layers", partial(drawn, self.result))
         return self.result
 
     def _listen(
-        self, trainer: Trainer, pl_module: LightningModule, *, rehearsal: bool = False
+        self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any], *, rehearsal: bool = False
     ) -> tuple[Listener, dict[str, int]]:
         """Pass the batches; return who listened, and the channels of all layers that were called in any process."""
         layers = find_layers(pl_module, self._layers)
-        with plain_batches(trainer, pl_module, self._data) as batches:
-            limit = limit_of(trainer, batches, 1 if rehearsal else self._limit_batches)
-            unpacked = partial(self._unpacked, trainer, pl_module, batches, limit)
-            classes = self._num_classes or known_classes(trainer, pl_module)
-            classes = classes or max(everywhere(trainer, lambda: count_classes(unpacked())))
-            classes = max(classes, 2) if rehearsal else classes  # a first batch may be of one class
-            options = {"sync_on_compute": trainer.world_size > 1, **self._metric_options}
-            listener = Listener(layers, partial(ClassSpecialization, classes, **options), self._activation)
+        limit = limit_of(trainer, batches, 1 if rehearsal else self._limit_batches)
+        unpacked = partial(self._unpacked, trainer, pl_module, batches, limit)
+        classes = self._num_classes or known_classes(trainer, pl_module)
+        classes = classes or max(everywhere(trainer, lambda: count_classes(unpacked())))
+        classes = max(classes, 2) if rehearsal else classes  # a first batch may be of one class
+        options = {"sync_on_compute": trainer.world_size > 1, **self._metric_options}
+        listener = Listener(layers, partial(ClassSpecialization, classes, **options), self._activation)
 
-            def listen() -> dict[str, int]:
-                with listener.listening():
-                    for images, labels in unpacked():
-                        listener.labels = labels
-                        self._pass(trainer, pl_module, images)
-                return listener.channels
+        def listen() -> dict[str, int]:
+            with listener.listening():
+                for images, labels in unpacked():
+                    listener.labels = labels
+                    self._pass(trainer, pl_module, images)
+            return listener.channels
 
-            channels = {name: number for called in everywhere(trainer, listen) for name, number in called.items()}
+        channels = {name: number for called in everywhere(trainer, listen) for name, number in called.items()}
         check_called(list(layers), channels, warns=trainer.is_global_zero and not rehearsal)
         return listener, channels
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history: tensors and plain Python values."""
-        return {"history": _copy(self.history)} if self.history else {}
+        return {"history": copied(self.history)} if self.history else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a history; outside of fit only where there is none yet.
@@ -245,18 +266,7 @@ class ClassSpecializationCallback(PassingCallback):
                 "resume from a checkpoint of a run with this callback."
             )
         if self._is_fitting or not self.history:
-            self.history = _copy(history)
-
-
-def _drawn(result: Result) -> Figure:
-    from lightning_sparse.analysis.pictures import plot_specialization
-
-    classes = next(iter(result.values()))["proportions"].shape[-1]
-    return plot_specialization({layer: found["specialization"] for layer, found in result.items()}, None, classes)
-
-
-def _copy(history: dict[int, Result]) -> dict[int, Result]:
-    return {epochs: {layer: dict(computed) for layer, computed in result.items()} for epochs, result in history.items()}
+            self.history = copied(history)
 
 
 def _check_choice(name: str, choice: object, known: tuple[str, ...]) -> None:

@@ -29,7 +29,11 @@ def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | It
     this package do: images that are not augmented, none of them in two processes. Otherwise the data set of a
     `DataLoader` is gone through in its order (the indices of a `SubsetRandomSampler` in theirs), each process taking
     its share; all of it in every process if the run has `use_distributed_sampler=False` and no sampler that shares it
-    out, for then each process may have data of its own. Any other iterable is gone through as it is, in every process.
+    out, for then each process may have data of its own. What a subclass of `DataLoader` does to batches as it iterates
+    is done to these, too. Any other iterable is gone through as it is, in every process.
+
+    The data set is the run's own: what it keeps (random numbers of its own, say) moves on when it is read here, except
+    by workers, which have copies.
 
     Args:
         trainer: In a run.
@@ -38,11 +42,12 @@ def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | It
 
     Raises:
         ValueError: If there is no such data, or more than one loader of it.
-        TypeError: If the data can't be gone through again.
+        TypeError: If the data can't be gone through again, or a loader hands on an iterator that it keeps.
     """
     loader: Any = _loader(trainer, pl_module, choice) if isinstance(choice, str) else choice
     if isinstance(loader, DataLoader):
-        yield _in_order(loader, trainer)
+        plain = _in_order(loader, trainer)
+        yield _alike(loader, plain) if _iterates_by_itself(loader) else plain
         return
     check_repeatable(loader)
     before = _position(loader)
@@ -117,6 +122,37 @@ def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
     if trainer._accelerator_connector.use_distributed_sampler or hasattr(_sampler(loader), "num_replicas"):
         places = places[trainer.global_rank :: trainer.world_size]
     return DataLoader(loader.dataset, batch_size=batch_size, sampler=places, **options)
+
+
+def _iterates_by_itself(loader: DataLoader[Any]) -> bool:
+    kind = type(loader)
+    return kind.__iter__ is not DataLoader.__iter__ or kind._get_iterator is not DataLoader._get_iterator
+
+
+def _alike(loader: DataLoader[Any], plain: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of a subclass's that takes what a plain one does."""
+    added = {name: value for name, value in vars(loader).items() if name not in vars(plain)}
+    kept = [name for name, value in added.items() if isinstance(value, Iterator)]
+    if kept:  # as loaders whose workers live on: training would miss what is taken from it
+        raise TypeError(
+            f"Expected a loader that starts anew whenever it is gone through; got a {type(loader).__name__}, which "
+            f"keeps an iterator, {kept[0]}. Cure: give the data to look at as dataloader: a plain DataLoader of the "
+            "same data set."
+        )
+    ordered = copy(loader)
+    vars(ordered).update(vars(plain))
+    return ordered
+
+
+def is_one_stream(batches: Iterable[Any]) -> bool:
+    """Tell whether data are one iterator, so that what is looked at is lost to whoever iterates later.
+
+    Args:
+        batches: As `plain_batches` provides them.
+    """
+    if not isinstance(batches, DataLoader) or not isinstance(batches.dataset, IterableDataset) or batches.num_workers:
+        return False  # workers have a copy of the stream
+    return iter(batches.dataset) is iter(batches.dataset)
 
 
 def _places(loader: DataLoader[Any]) -> Any:

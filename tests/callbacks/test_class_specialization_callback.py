@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric
 
 from lightning_sparse import ClassSpecializationCallback, SparseMomentumCallback
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
-from lightning_sparse.callbacks.class_specialization import _drawn
+from lightning_sparse.callbacks.specialization_records import drawn
 
 CONVOLUTIONS = ["net.first", "net.second"]
 KEYS = {"specialization", "proportions", "activity_share", "dead", "dropped"}
@@ -276,7 +276,7 @@ def test_a_picture_of_the_channels_is_sent_on_request_and_changes_nothing(tmp_pa
         found = [path.relative_to(logger.log_dir).as_posix() for path in Path(logger.log_dir).rglob("*.png")]
         assert found == (["figures/specialization/layers.png"] if pictures else [])
     assert not differences(*(run.lightning_module.state_dict() for run in runs))
-    (axes,) = _drawn(measured(callback)).axes
+    (axes,) = drawn(measured(callback)).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]
     assert axes.get_legend_handles_labels()[1][-1] == f"uniform, 1/{CLASSES}"
 
@@ -387,11 +387,80 @@ def test_a_data_module_may_say_the_number_of_classes() -> None:
         assert measured(callback)["net.first"]["proportions"].shape == (4, classes)
 
 
-def test_labels_beyond_the_number_of_classes_are_an_error_at_the_end() -> None:
+def counting(steps: list[int]) -> At:
+    return At("on_train_batch_end", lambda *_: steps.append(1))
+
+
+@pytest.mark.parametrize("when", ["fit", "test"])
+@pytest.mark.parametrize(("shift", "classes"), [(1, 3), (-1, None), (0, 2)])
+def test_labels_that_are_no_classes_are_an_error_before_the_first_step(
+    shift: int, classes: int | None, when: Any
+) -> None:
+    images, labels = data().tensors
+    batches, steps = DataLoader(TensorDataset(images, labels + shift), batch_size=4), []
+    callback = ClassSpecializationCallback(num_classes=classes, when=when, dataloader=batches)
+    run, module = trainer(callback, counting(steps), At("on_test_batch_end", lambda *_: steps.append(1))), Images()
     with pytest.raises(
-        ValueError, match=r"In layer 'net.first': Expected 0 <= label < 2; got other labels for \d+ images"
+        ValueError,
+        match=r"In layer 'net.first': Expected 0 <= label < \d; got other labels for . images.* Cure: give the number",
     ):
-        fit(ClassSpecializationCallback(num_classes=2))
+        run.fit(module, loader()) if when == "fit" else run.test(module, loader(shuffle=False), verbose=False)
+    assert steps == []
+
+
+def rare(label: int) -> DataLoader[Any]:
+    """Return images of which the last has another label."""
+    images, labels = data().tensors
+    return DataLoader(TensorDataset(images, torch.cat([labels[:-1], torch.tensor([label])])), batch_size=4)
+
+
+@pytest.mark.parametrize("every_n_epochs", [None, 2])
+def test_what_shows_late_is_a_warning_and_a_training_that_ends_as_without_it(every_n_epochs: int | None) -> None:
+    steps: list[int] = []
+    callback = ClassSpecializationCallback(num_classes=3, dataloader=rare(3), every_n_epochs=every_n_epochs)
+    with pytest.warns(UserWarning, match="Expected to measure class specialization after .* epochs; got") as warned:
+        run = fit(callback, counting(steps), max_epochs=3)
+    said = [str(each.message) for each in warned if "class specialization" in str(each.message)]
+    assert [each.partition(" In layer")[0] for each in said] == [
+        f"Expected to measure class specialization after {epochs} epochs; got ValueError:"
+        for epochs in ([2, 3] if every_n_epochs else [3])
+    ]
+    assert "Expected 0 <= label < 3; got other labels for 1 images" in said[0]
+    assert len(steps) == 18
+    assert (callback.result, callback.history) == (None, {})
+    assert differences(run.lightning_module.state_dict(), fit(max_epochs=3).lightning_module.state_dict()) == []
+
+
+def test_what_shows_late_in_a_test_is_an_error() -> None:
+    callback = ClassSpecializationCallback(num_classes=3, dataloader=rare(3), when="test")
+    with pytest.raises(ValueError, match="Expected 0 <= label < 3; got other labels for 1 images"):
+        trainer(callback).test(Images(), loader(shuffle=False), verbose=False)
+
+
+def test_a_result_of_an_earlier_epoch_does_not_stand_for_one_that_fails() -> None:
+    class Later(ClassSpecializationCallback):
+        def unpack(self, batch: Any) -> tuple[Any, Tensor]:
+            images, labels = super().unpack(batch)
+            return images, labels + 7 * bool(self.history)
+
+    callback = Later(num_classes=3, every_n_epochs=1)
+    with pytest.warns(UserWarning, match="after 2 epochs; got ValueError"):
+        fit(callback)
+    assert list(callback.history) == [1]
+    assert callback.result is None
+
+
+def test_what_was_measured_stays_where_a_logger_fails() -> None:
+    class Full(CSVLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            if any(name.startswith("specialization") for name in metrics):
+                raise OSError("the disk is full")
+
+    callback = ClassSpecializationCallback()
+    with pytest.warns(UserWarning, match="after 2 epochs; got OSError: the disk is full"):
+        fit(callback, logger=Full("nowhere"))
+    assert list(callback.history) == [2]
+    assert measured(callback).keys() == set(CONVOLUTIONS)
 
 
 # Batches in other forms
@@ -571,9 +640,22 @@ class Diverging(Images):
         return super().training_step(batch, batch_idx)
 
 
-def test_a_network_that_diverged_is_an_error_that_names_the_layer() -> None:
-    with pytest.raises(ValueError, match=r"In layer 'net.second': Expected finite features; got NaN .* for 22 images"):
-        fit(ClassSpecializationCallback("*second"), module=Diverging())
+def test_a_network_that_diverges_is_a_warning_that_names_the_layer() -> None:
+    callback = ClassSpecializationCallback("*second")
+    with pytest.warns(
+        UserWarning, match=r"In layer 'net.second': Expected finite features; got NaN .* for 22 images.* Cure: look for"
+    ):
+        fit(callback, module=Diverging())
+    assert callback.result is None
+
+
+def test_activations_that_are_not_finite_are_an_error_before_the_first_step() -> None:
+    module, steps = Images(), []
+    with torch.no_grad():
+        module.net.second.bias.fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"In layer 'net.second': Expected finite features; got NaN .* for 4 images"):
+        fit(ClassSpecializationCallback("*second"), counting(steps), module=module)
+    assert steps == []
 
 
 # A rehearsal
@@ -591,10 +673,10 @@ class Broken(Images):
 @pytest.mark.parametrize(("rehearsals", "steps"), [(2, 0), (-1, 0), (0, 12)])
 def test_what_can_not_work_fails_before_training_unless_told_otherwise(rehearsals: int, steps: int) -> None:
     counted: list[int] = []
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.warns(UserWarning, match="broken") if steps else pytest.raises(RuntimeError, match="broken"):
         fit(
             ClassSpecializationCallback(),
-            At("on_train_batch_end", lambda *_: counted.append(1)),
+            counting(counted),
             module=Broken(),
             num_sanity_val_steps=rehearsals,
         )

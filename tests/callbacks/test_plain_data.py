@@ -139,6 +139,136 @@ def test_of_a_stream_as_much_is_looked_at_as_an_epoch_has() -> None:
     assert_close(callback.result["net.first"], expected(run.lightning_module, "net.first", first))
 
 
+class OneStream(IterableDataset[Any]):
+    """Can be gone through once."""
+
+    def __init__(self, images: int = IMAGES) -> None:
+        self.images = iter(data(images))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.images
+
+
+class Resetting(IterableDataset[Any]):
+    """Is its own iterator, that starts anew."""
+
+    def __iter__(self) -> Any:
+        self.place = 0
+        return self
+
+    def __next__(self) -> Any:
+        if self.place == IMAGES:
+            raise StopIteration
+        self.place += 1
+        return data()[self.place - 1]
+
+
+def seen_in_training(dataset: Any, *callbacks: Any, **options: Any) -> tuple[int, Any]:
+    """Train for an epoch, and return the number of images and the module."""
+    seen: list[int] = []
+
+    class Counting(Images):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen.append(len(batch[1]))
+            return super().training_step(batch, batch_idx)
+
+    run = fit(*callbacks, module=Counting(), train=DataLoader(dataset, batch_size=4), max_epochs=1, **options)
+    return sum(seen), run.lightning_module
+
+
+def test_of_one_stream_no_image_is_taken_before_training_and_what_is_left_is_measured() -> None:
+    callback = ClassSpecializationCallback(num_classes=CLASSES)
+    images, module = seen_in_training(OneStream(), callback, limit_train_batches=3)
+    assert images == 12
+    rest = TensorDataset(*(tensor[12:] for tensor in data().tensors))
+    assert callback.result is not None
+    assert_close(callback.result["net.first"], expected(module, "net.first", rest))
+
+
+def test_one_stream_of_which_nothing_is_left_is_a_warning() -> None:
+    callback = ClassSpecializationCallback(num_classes=CLASSES)
+    with pytest.warns(UserWarning, match="after 1 epochs; got ValueError: Expected data and layers that forward calls"):
+        images, _ = seen_in_training(OneStream(), callback)
+    assert images == IMAGES
+    assert callback.result is None
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": CLASSES, "every_n_epochs": 1}], ids=["count", "often"])
+def test_what_would_take_images_of_one_stream_from_training_is_an_error_before_it(options: dict[str, Any]) -> None:
+    stream = OneStream()
+    with pytest.raises(TypeError, match=r"Expected data that can be gone through again.* got .* one iterator.* Cure: "):
+        seen_in_training(stream, ClassSpecializationCallback(**options))
+    assert len(list(stream)) == IMAGES - 4  # the batch that Lightning fetches ahead
+
+
+def test_layers_are_looked_for_before_training_also_with_one_stream() -> None:
+    with pytest.raises(ValueError, match="Expected layers that 'nothing' matches"):
+        seen_in_training(OneStream(), ClassSpecializationCallback("nothing", num_classes=CLASSES))
+
+
+def test_a_data_set_that_is_its_own_iterator_is_measured_as_any_other() -> None:
+    callback = ClassSpecializationCallback(num_classes=CLASSES)
+    images, module = seen_in_training(Resetting(), callback)
+    assert images == IMAGES
+    assert callback.result is not None
+    assert_close(callback.result["net.first"], expected(module, "net.first"))
+
+
+# Subclasses of DataLoader
+
+
+class Doubling(DataLoader[Any]):
+    """Changes its batches as it hands them out."""
+
+    def __iter__(self) -> Any:
+        return ([2 * each for each in batch] for batch in super().__iter__())
+
+
+class DoublingInside(DataLoader[Any]):
+    """Likewise, in another place."""
+
+    def _get_iterator(self) -> Any:
+        return ([2 * each for each in batch] for batch in super()._get_iterator())
+
+
+class Living(DataLoader[Any]):
+    """Keeps its iterator, and with it its workers."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.living = iter(super().__iter__())
+
+    def __iter__(self) -> Any:
+        return (next(self.living) for _ in range(len(self)))
+
+
+@pytest.mark.parametrize("kind", [Doubling, DoublingInside])
+@pytest.mark.parametrize("options", [{"shuffle": True, "drop_last": True}, {"sampler": SubsetRandomSampler([7, 2, 5])}])
+def test_what_a_loader_does_to_its_batches_is_done_and_its_order_is_not(kind: Any, options: dict[str, Any]) -> None:
+    batches = kind(NUMBERS, batch_size=4, **options)
+    before = dict(vars(batches))
+    wanted = [2 * number for number in ([2, 5, 7] if "sampler" in options else range(10))]
+    assert numbers(batches) == wanted
+    assert [numbers(batches, rank, 2) for rank in range(2)] == [wanted[::2], wanted[1::2]]
+    assert vars(batches) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_loader_whose_workers_live_on_is_not_moved() -> None:
+    batches = Doubling(NUMBERS, batch_size=4, num_workers=1, persistent_workers=True)
+    running = iter(batches)
+    assert next(running)[0].tolist() == [0, 2, 4, 6]
+    assert numbers(batches) == list(range(0, 20, 2))
+    assert next(running)[0].tolist() == [8, 10, 12, 14]
+
+
+def test_a_loader_that_keeps_an_iterator_is_refused_untouched() -> None:
+    batches = Living(NUMBERS, batch_size=4)
+    with pytest.raises(TypeError, match=r"got a Living, which keeps an iterator, living\. Cure: .* a plain DataLoader"):
+        numbers(batches)
+    assert next(iter(batches))[0].tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("form", [list, lambda batches: {"images": batches[0]}, CombinedLoader])
 def test_one_loader_may_be_wrapped_and_several_are_refused(form: Any) -> None:
     class Either(Images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -238,23 +239,42 @@ def test_two_processes_measure_what_one_does(tmp_path: Path, count: int, own: bo
 
 
 class Unpacking(ClassSpecializationCallback):
-    """Fails in one process, after the rehearsal."""
+    """Fails in one process, in the rehearsal or after it."""
+
+    steps, fails_after = 0, 0
 
     def unpack(self, batch: Any) -> Any:
-        if self.result is None and torch.distributed.get_rank() == 1 and len(batch[0]) == 1:
+        if torch.distributed.get_rank() == 1 and self.steps == self.fails_after:
             raise TypeError("what is this?")
         return super().unpack(batch)
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps += 1
 
-def _failing() -> None:
-    trainer(Unpacking(), **several(2)).fit(Module(), DataLoader(images(), batch_size=4))
+
+def _failing(fails_after: int) -> Any:
+    callback = Unpacking()
+    callback.fails_after = fails_after
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run_ = trainer(callback, max_epochs=1, **several(2))
+        run_.fit(Module(), DataLoader(images(), batch_size=4))
+    said = [str(each.message) for each in warned if "class specialization" in str(each.message)]
+    return {"said": said, "steps": run_.global_step, "measured": callback.result is not None}
 
 
 def test_what_fails_in_one_process_is_an_error_in_all(tmp_path: Path) -> None:
-    first, second = run(_failing, 2, tmp_path)
+    first, second = run(_failing, 2, tmp_path, 0)
     assert "Expected all processes to go on; got an error on rank 1, TypeError: what is this?" in first
     assert "TypeError: what is this?" in second
     assert "Expected all processes" not in second
+
+
+def test_what_fails_in_one_process_after_training_is_a_warning_and_all_end(tmp_path: Path) -> None:
+    first, second = run(_failing, 2, tmp_path, 2)
+    assert "got an error on rank 1, TypeError: what is this?" in first.pop("said")[0]
+    assert second.pop("said") == []
+    assert first == second == {"steps": 2, "measured": False}
 
 
 def _weights(measures: bool) -> dict[str, Any]:
