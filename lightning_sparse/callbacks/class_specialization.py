@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch.nn.parameter import is_lazy
 
-from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse._compat import LightningModule, MisconfigurationException, Trainer, callbacks_of
 from lightning_sparse.analysis.checks import check_options
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
 from lightning_sparse.callbacks.figures import send_figure
@@ -34,8 +34,10 @@ from lightning_sparse.callbacks.specialization_records import (
     without_proportions,
 )
 from lightning_sparse.callbacks.undisturbed import undisturbed
-from lightning_sparse.maskable import Patterns, as_included
+from lightning_sparse.maskable import Patterns, as_included, listed
 from lightning_sparse.topology.digest import checksum
+
+_PICTURE = "layers"
 
 
 class ClassSpecializationCallback(PassingCallback):
@@ -43,7 +45,10 @@ class ClassSpecializationCallback(PassingCallback):
 
     The analysis of Dettmers & Zettlemoyer (2019), section 5.2, in any project, with or without sparse training: hooks
     layers, passes the images through the module in evaluation mode, and keeps one table of channels and classes per
-    layer. Nothing else changes: a run with it has bit for bit the weights of the run without it.
+    layer. Nothing else changes: a run with it has bit for bit the weights of the run without it, unless reading a data
+    set changes it. One that keeps random numbers of its own goes on with others after it was read here, without
+    workers: give such data once more as `dataloader`. Of a stream that is a single iterator, what is left after
+    training is measured, and nothing before.
 
     What is measured is what a layer puts out. The authors' code measures after ReLU, and after batch normalization
     where there is one: for networks with ReLU modules choose these (`layers="ReLU"`); for functional ones choose the
@@ -51,8 +56,14 @@ class ClassSpecializationCallback(PassingCallback):
     as their text says. A layer that is called several times counts all of its calls as one. Channels are the last
     dimension of what linear layers put out, and the second of anything else.
 
-    One batch is passed before training already, so that what can't work fails then and not at the end;
-    `num_sanity_val_steps=0` turns that off. Override `unpack` for batches that are no pairs of images and labels, and
+    One batch is measured before training already, so that what can't work is an error then, and so are labels that are
+    no classes and activations that are not finite; `num_sanity_val_steps=0` turns that off. What shows only later in a
+    fit is a warning with the error's text: no training is lost to it. In a test it is an error.
+
+    A test sets a copy of the data module up for training anew, to have the training images; where that splits at random
+    without a seed of its own, these are others than were trained on: give them as `dataloader`.
+
+    Override `unpack` for batches that are no pairs of images and labels, and
     `forward` for modules that are called otherwise. Put the callback behind those that average weights.
 
     Args:
@@ -71,9 +82,11 @@ class ClassSpecializationCallback(PassingCallback):
         limit_batches: Look at so many batches only, in each process.
         pictures: Whether to send a picture of the channels of each layer to the loggers after every measurement (a file
             beside the log of those that take none).
+        name: Logs `specialization/<name>/<layer>/...`, so that several of these callbacks can be in one Trainer.
 
     Attributes:
-        result: By layer, what `ClassSpecialization` computes, on the CPU: of the last measurement in this process.
+        result: By layer, what `ClassSpecialization` computes, on the CPU: of the last measurement in this process; None
+            if that failed. Of a run that is resumed the last of the history, without the proportions.
         history: By completed epochs, the same of every measurement in fit, without the proportions. In checkpoints.
 
     Raises:
@@ -93,6 +106,7 @@ class ClassSpecializationCallback(PassingCallback):
         balanced: bool = False,
         limit_batches: int | None = None,
         pictures: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__()
         as_included(layers)
@@ -104,12 +118,14 @@ class ClassSpecializationCallback(PassingCallback):
         _check_choice("when", when, ("fit", "test", "both"))
         _check_choice("activation", activation, tuple(ACTIVATIONS))
         check_options(num_classes, drop_fraction)
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise ValueError(f"Expected name to be a word, or None; got {name!r}. Cure: name='val', for instance.")
         _check_count("every_n_epochs", every_n_epochs)
         _check_count("limit_batches", limit_batches)
         self._layers, self._num_classes, self._limit_batches = layers, num_classes, limit_batches
         self._when, self._every_n_epochs, self._activation = when, every_n_epochs, activation
         self._metric_options: dict[str, Any] = {"drop_fraction": drop_fraction, "balanced": balanced}
-        self._pictures = pictures
+        self._pictures, self._name = pictures, name
         self._is_fitting = False
         self._weights: str | None = None  # a checksum of what was measured last
         self.result: Result | None = None
@@ -120,24 +136,49 @@ class ClassSpecializationCallback(PassingCallback):
         """Key of the state in checkpoints, of its own for each choice of layers, data and options."""
         layers = self._layers if isinstance(self._layers, (str, type)) or self._layers is None else tuple(self._layers)
         data = self._data if isinstance(self._data, str) else type(self._data).__name__
+        named = {} if self._name is None else {"name": self._name}
         return self._generate_state_key(
-            layers=str(layers), dataloader=data, activation=self._activation, **self._metric_options
+            layers=str(layers), dataloader=data, activation=self._activation, **self._metric_options, **named
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the measurements of an earlier fit.
 
         Raises:
-            MisconfigurationException: If the strategy splits modules over processes.
+            MisconfigurationException: If the strategy splits modules over processes, or another one of these callbacks
+                would log the same names.
             ModuleNotFoundError: If pictures are asked for and matplotlib is not installed.
         """
         check_whole(trainer)
+        self._check_names(trainer, pl_module)
         if self._pictures:
             import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
         self._is_fitting = stage == "fit"
         if self._is_fitting:
             self.result, self.history, self._weights = None, {}, None
             warn_of_averages(trainer, self)
+
+    def _check_names(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for other in callbacks_of(trainer):
+            if not isinstance(other, ClassSpecializationCallback) or other is self:
+                continue
+            if both := self._names(pl_module) & other._names(pl_module):
+                raise MisconfigurationException(
+                    f"Expected each {type(self).__name__} to log under names of its own; got two for "
+                    f"{listed(sorted(both))}. Cure: give one of them a name, as in name='val'."
+                )
+
+    def _names(self, pl_module: LightningModule) -> set[str]:
+        """Return what is logged: layers, as far as there are any yet, and pictures."""
+        try:
+            layers = set(find_layers(pl_module, self._layers))
+        except ValueError:  # of layers that configure_model will make, or that are an error later
+            layers = {"*" if self._layers is None else str(self._layers)}
+        return {f"{self._prefix}/{name}" for name in (*layers, *([_PICTURE] if self._pictures else []))}
+
+    @property
+    def _prefix(self) -> str:
+        return "specialization" if self._name is None else f"specialization/{self._name}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pass one batch if the fit is to be measured, to see what can't work before it matters.
@@ -220,9 +261,9 @@ class ClassSpecializationCallback(PassingCallback):
         with undisturbed(trainer, pl_module), plain_batches(trainer, pl_module, self._data) as batches:
             listener, channels = self._listen(trainer, pl_module, batches)
             self.result = listener.compute(channels, trainer.strategy.root_device)
-        log_now(trainer, specialization_metrics(self.result))
+        log_now(trainer, specialization_metrics(self.result, self._prefix))
         if self._pictures:
-            send_figure(trainer, "specialization/layers", partial(drawn, self.result))
+            send_figure(trainer, f"{self._prefix}/{_PICTURE}", partial(drawn, self.result))
         return self.result
 
     def _listen(
@@ -267,6 +308,8 @@ class ClassSpecializationCallback(PassingCallback):
             )
         if self._is_fitting or not self.history:
             self.history = copied(history)
+            if self.result is None and history:
+                self.result = self.history[max(self.history)]
 
 
 def _check_choice(name: str, choice: object, known: tuple[str, ...]) -> None:

@@ -34,8 +34,10 @@ def update_metrics(record: UpdateRecord) -> dict[str, float]:
     }
 
 
-def specialization_metrics(result: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
-    """Return `specialization/<layer>/mean`, `/q25`, `/median`, `/q75` (in [0, 1]) and `/dead` (channels) of each layer.
+def specialization_metrics(
+    result: Mapping[str, Mapping[str, Tensor]], prefix: str = "specialization"
+) -> dict[str, float]:
+    """Return `<prefix>/<layer>/mean`, `/q25`, `/median`, `/q75` (in [0, 1]) and `/dead` (channels) of each layer.
 
     Only the channels that have a specialization count; where there are none, neither has the layer.
     """
@@ -43,12 +45,11 @@ def specialization_metrics(result: Mapping[str, Mapping[str, Tensor]]) -> dict[s
     for layer, computed in result.items():
         values = computed["specialization"]
         values = values[~values.isnan()]
-        prefix = f"specialization/{layer}"
-        metrics[f"{prefix}/dead"] = float(computed["dead"])
+        metrics[f"{prefix}/{layer}/dead"] = float(computed["dead"])
         if len(values):
-            metrics[f"{prefix}/mean"] = float(values.mean())
+            metrics[f"{prefix}/{layer}/mean"] = float(values.mean())
             for name, part in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
-                metrics[f"{prefix}/{name}"] = float(values.quantile(part))
+                metrics[f"{prefix}/{layer}/{name}"] = float(values.quantile(part))
     return metrics
 
 

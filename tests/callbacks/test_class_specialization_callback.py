@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
 from lightning_sparse import ClassSpecializationCallback, SparseMomentumCallback
+from lightning_sparse._compat import MisconfigurationException
+from lightning_sparse.analysis import compare
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
 from lightning_sparse.callbacks.specialization_records import drawn
 
@@ -32,6 +34,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .
 def measured(callback: ClassSpecializationCallback) -> dict[str, dict[str, Tensor]]:
     assert callback.result is not None
     return callback.result
+
+
+def counting(steps: list[int]) -> At:
+    return At("on_train_batch_end", lambda *_: steps.append(1))
 
 
 # What is measured
@@ -71,7 +77,10 @@ def test_layers_are_chosen_by_name_or_type(layers: Any, found: list[str]) -> Non
 
 
 def test_after_an_activation_negative_activity_does_not_count() -> None:
-    before, after = ClassSpecializationCallback("*norm"), ClassSpecializationCallback("*norm", activation="relu")
+    before, after = (
+        ClassSpecializationCallback("*norm"),
+        ClassSpecializationCallback("*norm", activation="relu", name="relu"),
+    )
     run = fit(before, after)
     assert_close(measured(before)["net.norm"], expected(run.lightning_module, "net.norm"))
     assert_close(measured(after)["net.norm"], expected(run.lightning_module, "net.norm", after=torch.relu))
@@ -87,7 +96,7 @@ def test_the_output_of_a_module_of_its_own_is_measured_as_it_is() -> None:
 
 @pytest.mark.parametrize("options", [{"drop_fraction": 0.3}, {"balanced": True}], ids=str)
 def test_options_are_those_of_the_metric(options: dict[str, Any]) -> None:
-    plain, callback = ClassSpecializationCallback(), ClassSpecializationCallback(**options)
+    plain, callback = ClassSpecializationCallback(), ClassSpecializationCallback(**options, name="other")
     run = fit(plain, callback)
     for layer in CONVOLUTIONS:
         assert_close(measured(callback)[layer], expected(run.lightning_module, layer, **options))
@@ -281,6 +290,59 @@ def test_a_picture_of_the_channels_is_sent_on_request_and_changes_nothing(tmp_pa
     assert axes.get_legend_handles_labels()[1][-1] == f"uniform, 1/{CLASSES}"
 
 
+@pytest.mark.parametrize(
+    ("layers", "pictures", "name", "clash"),
+    [
+        (None, False, None, "specialization/net.first, specialization/net.second"),
+        ("*first", False, None, "specialization/net.first"),
+        ("ReLU", False, None, None),
+        ("ReLU", True, None, "specialization/layers"),
+        (None, True, "val", None),
+    ],
+)
+def test_two_may_not_log_the_same_names(
+    layers: Any, pictures: bool, name: str | None, clash: str | None, tmp_path: Path
+) -> None:
+    first = ClassSpecializationCallback(pictures=pictures)
+    other = ClassSpecializationCallback(layers, balanced=True, pictures=pictures, name=name)
+    steps: list[int] = []
+    message = rf"Expected each Class.* names of its own; got two for {clash}\. Cure: give one of them a name"
+    with pytest.raises(MisconfigurationException, match=message) if clash else nullcontext():
+        fit(first, other, counting(steps), default_root_dir=tmp_path)
+    assert len(steps) == (0 if clash else 12)
+
+
+class Late(Images):
+    """Makes its layers after callbacks are set up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+
+    def configure_model(self) -> None:
+        self.net = Network()
+
+
+def test_two_may_not_log_the_same_names_of_layers_that_are_made_later() -> None:
+    with pytest.raises(MisconfigurationException, match=r"got two for specialization/\*\. Cure"):
+        fit(ClassSpecializationCallback(), ClassSpecializationCallback(balanced=True), module=Late())
+    named = ClassSpecializationCallback(balanced=True, name="balanced")
+    fit(ClassSpecializationCallback(), named, module=Late())
+    assert measured(named).keys() == set(CONVOLUTIONS)
+
+
+def test_each_of_two_with_names_logs_its_own_numbers_and_pictures(tmp_path: Path) -> None:
+    train = ClassSpecializationCallback(pictures=True)
+    val = ClassSpecializationCallback(dataloader=loader(9, shuffle=False), pictures=True, name="val")
+    logger = CSVLogger(tmp_path)
+    logged = fit(train, val, logger=logger).callback_metrics
+    for callback, prefix in ((train, "specialization"), (val, "specialization/val")):
+        mean = measured(callback)["net.first"]["specialization"].mean()
+        assert float(logged[f"{prefix}/net.first/mean"]) == pytest.approx(float(mean))
+        assert Path(logger.log_dir, "figures", prefix, "layers.png").exists()
+    assert differences(measured(train), measured(val))
+
+
 # Checkpoints
 
 
@@ -299,6 +361,21 @@ def test_the_history_is_saved_and_resumed(tmp_path: Path) -> None:
     resumed = train(ckpt_path=path)
     assert list(resumed.history) == [1, 2, 3]
     assert differences({epochs: resumed.history[epochs] for epochs in (1, 2)}, saved) == []
+
+
+def test_a_finished_run_that_is_resumed_has_its_last_measurement_but_the_proportions(tmp_path: Path) -> None:
+    whole, resumed, tested = (ClassSpecializationCallback(every_n_epochs=1) for _ in range(3))
+    fit(whole).save_checkpoint(tmp_path / "end.ckpt")
+    fit(resumed, ckpt_path=str(tmp_path / "end.ckpt"))
+    trainer(tested).test(Images(), loader(shuffle=False), ckpt_path=tmp_path / "end.ckpt", verbose=False)
+    wanted = {
+        layer: {name: value for name, value in found.items() if name != "proportions"}
+        for layer, found in measured(whole).items()
+    }
+    for callback in (resumed, tested):
+        assert list(callback.history) == [1, 2]
+        assert differences(measured(callback), wanted) == []
+    assert str(compare(measured(resumed), measured(whole))) == str(compare(measured(whole), measured(whole)))
 
 
 def test_a_run_without_measurements_saves_nothing(tmp_path: Path) -> None:
@@ -322,12 +399,19 @@ def test_testing_an_earlier_checkpoint_keeps_the_history(tmp_path: Path) -> None
 
 
 def test_several_measure_side_by_side_with_states_of_their_own(tmp_path: Path) -> None:
-    options: list[dict[str, Any]] = [{}, {"layers": "ReLU"}, {"layers": [nn.ReLU, "*first"]}, {"drop_fraction": 0.05}]
-    callbacks = [ClassSpecializationCallback(every_n_epochs=1, **each) for each in [*options, {"dataloader": "val"}]]
+    options: list[dict[str, Any]] = [
+        {},
+        {"layers": "ReLU"},
+        {"layers": [nn.ReLU, "*first"], "name": "a"},
+        {"drop_fraction": 0.05, "name": "b"},
+        {"drop_fraction": 0.05, "name": "c"},
+        {"dataloader": "val", "name": "d"},
+    ]
+    callbacks = [ClassSpecializationCallback(every_n_epochs=1, **each) for each in options]
     run = trainer(*callbacks, ModelCheckpoint(tmp_path, filename="one"), max_epochs=1)
     run.fit(Validated(), loader(), loader(shuffle=False))
     saved = torch.load(tmp_path / "one.ckpt", weights_only=True)["callbacks"]
-    assert len({callback.state_key for callback in callbacks} & set(saved)) == 5
+    assert len({callback.state_key for callback in callbacks} & set(saved)) == 6
     assert ClassSpecializationCallback("ReLU").state_key == callbacks[1].state_key
 
 
@@ -385,10 +469,6 @@ def test_a_data_module_may_say_the_number_of_classes() -> None:
         callback = ClassSpecializationCallback()
         trainer(callback, max_epochs=1).fit(module, OfFiveClasses())
         assert measured(callback)["net.first"]["proportions"].shape == (4, classes)
-
-
-def counting(steps: list[int]) -> At:
-    return At("on_train_batch_end", lambda *_: steps.append(1))
 
 
 @pytest.mark.parametrize("when", ["fit", "test"])
@@ -450,7 +530,7 @@ def test_a_result_of_an_earlier_epoch_does_not_stand_for_one_that_fails() -> Non
     assert callback.result is None
 
 
-def test_what_was_measured_stays_where_a_logger_fails() -> None:
+def test_what_was_measured_stays_where_a_logger_fails(tmp_path: Path) -> None:
     class Full(CSVLogger):
         def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
             if any(name.startswith("specialization") for name in metrics):
@@ -458,7 +538,7 @@ def test_what_was_measured_stays_where_a_logger_fails() -> None:
 
     callback = ClassSpecializationCallback()
     with pytest.warns(UserWarning, match="after 2 epochs; got OSError: the disk is full"):
-        fit(callback, logger=Full("nowhere"))
+        fit(callback, logger=Full(tmp_path))
     assert list(callback.history) == [2]
     assert measured(callback).keys() == set(CONVOLUTIONS)
 
@@ -860,8 +940,6 @@ class ModelParallelStrategy:
 def test_strategies_that_split_modules_are_refused() -> None:
     from types import SimpleNamespace
 
-    from lightning_sparse._compat import MisconfigurationException
-
     run: Any = SimpleNamespace(strategy=ModelParallelStrategy(), world_size=2)
     with pytest.raises(MisconfigurationException, match=r"got ModelParallelStrategy\. Cure: "):
         ClassSpecializationCallback().setup(run, Images(), "fit")
@@ -887,6 +965,8 @@ def test_strategies_that_split_modules_are_refused() -> None:
         ({"every_n_epochs": 1.5}, ValueError, "every_n_epochs >= 1, an integer, or None; got 1.5"),
         ({"activation": "gelu"}, ValueError, "activation from none, relu; got 'gelu'"),
         ({"drop_fraction": 1}, ValueError, "0 <= drop_fraction < 1; got 1"),
+        ({"name": " "}, ValueError, "name to be a word, or None; got ' '"),
+        ({"name": 3}, ValueError, "name to be a word, or None; got 3"),
         ({"limit_batches": True}, ValueError, "limit_batches >= 1, an integer, or None; got True"),
     ],
 )
@@ -912,6 +992,7 @@ def test_the_command_line_knows_all_arguments() -> None:
         "drop_fraction": "0.05",
         "balanced": "true",
         "limit_batches": "9",
+        "name": "held_out",
     }
     arguments = [f"--trainer.callbacks.{name}={value}" for name, value in wanted.items()]
     base = ["--config", "digits_lenet300", "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
@@ -920,7 +1001,7 @@ def test_the_command_line_knows_all_arguments() -> None:
     assert (callback._layers, callback._data, callback._num_classes) == (["ReLU", "net.*"], "val", 7)
     assert (callback._when, callback._every_n_epochs, callback._activation) == ("both", 3, "relu")
     assert callback._metric_options == {"drop_fraction": 0.05, "balanced": True}
-    assert callback._limit_batches == 9
+    assert (callback._limit_batches, callback._name) == (9, "held_out")
 
 
 def test_it_is_exported() -> None:
