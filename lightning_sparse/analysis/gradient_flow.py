@@ -132,6 +132,15 @@ def check_orders(orders: Sequence[float]) -> None:
         raise ValueError("Expected at least one order; got none. Cure: 1 and 2 are the paper's.")
 
 
+def order_of(norm: str) -> float:
+    """Return the order of a norm by its name.
+
+    >>> [order_of(norm) for norm in ("l1", "egf_l1.5", "linf")]
+    [1.0, 1.5, inf]
+    """
+    return float(norm.removeprefix("egf_").removeprefix("l"))
+
+
 def _at_once(
     parts: Sequence[tuple[Tensor, Tensor | None]], orders: Sequence[float], dtype: torch.dtype, device: torch.device
 ) -> Sequence[Tensor]:

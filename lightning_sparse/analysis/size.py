@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
+from lightning_sparse.analysis.plain_pass import plain_passes
 
 _INDEX_BYTES = 4
 
@@ -27,52 +31,73 @@ class Flops:
 
 
 def count_flops(model: nn.Module, masks: Mapping[str, Tensor] | None, inputs: Tensor | tuple[Any, ...]) -> Flops:
-    """Count the operations of a forward pass with PyTorch's own counter (matrix products, convolutions, attention).
+    """Count the operations of a forward pass with PyTorch's own counter: matrix products, convolutions, attention.
 
-    The model is run in evaluation mode, without gradients, and left as it was.
+    The model is run in evaluation mode, without gradients, not compiled and without PyTorch's fused path for
+    transformers, which counts nothing; it is left as it was. A weight that no layer of its own is called with, such as
+    one within attention or of a recurrent layer, counts as dense, whatever its mask. PyTorch 2.4 doesn't count the two
+    products of attention on CPUs.
 
     Args:
         model: Any module.
         masks: By parameter name, inactive where zero, such as ``SparseNetwork.masks``; weights without one are dense.
             None takes exact zeros for inactive.
-        inputs: What the model is called with: a tensor, or all its arguments.
+        inputs: What the model is called with: a tensor, or all its arguments as a tuple.
 
     Raises:
-        ValueError: If a mask doesn't fit.
+        ValueError: If a mask is of no parameter of the model, or doesn't fit.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    layers = {name: module for name, module in model.named_modules() if _has_matrix(module)}
-    densities = {name: _density(f"{name}.weight".lstrip("."), module.weight, masks) for name, module in layers.items()}
-    training = {module: module.training for module in model.modules()}
-    counter = FlopCounterMode(display=False)
+    weights = None if masks is None else masks_by_weight(model, masks)
+    with plain_passes(model) as plain, _without_fast_path(), FlopCounterMode(display=False) as counter:
+        layers = [_Counted(module, counter) for module in plain.modules() if _has_matrix(module)]
+        try:
+            plain(*arguments)
+        finally:
+            for layer in layers:
+                layer.remove()
+    dense = counter.get_total_flops()
+    saved = sum(layer.flops * (1 - _density(active_part(layer.weight, weights))) for layer in layers if layer.flops)
+    return Flops(dense, round(dense - saved))
+
+
+class _Counted:
+    """Counts the operations of a layer's calls."""
+
+    def __init__(self, module: nn.Module, counter: FlopCounterMode) -> None:
+        self.weight: Tensor = module.weight  # type: ignore[assignment]  # of a layer that has one
+        self.flops = 0
+        self._counter = counter
+        self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+
+    def _before(self, module: nn.Module, arguments: Any) -> None:
+        self.flops -= self._counter.get_total_flops()
+
+    def _after(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        self.flops += self._counter.get_total_flops()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        with torch.no_grad(), counter:
-            model(*arguments)
+        yield
     finally:
-        for module, mode in training.items():
-            module.training = mode
-    counts = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
-    dense, root = counter.get_total_flops(), type(model).__name__
-    own = {name: counts.get(f"{root}.{name}" if name else root, 0) for name in layers}
-    return Flops(dense, round(dense - sum(flops * (1 - densities[name]) for name, flops in own.items())))
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _has_matrix(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    return not list(module.children()) and isinstance(weight, nn.Parameter) and weight.dim() > 1
+    return not list(module.children()) and isinstance(weight, Tensor) and weight.dim() > 1
 
 
-def _density(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> float:
-    mask = weight.detach() if masks is None else masks.get(name)
-    if mask is None:
-        return 1.0
-    if mask.shape != weight.shape:
-        raise ValueError(
-            f"Expected a mask of shape {tuple(weight.shape)} for {name}; got {tuple(mask.shape)}. Cure: pass the masks "
-            "of this model."
-        )
-    return int(torch.count_nonzero(mask)) / mask.numel()
+def _density(active: Tensor) -> float:
+    return int(torch.count_nonzero(active)) / active.numel()
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ class Bytes:
     """Bytes of a network's parameters and buffers, stored in three ways.
 
     Attributes:
-        dense: Every value, as PyTorch saves it.
+        dense: Every value, as PyTorch saves it: what is shared, such as a tied weight, once.
         bitmask: Active values of masked weights and one bit per weight; all else dense.
         csr: Active values of masked weights with 32-bit columns, and 32-bit starts of rows (compressed sparse rows, one
             per output); all else dense.
@@ -101,15 +126,12 @@ def count_bytes(model: nn.Module, masks: Mapping[str, Tensor]) -> Bytes:
     Raises:
         ValueError: If a mask doesn't fit, or there is no such parameter.
     """
-    state = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
-    if unknown := [name for name in masks if name not in state]:
-        raise ValueError(f"Expected masks of the model's parameters; got one of {unknown[0]!r}. Cure: pass its masks.")
-    dense = sum(value.numel() * value.element_size() for value in state.values())
+    saved = [value.untyped_storage() for value in model.state_dict().values() if isinstance(value, Tensor)]
+    dense = sum({storage._cdata: storage.nbytes() for storage in saved}.values())
     bitmask = csr = dense
-    for name in masks:
-        weight = state[name]
-        active = round(_density(name, weight, masks) * weight.numel())
-        rest = weight.numel() * weight.element_size() - active * weight.element_size()
+    for weight, mask in masks_by_weight(model, masks).items():
+        active = int(torch.count_nonzero(mask))
+        rest = (weight.numel() - active) * weight.element_size()
         bitmask += -(-weight.numel() // 8) - rest
         csr += (active + weight.shape[0] + 1) * _INDEX_BYTES - rest
     return Bytes(dense, bitmask, csr)

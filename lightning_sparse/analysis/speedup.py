@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
+from lightning_sparse.analysis.plain_pass import plain_passes
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -24,12 +27,13 @@ class ConvolutionCost:
     """What the estimates are made of, for one convolution.
 
     Attributes:
-        seconds: Time of its dense forward pass.
+        seconds: Time of its dense forward pass; of all calls, if it is called several times.
         weight_density: Active part of its weights, in [0, 1].
         empty_in: Part of its input channels from which no active weight comes, in [0, 1].
         empty_out: Part of its output channels to which no active weight leads, in [0, 1].
-        input_density: Part of its input's values that are not zero, in [0, 1].
-        empty_maps: Part of its input's feature maps, sample by sample, that are all zero, in [0, 1].
+        input_density: Part of its input's values that are not zero, in [0, 1]; of several calls the mean, each call
+            counting as much as it computes.
+        empty_maps: Part of its input's feature maps, sample by sample, that are all zero, in [0, 1]; likewise.
     """
 
     seconds: float
@@ -67,24 +71,27 @@ def estimate_speedup(
 ) -> EstimatedSpeedup:
     """Estimate how much faster a sparse network's convolutions could be; linear layers don't count, as in the paper.
 
-    Runs the model in evaluation mode, without gradients, and leaves it as it was.
+    Runs the model in evaluation mode, without gradients and not compiled, and leaves it as it was.
 
     Args:
         model: With convolutions.
         masks: By parameter name, inactive where zero, such as ``SparseNetwork.masks``; weights without one are dense.
             None takes exact zeros for inactive.
-        inputs: What the model is called with: a tensor ``(batch, channels, ...)``, or all its arguments.
+        inputs: What the model is called with: a tensor ``(batch, channels, ...)``, or all its arguments as a tuple.
         repeats: Timed passes, >= 1, after one to warm up; each layer's time is the median.
 
     Raises:
-        ValueError: If the model calls no convolution, a mask doesn't fit, or ``repeats`` is below 1.
+        ValueError: If the model calls no convolution, a mask is of no parameter of the model or doesn't fit, or
+            ``repeats`` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"Expected at least one timed pass; got repeats={repeats}. Cure: 5, for instance.")
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, _CONVOLUTIONS)}
-    kept = {name: _kept(name, module.weight, masks) for name, module in layers.items()}
-    watched = _watch(model, layers, arguments, repeats)
+    weights = None if masks is None else masks_by_weight(model, masks)
+    with plain_passes(model) as plain:
+        layers = {name: module for name, module in plain.named_modules() if isinstance(module, _CONVOLUTIONS)}
+        kept = {name: active_part(module.weight, weights) for name, module in layers.items()}
+        watched = _watch(plain, layers, arguments, repeats)
     if not watched:
         raise ValueError(
             f"Expected a model that calls convolutions; got {type(model).__name__}, which calls none. Cure: FLOPs and "
@@ -123,60 +130,59 @@ def speedup_of(layers: Mapping[str, ConvolutionCost]) -> EstimatedSpeedup:
     )
 
 
-def _kept(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
-    mask = weight.detach() if masks is None else masks.get(f"{name}.weight", torch.ones_like(weight))
-    if mask.shape != weight.shape:
-        raise ValueError(
-            f"Expected a mask of shape {tuple(weight.shape)} for {name}.weight; got {tuple(mask.shape)}. Cure: pass "
-            "the masks of this model."
-        )
-    return mask != 0
-
-
 class _Watch:
     """Times a layer's calls, and looks at their inputs."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self.density = self.empty = 0.0
-        self._start = 0.0
+        self._work = self._density = self._empty = self._start = 0.0
 
-    def before(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        (features,) = arguments
-        nonzero = features != 0
-        self.density = nonzero.double().mean().item()
-        self.empty = 1 - nonzero.flatten(2).any(dim=2).double().mean().item()
-        self._start = _now(features)
+    def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._start = _now(_input(arguments, named))
 
-    def after(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
         self.seconds.append(_now(output) - self._start)
+        self._look(module, _input(arguments, named), output.numel())
+
+    def _look(self, module: nn.Module, features: Tensor, work: int) -> None:
+        """Add what an input has, as often as it has a part in the layer's work: in proportion to outputs."""
+        batched = features.dim() == module.weight.dim()  # type: ignore[operator]  # of a convolution
+        nonzero = (features if batched else features.unsqueeze(0)) != 0
+        self._work += work
+        self._density += work * nonzero.double().mean().item()
+        self._empty += work * (1 - nonzero.flatten(2).any(dim=2).double().mean().item())
+
+    def found(self, passes: int) -> tuple[float, float, float] | None:
+        """Return seconds of a pass, density of the input and part of its maps that are empty; None without a call."""
+        calls = len(self.seconds) // passes  # of one pass
+        if not calls:
+            return None
+        times = [sum(self.seconds[begin : begin + calls]) for begin in range(calls, len(self.seconds), calls)]
+        return statistics.median(times), self._density / self._work, self._empty / self._work
 
 
 def _watch(
     model: nn.Module, layers: Mapping[str, nn.Module], arguments: tuple[Any, ...], repeats: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Return seconds, density of the input and part of its maps that are empty, of each layer that is called."""
+    """Return what is found of each layer that is called."""
     watches = {name: _Watch() for name in layers}
-    handles = [layer.register_forward_pre_hook(watches[name].before) for name, layer in layers.items()]
-    handles += [layer.register_forward_hook(watches[name].after) for name, layer in layers.items()]
-    training = {module: module.training for module in model.modules()}
+    handles = []
+    for name, layer in layers.items():
+        handles.append(layer.register_forward_pre_hook(watches[name].before, with_kwargs=True))
+        handles.append(layer.register_forward_hook(watches[name].after, with_kwargs=True))
     try:
-        model.eval()
-        with torch.no_grad():
-            for _ in range(1 + repeats):
-                model(*arguments)
+        for _ in range(1 + repeats):
+            model(*arguments)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
-    found = {}
-    for name, watch in watches.items():
-        calls = len(watch.seconds) // (1 + repeats)  # of one pass
-        passes = [sum(watch.seconds[begin : begin + calls]) for begin in range(calls, len(watch.seconds), calls or 1)]
-        if calls:
-            found[name] = (statistics.median(passes), watch.density, watch.empty)
-    return found
+    found = {name: watch.found(1 + repeats) for name, watch in watches.items()}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    features: Tensor = arguments[0] if arguments else named["input"]
+    return features
 
 
 def _cost(module: nn.Module, kept: Tensor, seconds: float, density: float, empty: float) -> ConvolutionCost:

@@ -8,6 +8,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from lightning_sparse._compat import Trainer
+from lightning_sparse.analysis.gradient_flow import order_of
 from lightning_sparse.callbacks.figures import send_figure
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord, root_of
 
@@ -39,7 +40,7 @@ def layers(records: Sequence[GradientFlowRecord]) -> Figure:
     from lightning_sparse.analysis.pictures import plot_layer_gradient_flow
 
     xs, unit = _places(records)
-    norm = list(records[-1].effective)[-1]
+    norm = max(records[-1].effective, key=order_of)
     names = dict.fromkeys(layer for record in records for layer in record.layers)
     norms = {layer: [record.layers.get(layer, {}).get(norm, nan) for record in records] for layer in names}
     flags = {layer: [record.flags.get(layer) for record in records] for layer in names}

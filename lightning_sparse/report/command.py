@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -45,8 +46,5 @@ def report(run: Path, other: Path | None = None, out: Path = Path("report.html")
 def _told_apart(runs: list[RunLog]) -> list[RunLog]:
     """Return the runs under names that differ."""
     if len(runs) > 1 and runs[0].name == runs[1].name:
-        return [
-            RunLog(f"{each.name} ({letter})", each.folder, each.columns, each.settings, each.pictures)
-            for each, letter in zip(runs, "AB", strict=True)
-        ]
+        return [replace(each, name=f"{each.name} ({letter})") for each, letter in zip(runs, "AB", strict=True)]
     return runs

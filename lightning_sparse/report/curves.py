@@ -9,7 +9,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_sparse.analysis.pictures.given import short_names
+from lightning_sparse.analysis.pictures.given import as_text, short_names
 from lightning_sparse.analysis.pictures.style import (
     colour,
     finish,
@@ -48,14 +48,14 @@ def plot_quartiles(runs: Mapping[str, Mapping[str, Quartiles]], ylabel: str, ax:
         values = [found[layer] for layer in layers if layer in found]
         heights = [each.q75 - each.q25 for each in values]
         lows = [each.q25 for each in values]
-        axes.bar(places, heights, width * 0.9, lows, color=colour(index), alpha=0.4, label=run)
+        axes.bar(places, heights, width * 0.9, lows, color=colour(index), alpha=0.4, label=as_text(run))
         ends = [(place - width * 0.45, place + width * 0.45) for place in places]
         axes.hlines([each.median for each in values], *zip(*ends, strict=True), color=colour(index), linewidth=2)
         means = [each.mean for each in values]
         axes.plot(places, means, linestyle="", marker=marker(index), color=colour(index))
     axes.set(ylabel=ylabel, xlim=(-0.6, len(layers) - 0.4))
     name_ticks(axes.xaxis, short_names(layers), upright=len(layers) > 5)
-    legend_above(axes, runs, "")
+    legend_above(axes, [as_text(run) for run in runs], "")
     return finish(axes, legend=False)
 
 
@@ -74,7 +74,7 @@ def plot_curves(curves: Mapping[str, Sequence[Point]], ylabel: str, ax: Axes | N
         axes.plot(
             [point.step for point in finite],
             [point.value for point in finite],
-            label=name,
+            label=as_text(name),
             marker=mark,
             color=colour(index),
             linestyle=style(index),

@@ -61,6 +61,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[b
     return f'<div class="scroll"><table><tr>{titles}</tr>\n' + "\n".join(lines) + "\n</table></div>"
 
 
+def note(text: str) -> str:
+    """Return a paragraph of plain text."""
+    return f"<p>{escape(text)}</p>"
+
+
 def pictures(found: Sequence[str]) -> str:
     """Return pictures beside each other, or nothing if there are none."""
     return '<div class="pictures">' + "\n".join(found) + "</div>" if any(found) else ""

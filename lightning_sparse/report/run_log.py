@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class RunLog:
         columns: By name of the metric, its numbers in the order of the log.
         settings: By dotted name, what the run was configured with.
         pictures: PNG files that callbacks left.
+        unread: Which file of settings could not be read, and why; empty if all could.
     """
 
     name: str
@@ -35,6 +37,7 @@ class RunLog:
     columns: dict[str, list[Point]]
     settings: dict[str, str]
     pictures: list[Path]
+    unread: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> RunLog:
@@ -45,12 +48,14 @@ class RunLog:
             ValueError: If the log has no numbers, or is no CSV file.
         """
         found = _newest(Path(folder))
+        settings, unread = _settings(found)
         return cls(
             name=_name(found),
             folder=found,
             columns=_columns(found / "metrics.csv"),
-            settings=_settings(found),
+            settings=settings,
             pictures=sorted((found / "figures").rglob("*.png")),
+            unread=unread,
         )
 
     def last(self, metric: str) -> float | None:
@@ -103,16 +108,30 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def _settings(folder: Path) -> tuple[dict[str, str], str]:
+    """Return the settings, and which file could not be read."""
+    unread: list[str] = []
     for name in ("config.yaml", "hparams.yaml"):  # the first is complete, and has the second in it
-        file = folder / name
-        if file.exists() and (content := yaml.load(file.read_text(encoding="utf-8"), _Lenient)):
-            return dict(_flat(content))
-    return {}
+        try:
+            content = yaml.load((folder / name).read_text(encoding="utf-8"), _Lenient)
+            if content:
+                return dict(_flat(content)), "; ".join(unread)
+        except FileNotFoundError:
+            continue
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
+            unread.append(f"{name} could not be read: {' '.join(str(error).split())}")
+    return {}, "; ".join(unread)
 
 
 class _Lenient(yaml.SafeLoader):
-    """Reads objects of Python as what they are made of, without making them."""
+    """Reads objects of Python as what they are made of, without making them, and names of any type as texts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        self.flatten_mapping(node)
+        return {
+            str(self.construct_object(name, deep=True)): self.construct_object(value, deep=True)
+            for name, value in node.value
+        }
 
 
 _Lenient.add_multi_constructor("", lambda loader, tag, node: _plain(loader, node))

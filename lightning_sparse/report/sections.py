@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite, nan
 
 from matplotlib.figure import Figure
 
+from lightning_sparse.analysis.gradient_flow import order_of
 from lightning_sparse.analysis.pictures import (
     plot_gradient_flow,
     plot_layer_densities,
@@ -15,10 +17,12 @@ from lightning_sparse.analysis.pictures import (
     plot_redistribution,
 )
 from lightning_sparse.report.curves import Quartiles, plot_curves, plot_quartiles
-from lightning_sparse.report.page import drawn, folded, picture, pictures, section, table
+from lightning_sparse.report.page import drawn, folded, note, picture, pictures, section, table
 from lightning_sparse.report.run_log import Point, RunLog
 
 _OURS = ("sparsity/", "gradient_flow/", "specialization/")
+# A callback's root (of a name, of an optimizer), a measure, and the layer that it is of.
+_FLOW = re.compile(r"(gradient_flow(?:/.+?)??)/(?:(egf_l[\d.e+]+|egf_linf)/(.+)|([^/]+))")
 
 
 def results(runs: Sequence[RunLog]) -> str:
@@ -67,32 +71,46 @@ def updates(runs: Sequence[RunLog]) -> str:
 
 
 def gradient_flow(runs: Sequence[RunLog]) -> str:
-    """Gradient flow over the run, its average, and that of each layer."""
-    measures = {
-        name: name.removeprefix("gradient_flow/")
-        for run in runs
-        for name in run.columns
-        if name.startswith("gradient_flow/") and name.count("/") == 1 and not name.endswith("flagged")
-    }
-    rows = [
-        [label, *_with_difference([_mean(run.columns.get(name)) for run in runs])] for name, label in measures.items()
-    ]
-    flagged = [sum(point.value for point in run.columns.get("gradient_flow/flagged", [])) for run in runs]
-    rows += [["flagged layers, all measurements", *_with_difference(flagged)]] if rows else []
-    found = []
-    for run in runs:
-        own = {label: run.columns[name] for name, label in measures.items() if name in run.columns}
-        found.append(_picture(run, own, plot_gradient_flow, "gradient flow", "epoch"))
-        largest = [name for name in measures if name.startswith("gradient_flow/egf") and run.by_layer(name)]
-        layers = run.by_layer(largest[-1]) if largest else {}
-        found.append(_picture(run, layers, plot_layer_gradient_flow, "gradient flow per layer", "epoch"))
+    """Gradient flow over the run, its average, and that of each layer; of each optimizer, if there are several."""
+    flows = [_flows(run) for run in runs]
+    rows, found = [], []
+    for root in dict.fromkeys(root for each in flows for root in each):
+        name = root.removeprefix("gradient_flow").removeprefix("/")
+        own = [each.get(root, {}) for each in flows]
+        of_all = [each.get("", {}) for each in own]
+        for measure in dict.fromkeys(measure for each in of_all for measure in each if measure != "flagged"):
+            means = _with_difference([_mean(each.get(measure)) for each in of_all])
+            rows.append([f"{name}/{measure}" if name else measure, *means])
+        flagged = [sum(point.value for point in each["flagged"]) if "flagged" in each else None for each in of_all]
+        rows.append([f"{name and name + ': '}flagged layers, all measurements", *_with_difference(flagged)])
+        found += [drawing for run, each in zip(runs, own, strict=True) for drawing in _flow_pictures(run, each, name)]
     return section("Gradient flow", table(_head("mean over the run", runs), rows), pictures(found))
 
 
+def _flows(run: RunLog) -> dict[str, dict[str, dict[str, list[Point]]]]:
+    """Return what was measured by root; there, by measure what is of each layer, and by "" what is of all layers."""
+    found: dict[str, dict[str, dict[str, list[Point]]]] = {}
+    for name, points in run.columns.items():
+        if match := _FLOW.fullmatch(name):
+            root, norm, layer, measure = match.groups()
+            found.setdefault(root, {}).setdefault(norm or "", {})[layer or measure] = points
+    return found
+
+
+def _flow_pictures(run: RunLog, flow: Mapping[str, Mapping[str, list[Point]]], name: str) -> list[str]:
+    measures = {measure: points for measure, points in flow.get("", {}).items() if measure != "flagged"}
+    layers = flow[max(norms, key=order_of)] if (norms := [norm for norm in flow if norm]) else {}
+    of = f" of {name}" if name else ""
+    return [
+        _picture(run, measures, plot_gradient_flow, f"gradient flow{of}", "epoch"),
+        _picture(run, layers, plot_layer_gradient_flow, f"gradient flow per layer{of}", "epoch"),
+    ]
+
+
 def specialization(runs: Sequence[RunLog]) -> str:
-    """How specialized the channels of each layer are, as it was measured last."""
-    found = [run.by_layer("specialization") for run in runs]
-    layers = list(dict.fromkeys(name.rpartition("/")[0] for each in found for name in each if name.endswith("/mean")))
+    """How specialized the channels of each layer are, as it was measured last; of a layer that is dead, that it is."""
+    parts = [name.rpartition("/") for run in runs for name in run.by_layer("specialization")]
+    layers = list(dict.fromkeys(layer for layer, _, measure in parts if measure in ("mean", "dead")))
     rows = [[layer, *_with_difference([run.last(f"specialization/{layer}/mean") for run in runs])] for layer in layers]
     dead = [[layer, *_with_difference([run.last(f"specialization/{layer}/dead") for run in runs])] for layer in layers]
     means = table(_head("mean over channels", runs), rows)
@@ -139,10 +157,10 @@ def settings(runs: Sequence[RunLog]) -> str:
     rows = [[name, *(run.settings.get(name, "-") for run in runs)] for name in names]
     differ = [len(set(row[1:])) > 1 for row in rows]
     head = ["setting", *(run.name for run in runs)]
+    unread = [note(f"{run.name}: {run.unread}") for run in runs if run.unread]
     different = table(head, [row for row, differs in zip(rows, differ, strict=True) if differs])
-    return section(
-        "Settings", different, folded(f"all {len(rows)} settings", table(head, rows, differ) if rows else "")
-    )
+    every = folded(f"all {len(rows)} settings", table(head, rows, differ) if rows else "")
+    return section("Settings", *unread, different, every)
 
 
 def _head(first: str, runs: Sequence[RunLog]) -> list[str]:

@@ -69,9 +69,55 @@ def test_a_sparse_checkpoint_is_smaller() -> None:
     assert found.bitmask < found.csr
 
 
+def test_a_tied_weight_is_stored_once_and_computed_by_each_layer() -> None:
+    model = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 60))
+    model[1].weight = model[0].weight
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    found = count_bytes(model, {"0.weight": torch.eye(60)})
+    assert found.dense == 60 * 60 * 4 + 2 * 60 * 4
+    assert 0 < buffer.tell() - found.dense < 4096
+    assert found.bitmask == 60 * 4 + 60 * 60 // 8 + 2 * 60 * 4
+    assert count_bytes(model, {"0.weight": torch.eye(60), "1.weight": torch.eye(60)}) == found
+
+
+def test_values_that_share_memory_are_stored_once() -> None:
+    model, both = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)), torch.zeros(8, 4)
+    model[0].weight, model[1].weight = nn.Parameter(both[:4]), nn.Parameter(both[4:])
+    assert count_bytes(model, {}).dense == 8 * 4 * 4
+
+
+def test_a_transformer_has_the_operations_of_its_products() -> None:
+    batch, length, width, hidden = 2, 5, 8, 16
+    layer = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    masks = {"layers.0.linear1.weight": torch.zeros(hidden, width)}
+    found = count_flops(model, masks, torch.randn(batch, length, width))
+    projections, attention = 4 * width * width * length, 2 * length * length * width
+    linear = hidden * width * length
+    counted = [2 * batch * (projections + part + 2 * linear) for part in (attention, 0)]  # 0: PyTorch 2.4 on CPUs
+    assert found.dense in counted
+    assert found.dense - found.sparse == 2 * batch * linear
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_fused_path_of_transformers_is_as_it_was(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", enabled)
+    seen = []
+    model = nn.Linear(2, 2)
+    model.register_forward_hook(lambda *_: seen.append(torch.backends.mha.get_fastpath_enabled()))
+    count_flops(model, None, torch.ones(1, 2))
+    with pytest.raises(RuntimeError):
+        count_flops(model, None, torch.ones(1, 3))
+    assert (seen, torch.backends.mha.get_fastpath_enabled()) == ([False], enabled)
+
+
 def test_masks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"masks of the model's parameters; got one of 'weights'. Cure"):
+    message = r"masks of the model's parameters; got one of 'weights', which Linear has not. Cure: .* are weight, bias"
+    with pytest.raises(ValueError, match=message):
         count_bytes(nn.Linear(2, 2), {"weights": torch.ones(2, 2)})
+    with pytest.raises(ValueError, match=message):
+        count_flops(nn.Linear(2, 2), {"weights": torch.ones(2, 2)}, torch.ones(1, 2))
     with pytest.raises(ValueError, match=r"shape \(2, 2\) for weight; got \(1,\). Cure"):
         count_bytes(nn.Linear(2, 2), {"weight": torch.ones(1)})
     with pytest.raises(ValueError, match=r"shape \(2, 2\) for weight; got \(1,\). Cure"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,10 +84,41 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not model[0]._forward_pre_hooks
 
 
-def test_a_layer_that_is_called_twice_counts_twice() -> None:
+class Twice(nn.Module):
+    """Calls one convolution with two inputs, of which the second is half as wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = conv(2, 2)
+
+    def forward(self, images: Tensor, narrow: Tensor) -> Tensor:
+        return torch.cat([self.c(images), self.c(input=narrow)], dim=-1)
+
+
+def test_a_layer_that_is_called_twice_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("lightning_sparse.analysis.speedup._now", lambda tensor: float(next(ticks)))
     layer = conv(2, 2)
-    found = estimate_speedup(nn.Sequential(layer, layer), None, torch.ones(1, 2, 4, 4), repeats=3)
-    assert list(found.layers) == ["0"]
+    once = estimate_speedup(nn.Sequential(layer), None, torch.ones(1, 2, 4, 4), repeats=3)
+    twice = estimate_speedup(nn.Sequential(layer, layer), None, torch.ones(1, 2, 4, 4), repeats=3)
+    assert {name: cost.seconds for name, cost in once.layers.items()} == {"0": 1.0}
+    assert {name: cost.seconds for name, cost in twice.layers.items()} == {"0": 2.0}
+
+
+def test_what_a_layer_is_given_in_several_calls_counts_as_much_as_the_calls_compute() -> None:
+    images, narrow = torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 2)
+    narrow[0, 0, 0, 0] = 1
+    found = estimate_speedup(Twice(), None, (images, narrow), repeats=2).layers["c"]
+    assert found.input_density == pytest.approx((2 * 1 + 1 * 1 / 16) / 3)
+    assert found.empty_maps == pytest.approx((2 * 0 + 1 * 1 / 2) / 3)
+
+
+def test_an_image_without_a_batch_has_maps_of_its_own() -> None:
+    image = torch.ones(4, 5, 6)
+    image[1] = 0
+    image[2, 3] = 0
+    found = estimate_speedup(nn.Sequential(conv(2, 4)), None, image, repeats=1).layers["0"]
+    assert found.empty_maps == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +126,12 @@ def test_a_layer_that_is_called_twice_counts_twice() -> None:
     [
         (nn.Linear(4, 4), None, 1, r"calls convolutions; got Linear, which calls none. Cure"),
         (nn.Sequential(conv(2, 4)), {"0.weight": torch.ones(1)}, 1, r"shape \(2, 4, 3, 3\) for 0.weight; got \(1,\)"),
+        (
+            nn.Sequential(conv(2, 4)),
+            {"model.0.weight": torch.ones(2, 4, 3, 3)},
+            1,
+            r"one of 'model.0.weight', which .*Cure",
+        ),
         (nn.Sequential(conv(2, 4)), None, 0, r"at least one timed pass; got repeats=0. Cure"),
     ],
 )

@@ -6,23 +6,28 @@ import os
 import re
 import shutil
 import subprocess
+import warnings
 from html import unescape
-from math import nan
+from math import inf, nan
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor, nn
+from torch.optim import SGD
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
+from lightning_sparse.analysis.pictures import plot_gradient_flow, plot_layer_densities, plot_layer_gradient_flow
 from lightning_sparse.cli import main
 from lightning_sparse.data import InMemoryLoader
 from lightning_sparse.models import ImageClassifier
 from lightning_sparse.report import report
-from lightning_sparse.report.curves import Quartiles, plot_quartiles
+from lightning_sparse.report.curves import Quartiles, plot_curves, plot_quartiles
 from lightning_sparse.report.run_log import Point, RunLog
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -109,6 +114,128 @@ def test_two_runs_are_compared_number_by_number(run: Path, tmp_path: Path) -> No
     text = text_of(tmp_path / "both.html")
     assert "metric, last value first second difference val/acc 0.75 0.8 +0.05 val/loss - 1 -" in text
     assert "setting first second lr 0.1 0.2 all 2 settings" in text
+
+
+class Rivals(LightningModule):
+    """Two networks, each with an optimizer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.first, self.second = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        for optimizer, network in zip(self.optimizers(), (self.first, self.second), strict=True):  # type: ignore[arg-type]  # a list of two
+            optimizer.zero_grad()
+            self.manual_backward(network(batch[0].flatten(1)).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> tuple[SGD, SGD]:
+        return SGD(self.first.parameters(), lr=0.1), SGD(self.second.parameters(), lr=0.1)
+
+
+def test_gradient_flow_of_several_optimizers_is_shown_of_each(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="rivals")
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=[GradientFlowCallback(every_n_steps=1)],
+        logger=logger,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Rivals(), InMemoryLoader(torch.ones(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, shuffle=False))
+    report(tmp_path, out=tmp_path / "report.html")
+    text, log = text_of(tmp_path / "report.html"), RunLog.read(tmp_path)
+    for index in (0, 1):
+        values = [point.value for point in log.columns[f"gradient_flow/optimizer_{index}/egf_l1"]]
+        assert f"optimizer_{index}/egf_l1 {sum(values) / len(values):.5g}" in text
+        assert f"optimizer_{index}: flagged layers, all measurements 0" in text
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
+    assert captions == [
+        f"gradient flow{kind} of optimizer_{index}, {log.name}" for index in (0, 1) for kind in ("", " per layer")
+    ]
+
+
+def test_gradient_flow_of_layers_is_that_of_the_largest_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def remember(steps: object, norms: dict[str, list[float]], xlabel: str) -> Figure:
+        drawn.append(norms)
+        return Figure()
+
+    monkeypatch.setattr("lightning_sparse.report.sections.plot_layer_gradient_flow", remember)
+    for place, orders in enumerate([("l2", "l1"), ("linf", "l10", "l2"), ("l2", "l10"), ("l1.5", "l1")]):
+        names = [f"gradient_flow/named/egf_{norm}{layer}" for norm in orders for layer in ("", "/fc/l1.weight")]
+        values = [order.removeprefix("l") for order in orders for _ in range(2)]
+        row = f"epoch,step,{','.join(names)}\n0,1,{','.join(values)}\n"
+        report(write(tmp_path / str(place), row), out=tmp_path / "report.html")
+        assert f"named/egf_{orders[0]} " in text_of(tmp_path / "report.html")
+    assert drawn == [{"fc/l1.weight": [order]} for order in (2, inf, 10, 1.5)]
+
+
+def test_a_layer_whose_channels_are_all_dead_is_shown(tmp_path: Path) -> None:
+    for prefix in ("specialization", "specialization/probe"):
+        names = [f"{prefix}/a/dead", f"{prefix}/b/mean", f"{prefix}/b/dead"]
+        report(write(tmp_path / "run", f"epoch,step,{','.join(names)}\n3,9,8,0.5,1\n"), out=tmp_path / "report.html")
+        before = f"{prefix}/".removeprefix("specialization/")
+        text = text_of(tmp_path / "report.html")
+        assert f"mean over channels run {before}a - {before}b 0.5" in text
+        assert f"channels that are never active channels run {before}a 8 {before}b 1" in text
+
+
+@pytest.mark.parametrize("name", ["loss_$x_$", "$", "a$b$\\$", "_loss", "__", "loss {x} \\frac", "损失"])
+def test_a_name_is_drawn_as_it_is_whatever_it_is(name: str, tmp_path: Path) -> None:
+    rows = f"epoch,step,{name}loss,sparsity/density/{name},sparsity/share/{name},gradient_flow/{name}/egf_l1"
+    rows += f",gradient_flow/egf_l1/{name}.weight,specialization/{name}/mean,specialization/{name}/dead\n"
+    numbers = ",".join(["0.5"] * 7)
+    folder = write(tmp_path / f"run {name}", f"{rows}0,1,{numbers}\n1,2,{numbers}\n")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        report(folder, out=tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<img") == 6
+    for figure in (
+        plot_curves({name: [Point(0, 1, 2.0)]}, "loss"),
+        plot_gradient_flow([0, 1], {name: [1.0, 2.0]}),
+        plot_layer_gradient_flow([0, 1], {f"net.{name}.weight": [1.0, 2.0], "net.fc.weight": [1.0, 2.0]}),
+        plot_layer_densities([0, 1], {f"net.{name}.weight": [0.5, 0.25], "net.fc.weight": [0.5, 0.25]}),
+    ):
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        texts = [text for text in legend.get_texts() if text.get_text().strip() != "fc"]
+        shown = [text._preprocess_math(text.get_text()) for text in texts]  # type: ignore[attr-defined]  # what it draws
+        assert [(drawn.strip(), math) for drawn, math in shown] == [(name, False)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ("? !!python/tuple [1, 2]\n: 3\n", {"[1, 2]": "3"}),
+        ("? {a: 1}\n: {5: x, null: y, true: [{2.5: z}]}\n", {"{'a': 1}.5": "x", "{'a': 1}.None": "y"}),
+        ("a: &a {b: 1}\nc: {<<: *a, d: 2}\n", {"a.b": "1", "c.b": "1", "c.d": "2"}),
+    ],
+)
+def test_settings_may_have_names_of_any_type(settings: str, shown: dict[str, str], tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", "epoch,step,loss\n0,1,0.5\n", settings)
+    assert shown.items() <= RunLog.read(folder).settings.items()
+    report(folder, out=tmp_path / "report.html")
+    for name, value in shown.items():
+        assert f"{name} {value}" in text_of(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("settings", ["a: [1\nb: : 2", "a: 2020-13-45\n", "&a [*a]", "a: *unknown", "a: \x00"])
+def test_settings_that_can_not_be_read_are_said_to_be(settings: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", "epoch,step,loss\n0,1,0.5\n", settings)
+    report(folder, out=tmp_path / "report.html")
+    assert "loss 0.5 Settings run: hparams.yaml could not be read: " in text_of(tmp_path / "report.html")
+    shutil.copyfile(folder / "hparams.yaml", folder / "config.yaml")
+    (folder / "hparams.yaml").write_text("lr: 0.1\n")
+    report(folder, folder, tmp_path / "both.html")
+    text = text_of(tmp_path / "both.html")
+    assert "run (A): config.yaml could not be read: " in text
+    assert "lr 0.1 0.1" in text
 
 
 def test_specialization_is_shown_layer_by_layer(tmp_path: Path) -> None:

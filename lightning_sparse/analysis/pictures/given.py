@@ -103,7 +103,13 @@ def short_names(names: Collection[str]) -> list[str]:
         parts = [each[1:] for each in parts]
     whole = [".".join(each) for each in parts]
     short = [name if len(name) <= _LONGEST else f"{name[:8]}…{name[9 - _LONGEST :]}" for name in whole]
-    return short if len(set(short)) == len(whole) else whole
+    return [as_text(name) for name in (short if len(set(short)) == len(whole) else whole)]
+
+
+def as_text(name: str) -> str:
+    """Return what Matplotlib writes as this name, which else takes $ for mathematics and leaves _x out of legends."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _is_name(parts: Sequence[str]) -> bool:

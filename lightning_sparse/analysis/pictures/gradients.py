@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lightning_sparse.analysis.pictures.given import as_array, check_series, check_some, listed, short_names
+from lightning_sparse.analysis.pictures.given import as_array, as_text, check_series, check_some, listed, short_names
 from lightning_sparse.analysis.pictures.results import Point
 from lightning_sparse.analysis.pictures.style import (
     MARK,
@@ -104,14 +104,14 @@ def _lines(
         flat = cast(Mapping[str, Curve], measures)
         check_series(steps, flat, "measure")
         for index, (name, curve) in enumerate(flat.items()):
-            yield _Line(name, *_split(curve), index, index)
+            yield _Line(as_text(name), *_split(curve), index, index)
         return
     # Colours tell networks apart, line styles measures.
     kinds = list(dict.fromkeys(name for each in measures.values() for name in each))
     for index, (network, each) in enumerate(measures.items()):
         check_series(steps, each, f"measure of {network!r}")
         for name, curve in each.items():
-            yield _Line(f"{network}, {name}", *_split(curve), index, kinds.index(name))
+            yield _Line(as_text(f"{network}, {name}"), *_split(curve), index, kinds.index(name))
 
 
 def _is_nested(measures: Mapping[str, Any]) -> TypeGuard[Mapping[str, Mapping[str, Curve]]]:
