@@ -126,8 +126,9 @@ def _fresh_compiler() -> Iterator[None]:
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("compiled", [whole, in_place, part, part_in_place, method, ByFunction])
 def test_a_compiled_module_is_measured_like_one_that_is_not_and_trains_as_without(compiled: Callable[[], Any]) -> None:
+    larger = [torch.cat([part, part]) for part in BATCH]  # which would be compiled anew
     graphs = []
-    for flow in (None, GradientFlowCallback(every_n_steps=1, batches=[BATCH])):
+    for flow in (None, GradientFlowCallback(every_n_steps=1, batches=[larger])):
         torch._dynamo.reset()
         counters.clear()
         trained(compiled(), flow, limit_val_batches=0)
