@@ -230,7 +230,7 @@ def test_a_batch_has_the_gradient_that_it_has_in_training(module: type[Still], o
     loader: Any = DataLoader([BATCH], batch_size=None)  # type: ignore[arg-type]  # a list has all that it needs
     options = {"loader": loader, "limit_val_batches": 0, **options}
     flow = GradientFlowCallback(every_n_steps=1)
-    fixed = GradientFlowCallback(every_n_steps=1, batches=[BATCH])
+    fixed = GradientFlowCallback(every_n_steps=1, batches=[BATCH], name="fixed")
     fit(flow, fixed, module=module(), **options)
     for one, other in zip(flow.history, fixed.history, strict=True):
         assert one.layers == {name: pytest.approx(norms, rel=1e-6) for name, norms in other.layers.items()}
