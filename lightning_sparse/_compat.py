@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable, OptimizerCallable, SaveConfigCallback
+    from lightning.pytorch.loggers.logger import DummyLogger
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.seed import isolate_rng
 else:
@@ -71,6 +72,7 @@ else:
     # Looked up when asked for: the command line's part takes half a second to import, which others needn't wait for.
     _LATER = {
         "DDPStrategy": "strategies",
+        "DummyLogger": "loggers.logger",
         "LRSchedulerCallable": "cli",
         "LightningCLI": "cli",
         "ModelCheckpoint": "callbacks",
@@ -88,6 +90,7 @@ else:
 __all__ = [
     "Callback",
     "DDPStrategy",
+    "DummyLogger",
     "LRSchedulerCallable",
     "LightningCLI",
     "LightningDataModule",

@@ -257,9 +257,8 @@ class GradientFlowCallback(Callback):
 
     def _probe_now(self, trainer: Trainer, module: LightningModule, probe: GradientProbe) -> Measurement:
         weights = self._weights.of(module)
-        gradients = probe.gradients(trainer, module)
         # There, pruned weights are effective weights, with a gradient that is not masked.
-        found = [gradients.get(weight.name) for weight in weights]
+        found = probe.gradients(trainer, module, [weight.name for weight in weights])
         layers = with_masks(weights, network_of(trainer, module), self._masks)
         table = measure(layers, found, self._orders)
         names = tuple(layer.name for layer in layers)

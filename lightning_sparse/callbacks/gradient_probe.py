@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_sparse._compat import LightningModule, Trainer, isolate_rng
+from lightning_sparse.callbacks.copying import copy_of
+from lightning_sparse.callbacks.passing import on_device
+from lightning_sparse.callbacks.plain_data import places_of
+from lightning_sparse.callbacks.undisturbed import not_compiled
+from lightning_sparse.maskable import plain_name
 
 Loss = Callable[[LightningModule, Any], Tensor]
 
 
 class GradientProbe:
-    """Takes gradients of the mean loss over some batches on a copy of the model, in training mode.
+    """Takes gradients of the mean loss over some batches on a copy of the model, in its modes of training.
 
     The copy has the run's weights and its own everything else, so that statistics of normalization layers, metrics,
     gradients and random state of the run stay as they are. What is random in the model (dropout) is the same every
-    time.
+    time. Nothing runs compiled.
 
     Args:
-        batches: As the Trainer hands them to ``training_step``, but wherever they are.
+        batches: As the training loader gives them; they go through the module's hooks and to its device like those.
         loss: Returns the loss of a batch; default: what ``training_step`` returns.
         seed: Of what is random in the model.
     """
@@ -34,29 +37,35 @@ class GradientProbe:
     def __init__(self, batches: list[Any], loss: Loss | None, seed: int) -> None:
         self._batches, self._loss, self._seed = batches, loss, seed
 
-    def gradients(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor | None]:
-        """Return the gradient of the mean loss by parameter name, over all processes' batches.
+    def gradients(self, trainer: Trainer, module: LightningModule, names: Sequence[str]) -> list[Tensor]:
+        """Return the gradients of the mean loss over all processes' batches; zeros for weights that it doesn't reach.
 
-        Of weights that PyTorch prunes it is the gradient of the effective weight, by the name of that, and not masked.
+        Of weights that PyTorch prunes it is the gradient of the effective weight, and not masked.
+
+        Args:
+            trainer: Of the run.
+            module: The module of the run.
+            names: Of parameters, without what wrappers add, or of weights that PyTorch prunes.
 
         Raises:
-            TypeError: If there is no scalar loss.
+            TypeError: If there is no scalar loss, or the module can't be copied.
         """
-        with isolate_rng(), warnings.catch_warnings():
-            # The copy is in no Trainer, to which `self.log` would go.
-            warnings.filterwarnings("ignore", message="You are trying to `self.log..` but the `self.trainer` reference")
+        with isolate_rng(), not_compiled():
             torch.manual_seed(self._seed)
-            shadow = _copy(module)
+            shadow = copy_of(trainer, module)
+            scale = _scale(trainer, module)
             for index, batch in enumerate(self._batches):
-                batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+                batch = on_device(trainer, shadow, batch)
                 with torch.enable_grad(), trainer.precision_plugin.forward_context():
                     loss = self._loss_of(shadow, batch, index)
-                torch.autograd.backward(loss / len(self._batches))
-            return {name: _mean(trainer, parameter.grad) for name, parameter in shadow.named_parameters()}
+                torch.autograd.backward(loss * scale / len(self._batches))
+            named = shadow.named_parameters(remove_duplicate=False)
+            parameters = {plain_name(name): parameter for name, parameter in named}
+            return [_mean(trainer, parameters[name]) / scale for name in names]
 
     def _loss_of(self, shadow: LightningModule, batch: Any, index: int) -> Tensor:
-        found = shadow.training_step(batch, index) if self._loss is None else self._loss(shadow, batch)
-        loss = found.get("loss") if isinstance(found, dict) else found
+        found = _step(shadow, batch, index) if self._loss is None else self._loss(shadow, batch)
+        loss = found.get("loss") if isinstance(found, Mapping) else found
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise TypeError(
                 f"Expected the loss of a batch as a scalar tensor with a gradient; got {found!r}. Cure: pass loss=, a "
@@ -65,25 +74,28 @@ class GradientProbe:
         return loss
 
 
-def _copy(module: LightningModule) -> LightningModule:
-    # Weights that PyTorch prunes are computed from others, which can't be copied but needn't.
-    computed = {id(value): None for layer in module.modules() for value in vars(layer).values() if _is_computed(value)}
-    shadow = copy.deepcopy(module, dict(computed))
-    shadow.zero_grad(set_to_none=True)
-    shadow.train()
-    for _, layer in list(shadow.named_modules()):
-        for hook in list(layer._forward_pre_hooks.values()):
-            if isinstance(hook, prune.BasePruningMethod):
-                prune.remove(layer, hook._tensor_name)  # type: ignore[no-untyped-call]  # PyTorch's
-    return shadow
+def _step(shadow: LightningModule, batch: Any, index: int) -> Any:
+    try:
+        signature(shadow.training_step).bind(batch, index)
+    except TypeError:  # the index may be left out
+        return shadow.training_step(batch)
+    return shadow.training_step(batch, index)
 
 
-def _is_computed(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_leaf
+def _scale(trainer: Trainer, module: LightningModule) -> Tensor | float:
+    """Return what small gradients are multiplied with, so that half precision doesn't lose them."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not scaler.is_enabled():
+        return 1.0
+    scale: Tensor = scaler.scale(torch.ones((), device=module.device))
+    return scale
 
 
-def _mean(trainer: Trainer, gradient: Tensor | None) -> Tensor | None:
-    return None if gradient is None else trainer.strategy.reduce(gradient, reduce_op="mean")
+def _mean(trainer: Trainer, parameter: nn.Parameter) -> Tensor:
+    # All processes wait for each other here, also those whose batches don't need the parameter.
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    mean: Tensor = trainer.strategy.reduce(gradient, reduce_op="mean")
+    return mean.detach()
 
 
 def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
@@ -91,6 +103,7 @@ def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
 
     Args:
         loader: A `DataLoader` over a data set that can be indexed, or a loader with a method ``from_start``, as ours.
+            Of the former, what a `SubsetRandomSampler` leaves out is not drawn.
         count: How many.
         seed: Determines which, where the loader has no seed of its own, and what is random in the data set.
 
@@ -109,20 +122,16 @@ def _iterate(loader: object, seed: int) -> Iterator[Any]:
     if callable(from_start := getattr(loader, "from_start", None)):
         first: Iterator[Any] = iter(from_start())
         return first
-    indexed = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__getitem__") and loader.batch_size
-    if not indexed:
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
         raise TypeError(
             f"Expected a DataLoader over a data set with indices to draw batches from; got a {type(loader).__name__}. "
             "Cure: pass the batches themselves, in a list."
         )
-    assert isinstance(loader, DataLoader)  # see above
+    generator = torch.Generator().manual_seed(seed)
+    sampler = SubsetRandomSampler(places_of(loader), generator)
     return iter(
         DataLoader(
-            loader.dataset,
-            loader.batch_size,
-            shuffle=True,
-            collate_fn=loader.collate_fn,
-            generator=torch.Generator().manual_seed(seed),
+            loader.dataset, loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn, generator=generator
         )
     )
 

@@ -51,15 +51,21 @@ class PassingCallback(Callback):
     ) -> Iterator[tuple[Any, Tensor]]:
         """Yield images and labels on the device, after the hooks that a batch goes through in a run."""
         for batch in islice(batches, limit):
-            batch = trainer.precision_plugin.convert_input(batch)
-            batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-            images, labels = self.unpack(trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+            images, labels = self.unpack(on_device(trainer, pl_module, batch))
             check_labels(labels)
             yield images, labels
 
     def _pass(self, trainer: Trainer, pl_module: LightningModule, images: Any) -> None:
         with trainer.precision_plugin.forward_context():
             self.forward(pl_module, images)
+
+
+def on_device(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+    """Return a batch as `training_step` gets it: converted, through the hooks of its transfer, on the device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    device = trainer.strategy.root_device
+    return pl_module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
 
 
 def _description(batch: object) -> str:

@@ -118,7 +118,7 @@ def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
     options["multiprocessing_context"] = loader.multiprocessing_context
     if isinstance(loader.dataset, IterableDataset):  # the user's to share out, as in training
         return DataLoader(copy(loader.dataset), batch_size=batch_size, **options)
-    places = _places(loader)
+    places = places_of(loader)
     if trainer._accelerator_connector.use_distributed_sampler or hasattr(_sampler(loader), "num_replicas"):
         places = places[trainer.global_rank :: trainer.world_size]
     return DataLoader(loader.dataset, batch_size=batch_size, sampler=places, **options)
@@ -155,7 +155,8 @@ def is_one_stream(batches: Iterable[Any]) -> bool:
     return iter(batches.dataset) is iter(batches.dataset)
 
 
-def _places(loader: DataLoader[Any]) -> Any:
+def places_of(loader: DataLoader[Any]) -> Any:
+    """Return the indices of the data set that a loader draws from, in their order."""
     sampler = _sampler(loader)
     # Lightning wraps samplers of a project's own, to share them out.
     sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)

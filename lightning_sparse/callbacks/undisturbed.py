@@ -29,7 +29,7 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
             _buffers(trainer, pl_module),
             _random_states(),
             _stage(trainer),
-            _not_compiled(),
+            not_compiled(),
         ):
             stack.enter_context(kept)
         # A test runs in inference mode, whose tensors could not be changed later. Leaving it turns gradients on.
@@ -116,7 +116,8 @@ def _stage(trainer: Trainer) -> Iterator[None]:
         trainer.state.stage = stage
 
 
-def _not_compiled() -> AbstractContextManager[object]:
+def not_compiled() -> AbstractContextManager[object]:
+    """Run what is compiled as it is written, and compile nothing."""
     # Before PyTorch 2.6, code is compiled anew for layers that got a hook.
     set_stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if set_stance is None else set_stance("force_eager")
