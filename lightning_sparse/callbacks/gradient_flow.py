@@ -12,7 +12,7 @@ from lightning_sparse._compat import Callback, LightningModule, Misconfiguration
 from lightning_sparse.analysis.gradient_flow import check_orders
 from lightning_sparse.callbacks.gradient_layers import MaskSource, TrainedWeights, measure, network_of, with_masks
 from lightning_sparse.callbacks.gradient_pictures import send_pictures
-from lightning_sparse.callbacks.gradient_probe import GradientProbe, Loss, as_batches, draw_batches, is_copyable
+from lightning_sparse.callbacks.gradient_probe import GradientProbe, Loss, as_batches, make_probe
 from lightning_sparse.callbacks.gradient_records import (
     ROOT,
     GradientFlowRecord,
@@ -191,7 +191,7 @@ class GradientFlowCallback(Callback):
         self._steps = self._steps.anew(may_skip=getattr(trainer.precision_plugin, "scaler", None) is not None)
         self._log_every = getattr(trainer, "log_every_n_steps", 1)  # an attribute that Lightning doesn't declare
         if self._batches is not None:
-            self._probe = self._make_probe(trainer, pl_module, self._batches)
+            self._probe = make_probe(trainer, pl_module, self._batches, self._loss, self._seed)
         if not pl_module.automatic_optimization:  # the module may step optimizers behind the Trainer's back
             self._hooked = HookedOptimizers(_Steps(self, trainer, pl_module))
             for optimizer in trainer.optimizers:
@@ -263,20 +263,6 @@ class GradientFlowCallback(Callback):
         table = measure(layers, found, self._orders)
         names = tuple(layer.name for layer in layers)
         return Measurement(trainer.current_epoch, _step(trainer), None, names, True, table)
-
-    def _make_probe(self, trainer: Trainer, module: LightningModule, batches: int | list[Any]) -> GradientProbe:
-        if not is_copyable(module):
-            raise ValueError(
-                f"Expected a model that is whole on every process for fixed batches; got {type(module).__name__}, "
-                "whose weights are split over processes. Cure: measure on training batches (batches=None)."
-            )
-        if self._loss is None and not module.automatic_optimization:
-            raise ValueError(
-                f"Expected a loss function for fixed batches in manual optimization; got none for "
-                f"{type(module).__name__}. Cure: pass loss=, a function of module and batch that returns the loss."
-            )
-        drawn = draw_batches(trainer.train_dataloader, batches, self._seed) if isinstance(batches, int) else batches
-        return GradientProbe(drawn, self._loss, self._seed)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was measured."""

@@ -136,6 +136,36 @@ def _iterate(loader: object, seed: int) -> Iterator[Any]:
     )
 
 
+def make_probe(
+    trainer: Trainer, module: LightningModule, batches: int | list[Any], loss: Loss | None, seed: int
+) -> GradientProbe:
+    """Return what takes the gradients of a run.
+
+    Args:
+        trainer: Of the run, at its start.
+        module: The module of the run.
+        batches: How many to draw from the training data, or the batches.
+        loss: As `GradientProbe` takes it.
+        seed: Of the choice of batches, and as `GradientProbe` takes it.
+
+    Raises:
+        ValueError: If the weights are split over processes, or nothing says what the loss is.
+        TypeError: If no batches can be drawn from the training data.
+    """
+    if not is_copyable(module):
+        raise ValueError(
+            f"Expected a model that is whole on every process for fixed batches; got {type(module).__name__}, "
+            "whose weights are split over processes. Cure: measure on training batches (batches=None)."
+        )
+    if loss is None and not module.automatic_optimization:
+        raise ValueError(
+            f"Expected a loss function for fixed batches in manual optimization; got none for "
+            f"{type(module).__name__}. Cure: pass loss=, a function of module and batch that returns the loss."
+        )
+    drawn = draw_batches(trainer.train_dataloader, batches, seed) if isinstance(batches, int) else batches
+    return GradientProbe(drawn, loss, seed)
+
+
 def as_batches(batches: int | Iterable[Any] | None) -> int | list[Any] | None:
     """Return what a user gave as batches, checked.
 
