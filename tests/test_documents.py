@@ -61,6 +61,19 @@ def test_the_readme_shows_the_numbers_of_the_runs() -> None:
         assert f"| {cell.weights:g} % | {here} | {published} |" in readme
 
 
+def test_the_readme_shows_the_curve_of_the_runs() -> None:
+    readme = (TESTS.parent / "README.md").read_text()
+    cells = [row["LeNet-300-100, MNIST"] for _, row in STUDIES["figure2"].rows if "LeNet-300-100, MNIST" in row]
+    measured = [(cell, RESULTS.of(cell)[0]) for cell in cells if cell.setting is not None]
+    assert len(measured) == 7
+    for cell, mean in measured:
+        assert mean is not None
+        assert mean.runs == 3
+        assert cell.published is not None
+        here, published = (f"{each.value:.2f} +- {each.error:.2f}" for each in (mean, cell.published))
+        assert f"| {cell.weights:g} % | {here} | {published} |" in readme
+
+
 def test_the_readme_shows_the_ablation_of_the_runs() -> None:
     readme = (TESTS.parent / "README.md").read_text()
     for label, row in STUDIES["table5"].rows:
