@@ -224,7 +224,7 @@ class Faint(Still):
         (Hooked, {}),
         (Faint, {"plugins": [scaled(init_scale=2.0**16)]}),
     ],
-    ids=str,
+    ids=["64-true", "bf16-true", "bf16-mixed", "hooked", "scaled"],
 )
 def test_a_batch_has_the_gradient_that_it_has_in_training(module: type[Still], options: dict[str, Any]) -> None:
     loader: Any = DataLoader([BATCH], batch_size=None)  # type: ignore[arg-type]  # a list has all that it needs
