@@ -14,6 +14,10 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
+# The first backward pass of a process starts a thread for each kind of device. Tracing makes PyTorch believe in one
+# that isn't there; a thread for it would keep tests from forking, so that this pass comes before any tracing.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(autouse=True)
 def _global_seed() -> None:
