@@ -26,7 +26,7 @@ class GradientProbe:
 
     The copy has the run's weights and its own everything else, so that statistics of normalization layers, metrics,
     gradients and random state of the run stay as they are. What is random in the model (dropout) is the same every
-    time. Nothing runs compiled.
+    time. Nothing runs compiled, but before PyTorch 2.6 functions outside the module.
 
     Args:
         batches: As the training loader gives them; they go through the module's hooks and to its device like those.

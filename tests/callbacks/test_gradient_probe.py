@@ -133,7 +133,9 @@ def test_a_compiled_module_is_measured_like_one_that_is_not_and_trains_as_withou
         counters.clear()
         trained(compiled(), flow, limit_val_batches=0)
         graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[0] == graphs[1] > 0  # nothing is compiled for the copy
+    # Nothing is compiled for the copy. Before PyTorch 2.6, functions that are no part of the module are.
+    assert graphs[0] > 0
+    assert graphs[0] == graphs[1] or (compiled is ByFunction and not hasattr(torch.compiler, "set_stance"))
     assert measured(compiled) == measured(TinyModule)
 
 
