@@ -112,9 +112,9 @@ def test_masks_of_a_part_are_refused_and_so_are_masks_of_what_it_is_a_part_of() 
     for model, name, has in [(inner, "model.0.weight", "0.weight"), (Inside(inner), "0.weight", "model.0.weight")]:
         masks = {name: torch.zeros(4, 4, 3, 3)}
         measures: list[Callable[[], object]] = [
-            lambda model=model, masks=masks: estimate_speedup(model, masks, IMAGES, repeats=1),  # type: ignore[misc]
-            lambda model=model, masks=masks: count_flops(model, masks, IMAGES),  # type: ignore[misc]
-            lambda model=model, masks=masks: count_bytes(model, masks),  # type: ignore[misc]
+            lambda model=model, masks=masks: estimate_speedup(model, masks, IMAGES, repeats=1),  # type: ignore[misc]  # of one model
+            lambda model=model, masks=masks: count_flops(model, masks, IMAGES),  # type: ignore[misc]  # of one model
+            lambda model=model, masks=masks: count_bytes(model, masks),  # type: ignore[misc]  # of one model
         ]
         for measure in measures:
             with pytest.raises(ValueError, match=rf"one of '{name}', which .* Cure: .* its parameters are {has}"):
