@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from numbers import Integral
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from lightning_sparse.models.factory import create_model, has_option, model_name
 from lightning_sparse.models.running_mean import RunningMean
 
 Batch = tuple[Tensor, Tensor]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 def paper_sgd(params: Any) -> torch.optim.SGD:
@@ -57,10 +58,13 @@ class ImageClassifier(LightningModule):
         channels_last: Whether convolutions keep their weights, and with them their features, with the channels
             innermost: the same mathematics, often faster (1.5 times for LeNet-5-Caffe on a CPU, and usual with 16-bit
             precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
+        compile_mode: Compiles the network at its first batch, with this mode of ``torch.compile``; "reduce-overhead"
+            replays the steps of small networks on a GPU as CUDA graphs, which Python would keep waiting otherwise.
+            Parameters and checkpoints keep their names; rounding is another. None: not compiled.
 
     Raises:
-        ValueError: If ``num_classes`` or ``lr_interval`` is outside its range, there is no such name, or
-            ``model_options`` don't fit it, aren't plain or come with a module.
+        ValueError: If ``num_classes``, ``lr_interval`` or ``compile_mode`` is outside its range, there is no such name,
+            or ``model_options`` don't fit it, aren't plain or come with a module.
         TypeError: If ``model`` is no module, ``optimizer`` or ``lr_scheduler`` can't be called, or ``channels_last`` is
             no bool.
     """
@@ -74,9 +78,10 @@ class ImageClassifier(LightningModule):
         num_classes: int = 10,
         model_options: dict[str, Any] | None = None,
         channels_last: bool = False,
+        compile_mode: CompileMode | None = None,
     ) -> None:
         super().__init__()
-        _check_options(lr_interval, num_classes, channels_last)
+        _check_options(lr_interval, num_classes, channels_last, compile_mode)
         _check_parts(model, optimizer, lr_scheduler)
         network = _network(model, model_options, num_classes)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *([] if isinstance(model, str) else ["model"])])
@@ -85,12 +90,12 @@ class ImageClassifier(LightningModule):
             self.save_hyperparameters()
         self.model = network.to(memory_format=torch.channels_last) if channels_last else network
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
-        self.num_classes = num_classes
+        self.num_classes, self.compile_mode = num_classes, compile_mode
         self.val_metrics, self.test_metrics = _metrics("val", num_classes), _metrics("test", num_classes)
         self._train_loss = RunningMean()
 
     def setup(self, stage: str) -> None:
-        """Compares the number of classes with the data module's, if there is one that tells.
+        """Compares the number of classes with the data module's, if there is one that tells, and compiles.
 
         Args:
             stage: "fit", "validate", "test" or "predict", for which labels don't matter.
@@ -98,6 +103,9 @@ class ImageClassifier(LightningModule):
         Raises:
             ValueError: If the data have more classes.
         """
+        # Here, since a copy in another process is not compiled; in place, so that no name changes.
+        if self.compile_mode is not None and self.model._compiled_call_impl is None:
+            self.model.compile(mode=self.compile_mode)
         if stage != "predict":
             check_data_classes(self.trainer.datamodule, self.num_classes)  # type: ignore[attr-defined]  # of a Trainer's connector
 
@@ -245,13 +253,16 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _check_options(lr_interval: str, num_classes: int, channels_last: object) -> None:
+def _check_options(lr_interval: str, num_classes: int, channels_last: object, compile_mode: str | None) -> None:
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
         raise ValueError(
             f"Expected num_classes >= 2; got {num_classes!r}. Cure: give the number of the model's outputs."
         )
     if lr_interval not in ("step", "epoch"):
         raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Cure: use one of these.")
+    if compile_mode is not None and compile_mode not in get_args(CompileMode):
+        modes = ", ".join(map(repr, get_args(CompileMode)))
+        raise ValueError(f"Expected compile_mode as None or one of {modes}; got {compile_mode!r}. Cure: 'default'.")
     if not isinstance(channels_last, bool):
         raise TypeError(f"Expected channels_last as True or False; got {channels_last!r}. Cure: use one of these.")
 

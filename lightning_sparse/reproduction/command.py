@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
+from lightning_sparse.models.image_classifier import CompileMode
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.drawing import picture
@@ -39,6 +40,7 @@ def reproduce(
     results: Path = Path("reproduction"),
     download: bool = True,
     trainer: dict[str, Any] | None = None,
+    compile_mode: CompileMode | None = None,
 ) -> None:
     """Run what is missing of a table or figure of the paper, and print and write it.
 
@@ -63,6 +65,8 @@ def reproduce(
         trainer: Other options of the Trainer than the paper's protocol has, each as
             `--trainer.precision bf16-mixed`. Their runs and tables are kept apart, here in
             `<results>/full+precision=bf16-mixed`.
+        compile_mode: Compile the networks with this mode of `torch.compile`, "reduce-overhead" for small networks on a
+            GPU. Likewise kept apart, since rounding is another.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -71,7 +75,8 @@ def reproduce(
     """
     console = Console()
     _check(seeds, jobs)
-    way, data, results = SCALES[scale].with_trainer(trainer or {}), data.expanduser(), results.expanduser()
+    way = SCALES[scale].with_options(trainer or {}, compile_mode)
+    data, results = data.expanduser(), results.expanduser()
     chosen = STUDIES[study]
     settings = _matching(chosen, rows)
     count = chosen.seeds if seeds is None else seeds

@@ -76,6 +76,7 @@ class Scale:
         title: What titles of tables end with, if it is not the papers' protocol.
         note: What tables say of it.
         trainer: Options of the Trainer other than the configurations'.
+        compile_mode: How networks are compiled, as `ImageClassifier` takes it; None: not at all.
     """
 
     name: str
@@ -84,17 +85,23 @@ class Scale:
     title: str = ""
     note: str = ""
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    compile_mode: str | None = None
 
-    def with_trainer(self, options: Mapping[str, Any]) -> Scale:
-        """Return this scale with other options of the Trainer, whose results have a folder of their own.
+    def with_options(self, trainer: Mapping[str, Any], compile_mode: str | None = None) -> Scale:
+        """Return this scale run in another way, whose results have a folder of their own.
 
-        >>> FULL.with_trainer({"precision": "bf16-mixed"}).name
+        >>> FULL.with_options({"precision": "bf16-mixed"}).name
         'full+precision=bf16-mixed'
+
+        Args:
+            trainer: Options of the Trainer.
+            compile_mode: How networks are compiled.
 
         Raises:
             ValueError: If the Trainer has no such option, or a run needs it for itself.
         """
-        check_trainer_options(options)
+        check_trainer_options(trainer)
+        options = {**trainer, **({} if compile_mode is None else {"compile_mode": compile_mode})}
         if not options:
             return self
         named = ", ".join(f"{option}={value}" for option, value in options.items())
@@ -103,7 +110,8 @@ class Scale:
             name=f"{self.name}+{as_name(options)}",
             title=f"{self.title} ({named})",
             note=f"{self.note}\n\nNot the paper's protocol: run with {named}.".strip(),
-            trainer=dict(options),
+            trainer=dict(trainer),
+            compile_mode=compile_mode,
         )
 
     def arguments(self, setting: Setting) -> list[str]:
@@ -167,6 +175,8 @@ class Experiment:
     def arguments(self) -> list[str]:
         """Return it as arguments of the command line."""
         changed = [*self.scale.arguments(self.setting), *as_arguments(self.scale.trainer)]
+        if self.scale.compile_mode is not None:
+            changed.append(f"--model.init_args.compile_mode={self.scale.compile_mode}")
         return [*self.setting.arguments(), *changed, "--seed_everything", str(self.seed)]
 
     def to_json(self) -> str:

@@ -94,6 +94,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "seed": experiment.seed,
         "scale": experiment.scale.name,
         "trainer": dict(experiment.scale.trainer),
+        "compile_mode": experiment.scale.compile_mode,
         "epochs": cli.trainer.current_epoch,
         "steps": cli.trainer.global_step,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse import SparseMomentumCallback, SparseNetwork
+from lightning_sparse.models import ImageClassifier
 from lightning_sparse.testing.training import ShufflingLoader, TinyModule
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.pruning import PRUNING
@@ -80,7 +82,9 @@ def _patient() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def fit(callback: SparseMomentumCallback, *others: Callback, module: Any = None, **options: Any) -> Trainer:
+def fit(
+    callback: SparseMomentumCallback, *others: Callback, module: Any = None, data: Any = None, **options: Any
+) -> Trainer:
     silent = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     run = Trainer(
         accelerator="gpu",
@@ -89,7 +93,7 @@ def fit(callback: SparseMomentumCallback, *others: Callback, module: Any = None,
         **{"max_epochs": 4, **silent, **options},
         callbacks=[callback, *others],
     )
-    run.fit(TinyModule("nesterov") if module is None else module, ShufflingLoader())
+    run.fit(TinyModule("nesterov") if module is None else module, ShufflingLoader() if data is None else data)
     return run
 
 
@@ -137,6 +141,22 @@ def test_budget_and_zeros_are_exact_in(precision: str) -> None:
     fit(callback, precision=precision)
     assert active(callback) == (24, 0)
     assert sum(record.grown for record in callback.history) > 0
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_classifier_trains_as_one_that_is_not(mode: Any) -> None:
+    images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = DataLoader(TensorDataset(images, (images.mean((1, 2, 3)) > 0.5).long()), batch_size=16)
+    losses, masks = [], []
+    for chosen in (None, mode):
+        seed_everything(0)
+        classifier = ImageClassifier("mlp", model_options={"in_features": 64}, num_classes=2, compile_mode=chosen)
+        callback = SparseMomentumCallback(density=0.2)
+        run = fit(callback, module=classifier, data=batches)
+        masks.append(active(callback))
+        losses.append(float(run.callback_metrics["train/loss"]))
+    assert masks[0] == masks[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_a_compiled_module_trains_without_compiling_anew() -> None:

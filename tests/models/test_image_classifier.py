@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,41 @@ def test_the_module_can_be_sent_to_other_processes() -> None:
     assert copy.optimizer is paper_sgd
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the modes that networks are compiled with from now on, as they are written."""
+    modes: list[str] = []
+    torch_compile = torch.compile
+
+    def compile_as_written(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        modes.append(mode)
+        return torch_compile(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_as_written)
+    return modes
+
+
+def test_a_network_is_compiled_once_with_its_names_and_training_unchanged(compiled: list[str]) -> None:
+    plain, module = ImageClassifier(make_model()), ImageClassifier(make_model(), compile_mode="reduce-overhead")
+    make_trainer().fit(plain, Batches())
+    assert compiled == []
+    trainer = make_trainer()
+    trainer.fit(module, Batches())
+    trainer.test(module, Batches(), verbose=False)
+    assert compiled == ["reduce-overhead"]
+    assert list(module.state_dict()) == list(plain.state_dict())
+    assert all(map(torch.equal, module.parameters(), plain.parameters()))
+    assert module.hparams["compile_mode"] == "reduce-overhead"
+
+
+def test_a_copy_in_another_process_is_compiled_there(compiled: list[str]) -> None:
+    module = ImageClassifier(make_model(), compile_mode="default")
+    make_trainer().fit(module, Batches())
+    copy = pickle.loads(pickle.dumps(module))
+    make_trainer().predict(copy, Batches())
+    assert compiled == ["default", "default"]
+
+
 def test_a_checkpoint_is_loaded_into_the_module_and_into_the_plain_network(tmp_path: Path) -> None:
     module, path = ImageClassifier(make_model(5), num_classes=5), tmp_path / "run.ckpt"
     trainer = make_trainer()
@@ -335,6 +370,7 @@ def test_logits_are_looked_at_once_an_epoch_and_without_waiting_for_their_device
         ({"model": "mlp", "model_options": {"num_classes": 7}}, "one number of classes; got num_classes=10 and 7"),
         ({"model": "mlp", "model_options": {"depth": 7}}, "options of 'mlp' from .*; got"),
         ({"model": "mlpp"}, "the name of a network .*; got 'mlpp'"),
+        ({"model": "mlp", "compile_mode": "fast"}, "compile_mode as None or one of 'default', .*; got 'fast'"),
     ],
     ids=str,
 )

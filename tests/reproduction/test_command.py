@@ -89,6 +89,16 @@ def test_other_options_of_the_trainer_make_a_table_of_their_own(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mnist_lenet300_5"]
 
 
+def test_compiled_networks_have_a_table_of_their_own(tmp_path: Path, asked: Asked) -> None:
+    options = ["--compile_mode", "reduce-overhead", "--trainer.precision=bf16-mixed"]
+    main(["reproduce", "table1", "--rows", "mnist_lenet300_5", "--seeds=1", f"--results={tmp_path}", *options])
+    (experiment,) = asked.run
+    assert experiment.arguments()[-3:-2] == ["--model.init_args.compile_mode=reduce-overhead"]
+    assert Experiment.from_json(experiment.to_json()) == experiment
+    table = (tmp_path / "full+compile_mode=reduce-overhead+precision=bf16-mixed" / "table1.md").read_text()
+    assert "Not the paper's protocol: run with precision=bf16-mixed, compile_mode=reduce-overhead." in table
+
+
 def test_without_other_options_a_table_is_the_papers(tmp_path: Path, asked: Asked) -> None:
     reproduce("table1", seeds=1, rows="mnist_lenet300_5", results=tmp_path)
     assert asked.run == [Experiment(FIVE, 0, FULL)]
@@ -116,15 +126,15 @@ def test_different_options_have_different_names_that_files_can_have() -> None:
         {"profiler": "a/../b"},
         {"profiler": "a_.._b"},
     ]
-    names = [FULL.with_trainer(each).name for each in options]
+    names = [FULL.with_options(each).name for each in options]
     assert len(set(names)) == len(names)
     assert names[0] == "full"
     assert all("/" not in name and len(name) < 120 for name in names)
-    assert FULL.with_trainer({"precision": "16-mixed", "devices": 2}).name == names[4]
+    assert FULL.with_options({"precision": "16-mixed", "devices": 2}).name == names[4]
 
 
 @pytest.mark.parametrize(
-    "scale", [*SCALES.values(), SMALL.with_trainer({"devices": [0, 1], "precision": "bf16-mixed"})]
+    "scale", [*SCALES.values(), SMALL.with_options({"devices": [0, 1], "precision": "bf16-mixed"})]
 )
 @pytest.mark.parametrize("setting", [FIVE, Setting("mnist_lenet300_5", (("growth", "random"), ("prune_rate", 0.3)))])
 def test_another_process_gets_the_very_experiment(setting: Setting, scale: Any) -> None:

@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 
 def test_a_run_uses_other_options_of_the_trainer_and_notes_them(data: Path, tmp_path: Path) -> None:
     options = {"precision": "64-true", "max_epochs": 1}
-    other = Experiment(SPARSE.setting, 0, SMALL.with_trainer(options))
+    other = Experiment(SPARSE.setting, 0, SMALL.with_options(options))
     result = worker.run(other, data, tmp_path)
     assert result is not None
     assert (result["trainer"], result["epochs"]) == (options, 1)

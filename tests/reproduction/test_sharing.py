@@ -141,7 +141,7 @@ def test_each_process_is_told_its_share_of_the_machine(
     monkeypatch.setattr(runner, "shares", lambda *arguments: asked.append(arguments) or list(given))
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
     processes = start(finish(tmp_path))
-    scale = SMALL.with_trainer({"devices": 4})
+    scale = SMALL.with_options({"devices": 4})
     run(tmp_path, *(Experiment(FIRST.setting, seed, scale) for seed in range(4)), jobs=2)
     assert asked == [(2, 4)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in processes.environments] == ["5", "6"] * 2
