@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
 
-from lightning_sparse.maskable import Pattern, Weight, as_patterns, matching
+from lightning_sparse.maskable import Weight, matching
+from lightning_sparse.patterns import Pattern, as_patterns
 from lightning_sparse.topology.density import DISTRIBUTIONS, allocate
 
 Density = float | Mapping[str, float]

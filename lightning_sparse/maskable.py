@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -12,8 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-Pattern = str | type[nn.Module]
-Patterns = Pattern | Sequence[Pattern]
+from lightning_sparse.patterns import Pattern, Patterns, as_included, as_patterns, listed, plain_name
 
 DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
     nn.Linear,
@@ -34,8 +33,6 @@ _NEVER: tuple[type[nn.Module], ...] = (
     nn.EmbeddingBag,
 )
 FROZEN = "frozen"
-# What wrappers put into module paths; the weights keep the names that the user wrote.
-_WRAPPERS = ("_orig_mod.",)
 
 
 @dataclass(frozen=True)
@@ -185,45 +182,6 @@ def _obstacles(model: nn.Module, pattern: Pattern) -> str:
     return listed([f"{name} ({reason})" for name, reason in found.items()])
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return the first few names, for a message."""
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-
-def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
-    """Return one pattern or several as a tuple.
-
-    Raises:
-        TypeError: If one is neither a string nor a module type.
-    """
-    if patterns is None:
-        return ()
-    single = isinstance(patterns, (str, type, bytes, Mapping)) or not isinstance(patterns, Iterable)
-    listed: tuple[Pattern, ...] = (patterns,) if single else tuple(patterns)  # type: ignore[arg-type, assignment]  # checked next
-    for pattern in listed:
-        if not isinstance(pattern, str) and not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
-            raise TypeError(
-                f"Expected a glob or a module type to choose layers by; got {pattern!r}. "
-                "Cure: a string like 'encoder.*', or a type like torch.nn.Linear."
-            )
-    return listed
-
-
-def as_included(include: Patterns | None) -> tuple[Pattern, ...]:
-    """Return what to include as a tuple, empty for the default.
-
-    Raises:
-        ValueError: If there are no patterns: most likely not meant to stand for all default layers.
-        TypeError: If one is neither a string nor a module type.
-    """
-    included = as_patterns(include)
-    if include is not None and not included:
-        raise ValueError(
-            "Expected at least one pattern to include; got none. Cure: None stands for the default layers."
-        )
-    return included
-
-
 def _cure(weights: dict[str, Weight]) -> str:
     if not weights:
         return "Cure: the model needs trainable linear or convolutional layers."
@@ -255,13 +213,6 @@ def reasons_against(
         else:
             reasons[weight.name] = "neither linear nor convolutional: masked on request only (include)"
     return reasons
-
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without what wrappers such as `torch.compile` add."""
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _candidates(model: nn.Module) -> Iterator[Weight]:

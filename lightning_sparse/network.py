@@ -11,16 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.budget import Density, LayerDensity, as_density, initial_counts
-from lightning_sparse.maskable import (
-    Patterns,
-    as_patterns,
-    find_weights,
-    listed,
-    plain_name,
-    reasons_against,
-    weights_by_obstacle,
-)
+from lightning_sparse.maskable import find_weights, reasons_against, weights_by_obstacle
 from lightning_sparse.masks import Masks
+from lightning_sparse.patterns import Patterns, as_patterns, listed, plain_name
 from lightning_sparse.seeding import check_seed, own_generator
 from lightning_sparse.sharded import local, shard_of
 from lightning_sparse.signals import Signals

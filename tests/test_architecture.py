@@ -15,7 +15,7 @@ PACKAGE = "lightning_sparse"
 ROOT = Path(lightning_sparse.__file__).parent
 
 # A unit is a module or package right below ours; "" is the package's own __init__.
-BINDING = {"network", "masks", "signals", "sharded", "state", "seeding", "stepping", "budget", "maskable"}
+BINDING = {"network", "masks", "signals", "sharded", "state", "seeding", "stepping", "budget", "maskable", "patterns"}
 PURE = {"topology", *BINDING}
 MAY_USE: dict[str, set[str]] = {
     "_version": set(),

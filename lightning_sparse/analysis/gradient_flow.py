@@ -132,6 +132,11 @@ def check_orders(orders: Sequence[float]) -> None:
         raise ValueError("Expected at least one order; got none. Cure: 1 and 2 are the paper's.")
 
 
+def norm_name(p: float) -> str:
+    """Return the name of a norm by its order: l1, l2, l1.5, linf."""
+    return f"l{p:g}"
+
+
 def order_of(norm: str) -> float:
     """Return the order of a norm by its name.
 

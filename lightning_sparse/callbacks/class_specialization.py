@@ -34,7 +34,7 @@ from lightning_sparse.callbacks.specialization_records import (
     without_proportions,
 )
 from lightning_sparse.callbacks.undisturbed import undisturbed
-from lightning_sparse.maskable import Patterns, as_included, listed
+from lightning_sparse.patterns import Patterns, as_included, listed
 from lightning_sparse.topology.digest import checksum
 
 _PICTURE = "layers"

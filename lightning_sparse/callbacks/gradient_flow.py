@@ -25,7 +25,7 @@ from lightning_sparse.callbacks.gradient_reporting import log_records, warn_of_f
 from lightning_sparse.callbacks.gradient_steps import HookedOptimizers, SeenSteps
 from lightning_sparse.callbacks.guards import check_strategy
 from lightning_sparse.callbacks.measuring import Moments
-from lightning_sparse.maskable import Patterns, as_included, as_patterns
+from lightning_sparse.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.state import check_seal, sealed
 
 # So many measurements wait on the device, at most, before they are fetched together.

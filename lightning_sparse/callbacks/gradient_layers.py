@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lightning_sparse._compat import Trainer, callbacks_of
 from lightning_sparse.analysis.gradient_flow import active_counts, layer_norms
-from lightning_sparse.maskable import Patterns, Weight, find_trained, listed
+from lightning_sparse.maskable import Weight, find_trained
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.patterns import Patterns, listed
 from lightning_sparse.sharded import local, whole_norms
 
 MaskSource = Literal["auto", "zeros", "dense"]

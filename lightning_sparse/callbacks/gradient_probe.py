@@ -16,7 +16,7 @@ from lightning_sparse.callbacks.copying import copy_of
 from lightning_sparse.callbacks.passing import on_device
 from lightning_sparse.callbacks.plain_data import places_of
 from lightning_sparse.callbacks.undisturbed import not_compiled
-from lightning_sparse.maskable import plain_name
+from lightning_sparse.patterns import plain_name
 
 Loss = Callable[[LightningModule, Any], Tensor]
 

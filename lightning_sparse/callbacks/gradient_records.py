@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sparse.analysis.gradient_flow import norm_name
+
 # What all names begin with.
 ROOT = "gradient_flow"
 
@@ -195,11 +197,6 @@ def _kind(measurement: Measurement) -> tuple[tuple[str, ...], bool]:
 def root_of(optimizer: int | None, root: str = ROOT) -> str:
     """Return what the names of an optimizer's measures begin with."""
     return root if optimizer is None else f"{root}/optimizer_{optimizer}"
-
-
-def norm_name(p: float) -> str:
-    """Return the name of a norm: l1, l2, l1.5, linf."""
-    return f"l{p:g}"
 
 
 def average(records: Sequence[GradientFlowRecord], root: str = ROOT) -> dict[str, float]:

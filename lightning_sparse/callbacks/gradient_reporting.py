@@ -9,7 +9,7 @@ import torch
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
-from lightning_sparse.maskable import listed
+from lightning_sparse.patterns import listed
 
 
 def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of, is_a
-from lightning_sparse.maskable import FROZEN, Patterns, find_weights, listed, weights_by_obstacle
+from lightning_sparse.maskable import FROZEN, find_weights, weights_by_obstacle
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.patterns import Patterns, listed
 from lightning_sparse.sharded import local, shard_of
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.sharding import total

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
-from lightning_sparse.maskable import Pattern, Patterns, as_included, is_metric, listed, plain_name
+from lightning_sparse.maskable import is_metric
+from lightning_sparse.patterns import Pattern, Patterns, as_included, listed, plain_name
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lightning_sparse._compat import LightningModule, Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.history import UpdateRecord
-from lightning_sparse.maskable import plain_name
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.patterns import plain_name
 
 
 def density_metrics(network: SparseNetwork) -> dict[str, float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_sparse.budget import Density
 from lightning_sparse.callbacks.sparse_training import SparseTrainingCallback
-from lightning_sparse.maskable import Patterns
+from lightning_sparse.patterns import Patterns
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.pruning import PRUNING

@@ -29,8 +29,9 @@ from lightning_sparse.callbacks.reporting import density_metrics, log, print_sum
 from lightning_sparse.callbacks.resuming import ResumableCallback
 from lightning_sparse.callbacks.timetable import Timetable, progress
 from lightning_sparse.callbacks.undo import Undo
-from lightning_sparse.maskable import Patterns, as_included, as_patterns, find_weights
+from lightning_sparse.maskable import find_weights
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.seeding import check_seed
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
