@@ -53,7 +53,7 @@ def reproduce(
             what their code does and their text doesn't say.
         seeds: How many seeds of each setting, from 0 on. Default: 10 of table1, table2 and table2_as_coded, as the
             paper has 10 to 12 runs of most; for less time, 5 of table5, 3 of figure2, compression, sensitivity and
-            regrowth, 1 of table3. 0 only writes the table.
+            regrowth, 1 of table3. A single one of each at small scale. 0 only writes the table.
         rows: Run only settings whose names match one of these patterns, separated by commas:
             "mnist_lenet300*,mnist_lenet5_5".
         jobs: How many runs at once. GPUs are dealt out to them in turn, those of CUDA_VISIBLE_DEVICES if it is set;
@@ -79,7 +79,7 @@ def reproduce(
     data, results = data.expanduser(), results.expanduser()
     chosen = STUDIES[study]
     settings = _matching(chosen, rows)
-    count = chosen.seeds if seeds is None else seeds
+    count = (1 if scale == "small" else chosen.seeds) if seeds is None else seeds
     # Seed by seed, so that all rows have a few runs before any has all.
     experiments = [Experiment(setting, seed, way) for seed in range(count) for setting in settings]
     try:

@@ -89,6 +89,17 @@ def test_other_options_of_the_trainer_make_a_table_of_their_own(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mnist_lenet300_5"]
 
 
+@pytest.mark.parametrize(("scale", "count"), [("full", 10), ("small", 1)])
+def test_a_first_look_is_at_one_seed_unless_more_are_asked_for(
+    scale: Any, count: int, tmp_path: Path, asked: Asked
+) -> None:
+    reproduce("table1", rows="mnist_lenet300_5", scale=scale, results=tmp_path)
+    assert [experiment.seed for experiment in asked.run] == list(range(count))
+    asked.run.clear()
+    reproduce("table1", rows="mnist_lenet300_5", scale=scale, seeds=2, results=tmp_path)
+    assert [experiment.seed for experiment in asked.run] == [0, 1]
+
+
 def test_compiled_networks_have_a_table_of_their_own(tmp_path: Path, asked: Asked) -> None:
     options = ["--compile_mode", "reduce-overhead", "--trainer.precision=bf16-mixed"]
     main(["reproduce", "table1", "--rows", "mnist_lenet300_5", "--seeds=1", f"--results={tmp_path}", *options])
