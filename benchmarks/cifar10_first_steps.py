@@ -5,9 +5,8 @@
 Trains each shipped sparse configuration on the CPU, at its own width, for so many steps, in smaller batches and at a
 smaller learning rate than the paper's, updates the topology halfway, recounts the active weights after every step, and
 saves a checkpoint after nine tenths. Then a new module, trainer and callback go on from the checkpoint, and must end
-with the same weights, bit for bit. For the networks with dropout, the global random state is saved and restored beside
-it, which Lightning doesn't do. One row per network goes to `results/cifar10_first_steps.csv`; those that are there
-are skipped.
+with the same weights, bit for bit; for the networks with dropout, that takes RandomStateCallback. One row per network
+goes to `results/cifar10_first_steps.csv`; those that are there are skipped.
 
 The loss is shown before the update too: half of the weights are replaced there, and the new ones start with the
 momentum that they gathered while they were inactive, so it jumps. In the paper's protocol, 352 batches of 128 lie
@@ -32,6 +31,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sparse import SparseMomentumCallback
+from lightning_sparse.callbacks import RandomStateCallback
 from lightning_sparse.experiment import SparseCLI
 
 CONFIGS = [
@@ -51,26 +51,12 @@ RESULTS = Path(__file__).parent / "results" / "cifar10_first_steps.csv"
 
 @dataclass
 class Watch(Callback):
-    """Notes the loss, and whether the active weights are as many as they should be; saves the random state."""
+    """Notes the loss, and whether the active weights are as many as they should be."""
 
     density: float
     losses: list[float] = field(default_factory=list)
     wrong_counts: int = 0
     stray: int = 0
-    random: torch.Tensor | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Save the state that dropout draws from."""
-        return {"random": torch.get_rng_state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until training starts."""
-        self.random = state_dict["random"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on from it."""
-        if self.random is not None:
-            torch.set_rng_state(self.random)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Count in the weights themselves."""
@@ -105,7 +91,7 @@ def train(
     cli = SparseCLI(["--config", config, *arguments], run=False)
     watch = Watch(density=int(config.rpartition("_")[2]) / 100)
     checkpoint = ModelCheckpoint(folder, "half", every_n_train_steps=steps * 9 // 10, save_top_k=-1)
-    cli.trainer.callbacks.extend([watch, *([] if resume else [checkpoint])])  # type: ignore[attr-defined]  # set in its constructor
+    cli.trainer.callbacks.extend([watch, RandomStateCallback(), *([] if resume else [checkpoint])])  # type: ignore[attr-defined]  # set in its constructor
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True)
     return _sparse(cli.trainer), cli.model, watch
 

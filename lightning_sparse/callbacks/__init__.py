@@ -5,6 +5,7 @@ from lightning_sparse.callbacks.gradient_flow import GradientFlowCallback
 from lightning_sparse.callbacks.gradient_records import GradientFlowRecord
 from lightning_sparse.callbacks.history import UpdateRecord
 from lightning_sparse.callbacks.pictures import SparsityPictures
+from lightning_sparse.callbacks.random_state import RandomStateCallback
 from lightning_sparse.callbacks.sparse_momentum import SparseMomentumCallback
 from lightning_sparse.callbacks.sparse_training import SparseTrainingCallback
 
@@ -12,6 +13,7 @@ __all__ = [
     "ClassSpecializationCallback",
     "GradientFlowCallback",
     "GradientFlowRecord",
+    "RandomStateCallback",
     "SparseMomentumCallback",
     "SparseTrainingCallback",
     "SparsityPictures",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.callbacks.random_state import host_states, set_host_states
 
 
 @contextmanager
@@ -89,16 +88,13 @@ def _are_the_same(left: Tensor, right: Tensor) -> bool:
 
 @contextmanager
 def _random_states() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # that of the user's code
-    cpu = torch.get_rng_state()
+    host = host_states()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]  # PyTorch's own
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002  # as above
-        torch.set_rng_state(cpu)
+        set_host_states(host)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
         if mps is not None:

@@ -1,0 +1,82 @@
+"""The global random states in checkpoints, so that whatever draws from them goes on as it would have."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.state import check_seal, sealed
+
+
+class RandomStateCallback(Callback):
+    """Keep the global random states of PyTorch, Python and NumPy in checkpoints, and go on from them.
+
+    Lightning doesn't: in a run that is resumed, dropout and whatever else draws at random starts over from the seed.
+    With this callback it draws what it would have drawn in a run that was not interrupted. Kept are the states of the
+    first process; the others go on from them too, as all processes of a run begin with the same seed. Workers of data
+    loaders are new processes after a resume, with states that this callback can't keep.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._device: torch.device | None = None
+        self._saved: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note which device the module will be on."""
+        self._device, self._saved = trainer.strategy.root_device, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of this moment, as plain values and tensors."""
+        device = self._device
+        states = host_states()
+        if device is not None and device.type == "cuda":
+            states["device"] = torch.cuda.get_rng_state(device)
+        elif device is not None and device.type == "mps":
+            states["device"] = torch.mps.get_rng_state()
+        return sealed({"states": states})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts, before which others may draw.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        check_seal(state_dict, {"states"}, "a run with this callback")
+        self._saved = state_dict["states"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on from what was saved, if the run is resumed."""
+        if self._saved is None:
+            return
+        set_host_states(self._saved)
+        state, device = self._saved.get("device"), trainer.strategy.root_device
+        if state is not None and device.type == "cuda":  # a run may go on on another kind of device
+            torch.cuda.set_rng_state(state, device)
+        elif state is not None and device.type == "mps":
+            torch.mps.set_rng_state(state)
+        self._saved = None
+
+
+def host_states() -> dict[str, Any]:
+    """Return the random states of Python, NumPy and PyTorch on the CPU, as plain values and tensors."""
+    version, words, gauss = random.getstate()
+    kind, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # that of the user's code
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(numbers, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+
+
+def set_host_states(states: dict[str, Any]) -> None:
+    """Go on from what `host_states` returned."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, numbers, *rest = states["numpy"]
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))  # noqa: NPY002  # as above
+    torch.set_rng_state(states["torch"])
