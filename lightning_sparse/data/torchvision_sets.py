@@ -5,17 +5,15 @@ from __future__ import annotations
 import http.client
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
 from lightning_sparse.data.datamodule import InMemoryDataModule
+from lightning_sparse.data.locking import alone
 
 # What torchvision raises for missing and damaged files, and what comes out of a broken connection or a full disk.
 _FAILURES = (
@@ -65,7 +63,7 @@ class TorchvisionDataModule(InMemoryDataModule):
             ValueError: If files are there, but damaged.
         """
         if self.download and not self._is_npz():
-            with _alone(self._root(), self.dataset):
+            with alone(self._root() / f".{self.dataset}.lock"):
                 self._read(train=True, download=True)
                 self._read(train=False, download=True)
 
@@ -128,22 +126,6 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     def _is_npz(self) -> bool:
         return self._root().suffix == ".npz"
-
-
-@contextmanager
-def _alone(root: Path, name: str) -> Iterator[None]:
-    """Keep other processes from downloading a data set to a folder meanwhile, if it can be written to at all."""
-    lock = FileLock(root / f".{name}.lock")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError):  # a read-only folder, or one whose file system has no locks
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _files(kind: Any, root: Path) -> tuple[Path, dict[str, str | None]]:
