@@ -60,7 +60,8 @@ class ImageClassifier(LightningModule):
             precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
         compile_mode: Compiles the network at its first batch, with this mode of ``torch.compile``; "reduce-overhead"
             replays the steps of small networks on a GPU as CUDA graphs, which Python would keep waiting otherwise.
-            Parameters and checkpoints keep their names; rounding is another. None: not compiled.
+            Parameters and checkpoints keep their names; rounding is another, and so are the random numbers of dropout.
+            None: not compiled.
 
     Raises:
         ValueError: If ``num_classes``, ``lr_interval`` or ``compile_mode`` is outside its range, there is no such name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,14 +60,14 @@ def reproduce(
         jobs: How many runs at once. GPUs are dealt out to them in turn, those of CUDA_VISIBLE_DEVICES if it is set;
             the machine's cores are divided evenly, unless OMP_NUM_THREADS is set.
         scale: "full" is the paper's protocol, "small" a few batches of smaller networks to see that everything works.
-        data: Root folder of the data sets.
+        data: Root folder of the data sets; ImageNet's `train` and `val` are looked for in `<data>/imagenet`.
         results: Folder of the results.
         download: Whether to download data sets that are not there.
         trainer: Other options of the Trainer than the paper's protocol has, each as
             `--trainer.precision bf16-mixed`. Their runs and tables are kept apart, here in
-            `<results>/full+precision=bf16-mixed`.
+            `<results>/full+precision=bf16-mixed`. With several devices each gets its part of the protocol's batch.
         compile_mode: Compile the networks with this mode of `torch.compile`, "reduce-overhead" for small networks on a
-            GPU. Likewise kept apart, since rounding is another.
+            GPU. Likewise kept apart, since rounding is another, and so are dropout's random numbers.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -87,7 +88,8 @@ def reproduce(
         missing = [experiment.setting for experiment in experiments if not is_finished(experiment, results)]
         prepare(list(dict.fromkeys(missing)), way, data, download=download)
         if experiments:
-            run_missing(experiments, data, results, jobs, console)
+            write = partial(_write_texts, study, chosen, Results(results, way))
+            run_missing(experiments, data, results, jobs, console, after_each=write)
     finally:
         _write(study, chosen, way, results, console)
 
@@ -117,10 +119,15 @@ def _matching(study: Study, rows: str | None) -> list[Setting]:
 def _write(name: str, study: Study, scale: Scale, results: Path, console: Console) -> None:
     found = Results(results, scale)
     folder = found.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    text = report.markdown(study, found)
-    console.print(Markdown(text))
-    (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.csv").write_text(report.as_csv(study, found))
+    console.print(Markdown(_write_texts(name, study, found)))
     picture(study, found).savefig(folder / f"{name}.png", dpi=110)
     console.print(f"wrote {folder / name}.md, .csv and .png")
+
+
+def _write_texts(name: str, study: Study, found: Results) -> str:
+    """Write the table as it is now, and return it as Markdown."""
+    found.folder.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(study, found)
+    (found.folder / f"{name}.md").write_text(text)
+    (found.folder / f"{name}.csv").write_text(report.as_csv(study, found))
+    return text

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,14 @@ class FailedRunsError(RuntimeError):
     """Some runs ended with an error."""
 
 
-def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jobs: int, console: Console) -> None:
+def run_missing(
+    experiments: Sequence[Experiment],
+    data: Path,
+    results: Path,
+    jobs: int,
+    console: Console,
+    after_each: Callable[[], object] = lambda: None,
+) -> None:
     """Run the experiments that have no result yet, each in a process of its own; an interrupted one goes on.
 
     Several commands may work in the same folder of results: each leaves alone what another is running.
@@ -52,6 +59,7 @@ def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jo
         results: Folder of the results.
         jobs: How many run at once; they share the machine's GPUs and cores.
         console: Where to show progress.
+        after_each: Called when another run is done.
 
     Raises:
         FailedRunsError: If runs fail, after all others are done.
@@ -76,6 +84,7 @@ def run_missing(experiments: Sequence[Experiment], data: Path, results: Path, jo
                 if not _ended_well(job, results, console):
                     failed.append(job.experiment)
                 progress.advance(overall)
+                after_each()
             time.sleep(_POLL_SECONDS)
     if failed:
         raise FailedRunsError(_describe(failed, results))

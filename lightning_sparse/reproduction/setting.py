@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from lightning_sparse import configs
-from lightning_sparse.reproduction.trainer_options import as_arguments, as_name, check_trainer_options
+from lightning_sparse.reproduction.trainer_options import as_arguments, as_name, check_trainer_options, process_count
 
+_BATCH = "data.init_args.batch_size"
 # Short names of what studies change, and where that stands in a configuration.
 OPTIONS = {
     "density": "trainer.callbacks.init_args.density",
@@ -50,6 +51,11 @@ class Setting:
         changed = [text for option, value in self.changes for text in (f"--{OPTIONS[option]}", str(value))]
         return ["--config", self.config, *changed]
 
+    def data_options(self) -> dict[str, Any]:
+        """Return the configuration's options of the data module."""
+        options: dict[str, Any] = yaml.safe_load(configs.find(self.config).read_text())["data"]["init_args"]
+        return options
+
     def data_arguments(self, root: Path, *, download: bool) -> list[str]:
         """Return where its data are, and whether to download them, as arguments of the command line.
 
@@ -58,7 +64,7 @@ class Setting:
                 such as `cifar10.npz`, that is used.
             download: Whether to download what is not there, if it can be.
         """
-        options = yaml.safe_load(configs.find(self.config).read_text())["data"]["init_args"]
+        options = self.data_options()
         place = root / Path(options["data_dir"]).relative_to("data")
         arrays = root / f"{self.config.removeprefix('mostafa_').partition('_')[0]}.npz"
         fetched = ["--data.init_args.download", str(download).lower()] if "download" in options else []
@@ -105,22 +111,36 @@ class Scale:
         if not options:
             return self
         named = ", ".join(f"{option}={value}" for option, value in options.items())
+        shared = " Batches are shared out among the devices." if process_count(trainer) > 1 else ""
         return replace(
             self,
             name=f"{self.name}+{as_name(options)}",
             title=f"{self.title} ({named})",
-            note=f"{self.note}\n\nNot the paper's protocol: run with {named}.".strip(),
+            note=f"{self.note}\n\nNot the paper's protocol: run with {named}.{shared}".strip(),
             trainer=dict(trainer),
             compile_mode=compile_mode,
         )
 
     def arguments(self, setting: Setting) -> list[str]:
-        """Return it as arguments of the command line."""
+        """Return it as arguments of the command line.
+
+        Raises:
+            ValueError: If a batch can't be shared out evenly among the processes of a run.
+        """
         # Any folder of images serves for a first look, not only one of ImageNet's 1000 classes.
         changes = {"data": "ImageFolderDataModule"} if self.changes and "imagenet" in setting.config else {}
         changes |= self.changes
         if self.width != 1 and "mnist" not in setting.config:
             changes["model.init_args.model_options.width"] = str(self.width)
+        processes = process_count(self.trainer)
+        if processes > 1:  # share a batch out, so that steps and learning rates stay the protocol's
+            batch = int(changes.get(_BATCH, setting.data_options()["batch_size"]))
+            if batch % processes:
+                raise ValueError(
+                    f"Expected devices that share a batch of {batch} images evenly, as {setting.config} has them; got "
+                    f"{processes} processes. Cure: another number of devices."
+                )
+            changes[_BATCH] = str(batch // processes)
         return [text for option, value in changes.items() for text in (f"--{option}", value)]
 
 
@@ -133,7 +153,7 @@ SMALL = Scale(
         "trainer.limit_train_batches": str(_SMALL_BATCHES),
         "trainer.limit_val_batches": "4",
         "trainer.limit_test_batches": "4",
-        "data.init_args.batch_size": "32",
+        _BATCH: "32",
         "data.init_args.eval_batch_size": "100",
     },
     width=_SMALL_WIDTH,

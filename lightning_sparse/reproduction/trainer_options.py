@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 from urllib.parse import quote
 
+import torch
+
 from lightning_sparse._compat import Trainer
 
-# A run sets these itself: what it logs, saves and shows is read again.
-_TAKEN = {"callbacks", "logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"}
+# A run sets these itself: what it logs, saves and shows is read again. One that is stopped by the clock has no result.
+_TAKEN = {"callbacks", "logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "max_time"}
 _LONGEST_NAME = 100  # most file systems allow 255 bytes
 
 
@@ -25,6 +27,22 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
                 f"Expected an option of the Trainer that a run leaves open; got {name!r}. Cure: one of "
                 f"{', '.join(sorted(known))}."
             )
+
+
+def process_count(options: Mapping[str, Any]) -> int:
+    """Return how many processes train together with these options, each with its part of a batch.
+
+    >>> process_count({"devices": "0,1"}), process_count({"devices": 4, "num_nodes": 2}), process_count({})
+    (2, 8, 1)
+    """
+    devices = options.get("devices", 1)
+    if devices in (-1, "-1", "auto"):
+        count = 1 if options.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
+    elif isinstance(devices, str) and "," in devices:
+        count = len([each for each in devices.split(",") if each.strip()])
+    else:
+        count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else int(devices)
+    return count * int(options.get("num_nodes", 1))
 
 
 def as_arguments(options: Mapping[str, Any]) -> list[str]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse._version import __version__
+from lightning_sparse.callbacks import RandomStateCallback
+from lightning_sparse.data.locking import alone
 from lightning_sparse.experiment import SparseCLI
 from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import Experiment
@@ -30,7 +32,7 @@ _SAVE_EVERY = timedelta(minutes=2)
 
 
 class Progress(Callback):
-    """Writes how far a run is, and counts its CPU time over interruptions.
+    """Writes how far a run is, and counts its time over interruptions.
 
     Args:
         file: Gets two numbers: epochs completed and epochs in all.
@@ -38,21 +40,20 @@ class Progress(Callback):
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._before = 0.0
-        self._start = time.process_time()
+        self._before, self._start = {"cpu_seconds": 0.0, "seconds": 0.0}, _clocks()
 
     @property
-    def cpu_seconds(self) -> float:
-        """CPU time of the run so far."""
-        return self._before + time.process_time() - self._start
+    def times(self) -> dict[str, float]:
+        """CPU time of this process and time on the clock, so far, in seconds."""
+        return {name: self._before[name] + now - self._start[name] for name, now in _clocks().items()}
 
     def state_dict(self) -> dict[str, float]:
-        """Return the CPU time so far."""
-        return {"cpu_seconds": self.cpu_seconds}
+        """Return the times so far."""
+        return self.times
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Add the CPU time before an interruption."""
-        self._before, self._start = state_dict["cpu_seconds"], time.process_time()
+        """Add the times before an interruption."""
+        self._before, self._start = {**self._before, **state_dict}, _clocks()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write where the run starts."""
@@ -67,6 +68,10 @@ class Progress(Callback):
             self._file.write_text(f"{epochs} {trainer.max_epochs}")
 
 
+def _clocks() -> dict[str, float]:
+    return {"cpu_seconds": time.process_time(), "seconds": time.monotonic()}
+
+
 def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | None:
     """Train and evaluate once, from where an interrupted run stopped, and write the result.
 
@@ -77,14 +82,19 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
 
     Returns:
         The result, on the process of rank zero.
+
+    Raises:
+        RuntimeError: If training ends before its last step.
     """
     work = experiment.work_folder(results)
     work.mkdir(parents=True, exist_ok=True)
     cli = SparseCLI(_arguments(experiment, data), run=False)
     progress = Progress(work / "progress")
     checkpoint = ModelCheckpoint(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
-    cli.trainer.callbacks.extend([progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
+    cli.trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=_last(work / "last.ckpt"), weights_only=True)
+    _check_end(cli.trainer)
+    times = progress.times
     tested = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
     if not cli.trainer.is_global_zero:
         return None
@@ -99,11 +109,28 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "steps": cli.trainer.global_step,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
         **_weights(cli.model),
-        "cpu_seconds": round(progress.cpu_seconds, 1),
+        **{name: round(seconds, 1) for name, seconds in times.items()},
+        "device": _device_name(cli.trainer),
+        "devices": cli.trainer.world_size,
         "versions": {"lightning_sparse": __version__, "torch": torch.__version__, "lightning": _lightning_version()},
     }
     _write_whole(experiment.result_file(results), json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _check_end(trainer: Trainer) -> None:
+    """Raise a RuntimeError if a training was stopped, whose result would pass for a whole one's."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    if not (0 <= epochs <= trainer.current_epoch or 0 <= steps <= trainer.global_step):
+        raise RuntimeError(
+            f"Expected {epochs} epochs of training; got {trainer.current_epoch} before it was stopped. Cure: start "
+            "again, without what stopped it; the run goes on from its last checkpoint."
+        )
+
+
+def _device_name(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _arguments(experiment: Experiment, data: Path) -> list[str]:
@@ -163,8 +190,7 @@ def main(arguments: list[str]) -> None:
 
 def _alone(work: Path) -> AbstractContextManager[object]:
     """Keep other processes from a folder for as long as this one lives, but those that it starts (DDP)."""
-    work.mkdir(parents=True, exist_ok=True)
-    return FileLock(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
+    return alone(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
 
 
 if __name__ == "__main__":

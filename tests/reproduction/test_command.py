@@ -10,7 +10,7 @@ from test_results import finish
 
 from lightning_sparse.cli import main
 from lightning_sparse.reproduction import command, reproduce
-from lightning_sparse.reproduction.setting import FULL, SCALES, SMALL, Experiment, Setting
+from lightning_sparse.reproduction.setting import FULL, SCALES, SMALL, Experiment, Scale, Setting
 
 DENSE, FIVE = Setting("mnist_lenet300_dense"), Setting("mnist_lenet300_5")
 ROWS = "mnist_lenet300_dense,mnist_lenet300_5"
@@ -23,14 +23,23 @@ class Asked:
         self.prepared: list[Setting] = []
         self.run: list[Experiment] = []
         self.folders: list[Path] = []
+        self.finished: list[Experiment] = []
 
     def prepare(self, settings: list[Setting], scale: Any, data: Path, *, download: bool) -> None:
         self.prepared += settings
         self.folders.append(data)
 
-    def run_missing(self, experiments: list[Experiment], data: Path, results: Path, jobs: int, console: Any) -> None:
+    def run_missing(
+        self, experiments: list[Experiment], data: Path, results: Path, jobs: int, console: Any, after_each: Any
+    ) -> None:
         self.run += experiments
         self.folders += [data, results]
+        for experiment in self.finished:
+            finish(results, experiment.setting, experiment.seed, 1.5)
+            after_each()
+            table = (results / "full" / "table1.md").read_text()
+            assert f"1.50 ({experiment.seed + 1})" in table.replace(" +- 0.000", "")
+            assert (results / "full" / "table1.csv").exists()
 
 
 @pytest.fixture
@@ -100,6 +109,44 @@ def test_a_first_look_is_at_one_seed_unless_more_are_asked_for(
     assert [experiment.seed for experiment in asked.run] == [0, 1]
 
 
+def test_the_table_is_written_after_every_run(tmp_path: Path, asked: Asked) -> None:
+    asked.finished = [Experiment(FIVE, seed, FULL) for seed in range(3)]
+    reproduce("table1", rows="mnist_lenet300_5", seeds=3, results=tmp_path)
+    assert len(asked.run) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "scale", "trainer", "batch"),
+    [
+        (FIVE, FULL, {"devices": 2}, "50"),
+        (FIVE, FULL, {"devices": "0,1,2,3"}, "25"),
+        (FIVE, FULL, {"devices": [0, 1]}, "50"),
+        (FIVE, FULL, {"devices": 2, "num_nodes": 2}, "25"),
+        (FIVE, SMALL, {"devices": 2}, "16"),
+        (Setting("imagenet_resnet50_10"), FULL, {"devices": 4}, "64"),
+        (Setting("cifar10_wrn_16_8_5"), FULL, {"devices": "4"}, "32"),
+    ],
+)
+def test_several_devices_share_the_batch_of_the_protocol(
+    setting: Setting, scale: Scale, trainer: dict[str, Any], batch: str
+) -> None:
+    arguments = scale.with_options(trainer).arguments(setting)
+    assert arguments[arguments.index("--data.init_args.batch_size") + 1] == batch
+
+
+@pytest.mark.parametrize("trainer", [{}, {"devices": 1}, {"devices": "0,"}, {"accelerator": "cpu", "devices": "auto"}])
+def test_one_device_has_the_batch_of_the_configuration(trainer: dict[str, Any]) -> None:
+    assert "--data.init_args.batch_size" not in FULL.with_options(trainer).arguments(FIVE)
+
+
+def test_devices_that_can_not_share_a_batch_evenly_are_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "run_missing", None)
+    with pytest.raises(ValueError, match=r"Expected devices that share a batch of 100 images evenly.* got 3.* Cure"):
+        reproduce("table1", rows="mnist_lenet300_5", results=tmp_path, trainer={"devices": 3})
+
+
 def test_compiled_networks_have_a_table_of_their_own(tmp_path: Path, asked: Asked) -> None:
     options = ["--compile_mode", "reduce-overhead", "--trainer.precision=bf16-mixed"]
     main(["reproduce", "table1", "--rows", "mnist_lenet300_5", "--seeds=1", f"--results={tmp_path}", *options])
@@ -116,7 +163,7 @@ def test_without_other_options_a_table_is_the_papers(tmp_path: Path, asked: Aske
     assert "Not the paper's" not in (tmp_path / "full" / "table1.md").read_text()
 
 
-@pytest.mark.parametrize("option", ["precison", "callbacks", "logger", "enable_checkpointing"])
+@pytest.mark.parametrize("option", ["precison", "callbacks", "logger", "enable_checkpointing", "max_time"])
 def test_options_that_the_trainer_lacks_or_a_run_needs_are_refused(option: str, tmp_path: Path, asked: Asked) -> None:
     with pytest.raises(
         ValueError, match=rf"Expected an option of the Trainer .*; got '{option}'. Cure: one of .*devices"

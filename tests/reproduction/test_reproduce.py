@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
+from torch.nn.functional import dropout
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.cli import main
@@ -68,7 +69,9 @@ def _one_thread() -> Iterator[None]:
 
 def without_times(result: dict[str, Any] | None) -> dict[str, Any]:
     assert result is not None
-    return {name: value for name, value in result.items() if name != "cpu_seconds"}
+    assert result["seconds"] > 0
+    assert result["cpu_seconds"] > 0
+    return {name: value for name, value in result.items() if name not in ("seconds", "cpu_seconds")}
 
 
 def test_a_table_is_run_once_and_shown_again_without_a_run(
@@ -87,7 +90,8 @@ def test_a_table_is_run_once_and_shown_again_without_a_run(
     (file,) = (tmp_path / "small" / "mnist_lenet300_5").iterdir()
     result = json.loads(file.read_text())
     assert (result["epochs"], result["steps"], result["weights"]) == (3, 75, 266200)
-    assert (result["scale"], result["trainer"]) == ("small", {})
+    assert (result["scale"], result["trainer"], result["compile_mode"]) == ("small", {}, None)
+    assert (result["device"], result["devices"]) == ("cpu", 1)
     assert sum(result["nonzero"].values()) <= 13310
     monkeypatch.setattr(runner, "_start", None)  # whoever started a run would see it
     main(["reproduce", "table1", *options, *folders])
@@ -98,6 +102,11 @@ def test_a_table_is_run_once_and_shown_again_without_a_run(
 def test_an_interrupted_run_goes_on_to_the_same_result(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As in the networks that have dropout, which draws from the global random state.
+    monkeypatch.setattr(
+        "lightning_sparse.models.lenet.relu",
+        lambda inputs: dropout(inputs.relu(), 0.1, training=torch.is_grad_enabled()),
+    )
     whole = worker.run(SPARSE, data, tmp_path / "whole")
     written = worker.Progress._write
 
@@ -118,6 +127,53 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     resumed = worker.run(SPARSE, data, tmp_path / "parts")
     assert started[0] > 25
     assert without_times(resumed) == without_times(whole)
+
+
+def test_a_training_that_was_stopped_is_no_result_and_goes_on(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = worker.run(SPARSE, data, tmp_path / "whole")
+
+    class Stops(worker.Progress):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.should_stop = trainer.current_epoch == 1
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "Progress", Stops)
+        patched.setattr(worker, "_SAVE_EVERY", timedelta(0))
+        with pytest.raises(RuntimeError, match=r"Expected 3 epochs of training; got 2 before it was stopped. Cure"):
+            worker.run(SPARSE, data, tmp_path / "parts")
+    assert not SPARSE.result_file(tmp_path / "parts").exists()
+    monkeypatch.setattr(worker.Progress, "state_key", "Stops")
+    assert without_times(worker.run(SPARSE, data, tmp_path / "parts")) == without_times(whole)
+
+
+def test_a_run_compiles_its_network_and_notes_how(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    torch_compile = torch.compile
+
+    def compile_as_written(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        modes.append(mode)
+        return torch_compile(function, backend="eager")
+
+    plain = worker.run(SPARSE, data, tmp_path)
+    monkeypatch.setattr(torch, "compile", compile_as_written)
+    scale = SMALL.with_options({}, "reduce-overhead")
+    compiled = worker.run(Experiment(SPARSE.setting, 0, scale), data, tmp_path)
+    assert modes == ["reduce-overhead"]
+    assert compiled is not None
+    assert compiled["compile_mode"] == "reduce-overhead"
+    assert without_times(compiled)["metrics"] == without_times(plain)["metrics"]
+
+
+def test_two_processes_train_one_network_on_the_batches_of_one(data: Path, tmp_path: Path) -> None:
+    options = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--scale=small"]
+    folders = ["--data", str(data), "--results", str(tmp_path), "--download=false"]
+    main(["reproduce", "table1", "--rows", "mnist_lenet300_5", *options, *folders])
+    (file,) = tmp_path.rglob("seed0.json")
+    result = json.loads(file.read_text())
+    assert (result["device"], result["devices"], result["steps"]) == ("cpu", 2, 75)
+    assert "Batches are shared out among the devices." in (file.parents[1] / "table1.md").read_text()
 
 
 def test_a_run_uses_other_options_of_the_trainer_and_notes_them(data: Path, tmp_path: Path) -> None:

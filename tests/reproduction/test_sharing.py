@@ -91,6 +91,17 @@ def test_each_missing_run_is_begun_once_in_order(tmp_path: Path, start: Any) -> 
     assert processes.started == [0, 2]
 
 
+def test_the_end_of_each_run_is_told(tmp_path: Path, start: Any) -> None:
+    start(finish(tmp_path))
+    told: list[int] = []
+    console = Console(quiet=True)
+    files = [experiment.result_file(tmp_path) for experiment in (FIRST, SECOND)]
+    run_missing(
+        [FIRST, SECOND], tmp_path, tmp_path, 1, console, lambda: told.append(sum(file.exists() for file in files))
+    )
+    assert told == [1, 2]
+
+
 def test_a_work_folder_that_another_command_has_removed_is_no_failure(tmp_path: Path, start: Any) -> None:
     done = finish(tmp_path)
     start(lambda experiment: (done(experiment), shutil.rmtree(experiment.work_folder(tmp_path))))
@@ -245,7 +256,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         for name, value in exported.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
 
     return make
 
@@ -292,6 +303,15 @@ def test_the_gpus_that_the_user_has_chosen_are_dealt_out(
 ) -> None:
     machine(visible, CUDA_VISIBLE_DEVICES=exported)
     assert gpus(3) == expected
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_may_be_used(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(0)
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert shares(2) == [{"OMP_NUM_THREADS": "3"}] * 2
 
 
 def test_nothing_is_dealt_out_where_there_is_no_gpu(machine: Any) -> None:
