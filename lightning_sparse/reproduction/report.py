@@ -13,11 +13,12 @@ _NOTE = """\
 Percentages of a row are those of active weights. Each cell: mean +- standard error (number of runs) of our runs, and
 what is published. `*`: the 95 % interval overlaps that of the dense network, or the network is better than it. The
 interval is normal, 1.96 standard errors to each side, as the authors'; it is too narrow for few runs: Student's would
-be 2.26 of them for 10 runs, 2.78 for 5 and 4.30 for 3. A dash: not measured."""
+be 2.26 of them for 10 runs, 2.78 for 5 and 4.30 for 3. Runs that diverged are counted, and are in no mean. A dash: not
+measured."""
 
 _CSV = (
     *("row", "column", "weights_percent", "setting", "runs", "mean", "standard_error"),
-    *("published", "published_error", "reaches_dense", "difference_error", "scale"),
+    *("published", "published_error", "reaches_dense", "difference_error", "scale", "diverged"),
 )
 
 
@@ -60,7 +61,12 @@ def as_csv(study: Study, results: Results) -> str:
             published = cell.published.parts if cell.published else (None, None)
             name = None if cell.setting is None else cell.setting.name
             difference = results.difference(cell)
-            more = (reaches, _rounded(difference.error) if difference else None, results.scale.name)
+            more = (
+                reaches,
+                _rounded(difference.error) if difference else None,
+                results.scale.name,
+                results.diverged(cell),
+            )
             writer.writerow([label, column, cell.weights, name, *numbers, *published, *more])
     return file.getvalue()
 
@@ -68,10 +74,12 @@ def as_csv(study: Study, results: Results) -> str:
 def _texts(cell: Cell, results: Results, *, at: bool) -> list[str]:
     """Return our number and the published one, with the percentage of weights if the row's label has none."""
     found, reaches = results.of(cell)
-    here = "-" if cell.setting is not None else ""
+    lost = results.diverged(cell)
+    here = f"{lost} diverged" if lost else "-" if cell.setting is not None else ""
     if found is not None:
         sign = "+" if cell.base is not None else ""
-        here = f"{_number(found.value, found.error, sign)} ({found.runs}){' *' if reaches else ''}"
+        runs = f"{found.runs}, {lost} diverged" if lost else f"{found.runs}"
+        here = f"{_number(found.value, found.error, sign)} ({runs}){' *' if reaches else ''}"
     published = cell.published.shown if cell.published else ""
     where = f" at {cell.weights:g} %" if at else ""
     return [text and text + where for text in (here, published)]

@@ -82,8 +82,12 @@ class Results:
         return sorted((_read(file) for file in files), key=lambda run: int(run["seed"]))
 
     def mean(self, setting: Setting, measure: Measure) -> Mean | None:
-        """Return the mean of a setting's finished runs; None if there is none."""
-        return Mean.of([_value(run, measure) for run in self.runs(setting)])
+        """Return the mean of a setting's finished runs that didn't diverge; None if there is none."""
+        return Mean.of([_value(run, measure) for run in self.runs(setting) if not run.get("diverged")])
+
+    def diverged(self, cell: Cell) -> int:
+        """Return how many runs of a cell's setting diverged, and so are in no mean."""
+        return 0 if cell.setting is None else sum(bool(run.get("diverged")) for run in self.runs(cell.setting))
 
     def of(self, cell: Cell) -> tuple[Mean | None, bool | None]:
         """Return what a cell shows, and whether it reaches the dense network.
@@ -121,7 +125,7 @@ def _value(run: dict[str, Any], measure: Measure) -> float:
 def _read(file: Path) -> dict[str, Any]:
     try:
         run = json.loads(file.read_text())
-        float(run["metrics"]["accuracy"]), int(run["seed"])
+        int(run["seed"]), None if run.get("diverged") else float(run["metrics"]["accuracy"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected the result of a run, as JSON, in {file}; got something else ({error!r}). Cure: delete it, and "

@@ -24,6 +24,7 @@ from lightning_sparse.data.locking import alone
 from lightning_sparse.experiment import SparseCLI
 from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import Experiment
+from lightning_sparse.topology.layer import NonFiniteError
 
 # The exit status of a run that another process is at.
 RUN_ELSEWHERE = 75  # sysexits.h: a temporary failure
@@ -81,7 +82,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         results: Folder of the results.
 
     Returns:
-        The result, on the process of rank zero.
+        The result, on the process of rank zero. One that diverged has no metrics.
 
     Raises:
         RuntimeError: If training ends before its last step.
@@ -92,10 +93,9 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
     progress = Progress(work / "progress")
     checkpoint = ModelCheckpoint(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
     cli.trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=_last(work / "last.ckpt"), weights_only=True)
-    _check_end(cli.trainer)
+    diverged = not _train(cli, _last(work / "last.ckpt"))
     times = progress.times
-    tested = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+    tested = {} if diverged else cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
     if not cli.trainer.is_global_zero:
         return None
     result = {
@@ -107,6 +107,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "compile_mode": experiment.scale.compile_mode,
         "epochs": cli.trainer.current_epoch,
         "steps": cli.trainer.global_step,
+        "diverged": diverged,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
         **_weights(cli.model),
         **{name: round(seconds, 1) for name, seconds in times.items()},
@@ -116,6 +117,16 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
     }
     _write_whole(experiment.result_file(results), json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _train(cli: SparseCLI, checkpoint: Path | None) -> bool:
+    """Train, and tell whether it ended with finite weights."""
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except NonFiniteError:  # a topology update looks first
+        return False
+    _check_end(cli.trainer)
+    return all(bool(parameter.isfinite().all()) for parameter in cli.model.parameters())
 
 
 def _check_end(trainer: Trainer) -> None:

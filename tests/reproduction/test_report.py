@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from scipy import stats  # type: ignore[import-untyped]  # it has none
-from test_results import finish
+from test_results import diverge, finish
 
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.results import Results
@@ -89,6 +89,21 @@ def test_csv_has_a_line_for_each_cell(results: Results) -> None:
     assert (rows[4]["published"], rows[4]["published_error"], rows[4]["reaches_dense"]) == ("1.530", "0.02", "True")
     assert (rows[1]["mean"], rows[1]["reaches_dense"]) == ("", "")
     assert {row["scale"] for row in rows} == {"full"}
+
+
+def test_runs_that_diverged_are_counted_and_in_no_mean(tmp_path: Path) -> None:
+    setting, results = Setting("mnist_lenet300_5"), Results(tmp_path)
+    cells = [Cell(5, None, setting), Cell(5, None, setting, base=setting)]
+    study = Study("T", [("sparse", {"A": cell}) for cell in cells], seeds=1)
+    diverge(tmp_path, setting, 0)
+    assert results.mean(setting, "error") is None
+    assert "| sparse, 5 % | 1 diverged |" in report.markdown(study, results)
+    finish(tmp_path, setting, 1, 1.5)
+    finish(tmp_path, setting, 2, 1.7)
+    diverge(tmp_path, setting, 3)
+    assert "| sparse, 5 % | 1.60 +- 0.100 (2, 2 diverged) |" in report.markdown(study, results)
+    (row, _) = csv.DictReader(report.as_csv(study, results).splitlines())
+    assert (row["mean"], row["runs"], row["diverged"]) == ("1.6", "2", "2")
 
 
 def test_csv_has_the_error_of_a_difference_beside_that_of_the_variant(results: Results) -> None:

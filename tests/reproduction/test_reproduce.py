@@ -24,10 +24,13 @@ from torch.nn.functional import dropout
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.cli import main
+from lightning_sparse.reproduction import report as reproduction_report
 from lightning_sparse.reproduction import reproduce, runner, worker
 from lightning_sparse.reproduction.datasets import prepare
+from lightning_sparse.reproduction.results import Results
 from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
 from lightning_sparse.reproduction.setting import FULL, SMALL, Experiment, Setting
+from lightning_sparse.reproduction.studies import STUDIES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
@@ -146,6 +149,25 @@ def test_a_training_that_was_stopped_is_no_result_and_goes_on(
     assert not SPARSE.result_file(tmp_path / "parts").exists()
     monkeypatch.setattr(worker.Progress, "state_key", "Stops")
     assert without_times(worker.run(SPARSE, data, tmp_path / "parts")) == without_times(whole)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor")
+@pytest.mark.parametrize(("config", "epochs"), [("mnist_lenet300_5", 2), ("mnist_lenet300_dense", 3)])
+def test_a_run_that_diverges_is_a_result_without_metrics(
+    config: str, epochs: int, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Diverges(worker.Progress):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                next(pl_module.parameters()).data[0, 0] = torch.nan
+
+    monkeypatch.setattr(worker, "Progress", Diverges)
+    experiment = Experiment(Setting(config), 0, SMALL)
+    result = worker.run(experiment, data, tmp_path)
+    assert result is not None
+    assert (result["diverged"], result["metrics"], result["epochs"]) == (True, {}, epochs)
+    table = reproduction_report.markdown(STUDIES["table1"], Results(tmp_path, SMALL))
+    assert "| 1 diverged |" in table
 
 
 def test_a_run_compiles_its_network_and_notes_how(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

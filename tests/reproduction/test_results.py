@@ -25,6 +25,14 @@ def finish(folder: Path, setting: Setting, seed: int, error: float, **more: floa
     file.write_text(json.dumps({"seed": seed, "metrics": {"accuracy": 1 - error / 100, **more}}))
 
 
+def diverge(folder: Path, setting: Setting, seed: int) -> None:
+    """Write the result of a run that diverged."""
+    finish(folder, setting, seed, 0.0)
+    Experiment(setting, seed).result_file(folder).write_text(
+        json.dumps({"seed": seed, "diverged": True, "metrics": {}})
+    )
+
+
 @given(values=st.lists(percents, min_size=2, max_size=12))
 def test_a_mean_and_its_standard_error_agree_with_numpy(values: list[float]) -> None:
     mean = Mean.of(values)
