@@ -18,6 +18,7 @@ import contextlib
 import io
 import statistics
 import sys
+from collections.abc import Callable
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -43,15 +44,16 @@ RECIPE = Recipe(magnitude, mean_momentum, momentum, keep_regrown=True)
 PRUNE_RATE = 0.5
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
 DECAY = partial(torch.optim.lr_scheduler.StepLR, step_size=25000, gamma=0.1)
+Network = Callable[[], nn.Module]
 
 
 class Theirs:
-    """LeNet-300-100 trained by their library."""
+    """A network trained by their library."""
 
-    def __init__(self, density: float, steps: int) -> None:
+    def __init__(self, density: float, steps: int, network: Network = LeNet300100) -> None:
         from sparselearning.core import CosineDecay, Masking
 
-        self.model = LeNet300100()
+        self.model = network()
         self.optimizer = SGD(self.model.parameters())
         self.masking: Any = Masking(self.optimizer, CosineDecay(PRUNE_RATE, steps), prune_rate=PRUNE_RATE)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -66,10 +68,10 @@ class Theirs:
 
 
 class Ours:
-    """LeNet-300-100 trained with a `SparseNetwork`; the prune rate reaches zero at the last update."""
+    """A network trained with a `SparseNetwork`; the prune rate reaches zero at the last update."""
 
-    def __init__(self, density: float, steps: int) -> None:
-        self.model = LeNet300100()
+    def __init__(self, density: float, steps: int, network: Network = LeNet300100) -> None:
+        self.model = network()
         self.optimizer = SGD(self.model.parameters())
         self.network = SparseNetwork(self.model, density)
         self.network.attach(self.optimizer)
@@ -91,6 +93,12 @@ class OursAtTheirRates(Ours):
     def rate(self, epoch: int, epochs: int) -> float:
         """Return the prune rate after an epoch."""
         return 0.005 + (PRUNE_RATE - 0.005) * cosine(epoch / epochs)
+
+
+def use_library(path: Path) -> None:
+    """Let their library be imported from a checkout, and run on the CPU."""
+    sys.path.insert(0, str(path))
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]  # there may be no device
 
 
 def train_epoch(run: Theirs | Ours, data: MNISTDataModule, schedule: Any) -> None:
@@ -195,8 +203,7 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.05)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sys.path.insert(0, str(options.library))
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]  # there may be no device
+    use_library(options.library)
     torch.manual_seed(0)
     data = mnist(options.data)
     theirs = Theirs(options.density, 10**9)
