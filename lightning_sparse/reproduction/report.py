@@ -13,8 +13,8 @@ _NOTE = """\
 Percentages of a row are those of active weights. Each cell: mean +- standard error (number of runs) of our runs, and
 what is published. `*`: the 95 % interval overlaps that of the dense network, or the network is better than it. The
 interval is normal, 1.96 standard errors to each side, as the authors'; it is too narrow for few runs: Student's would
-be 2.26 of them for 10 runs, 2.78 for 5 and 4.30 for 3. Runs that diverged are counted, and are in no mean. A dash: not
-measured."""
+be 2.26 of them for 10 runs, 2.78 for 5 and 4.30 for 3. Runs that diverged, to weights that are not finite or to a
+network that guesses, are counted, and are in no mean. A dash: not measured."""
 
 _CSV = (
     *("row", "column", "weights_percent", "setting", "runs", "mean", "standard_error"),

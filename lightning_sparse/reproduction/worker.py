@@ -82,7 +82,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         results: Folder of the results.
 
     Returns:
-        The result, on the process of rank zero. One that diverged has no metrics.
+        The result, on the process of rank zero. Of weights that are not finite there are no metrics.
 
     Raises:
         RuntimeError: If training ends before its last step.
@@ -93,9 +93,11 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
     progress = Progress(work / "progress")
     checkpoint = ModelCheckpoint(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
     cli.trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
-    diverged = not _train(cli, _last(work / "last.ckpt"))
+    is_finite = _train(cli, _last(work / "last.ckpt"))
     times = progress.times
-    tested = {} if diverged else cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+    tested = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0] if is_finite else {}
+    # At a smaller scale, networks have hardly begun to learn.
+    guesses = bool(tested) and not experiment.scale.changes and not _has_learned(tested["test/accuracy"], cli.model)
     if not cli.trainer.is_global_zero:
         return None
     result = {
@@ -107,7 +109,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "compile_mode": experiment.scale.compile_mode,
         "epochs": cli.trainer.current_epoch,
         "steps": cli.trainer.global_step,
-        "diverged": diverged,
+        "diverged": not is_finite or guesses,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
         **_weights(cli.model),
         **{name: round(seconds, 1) for name, seconds in times.items()},
@@ -127,6 +129,12 @@ def _train(cli: SparseCLI, checkpoint: Path | None) -> bool:
         return False
     _check_end(cli.trainer)
     return all(bool(parameter.isfinite().all()) for parameter in cli.model.parameters())
+
+
+def _has_learned(accuracy: float, model: LightningModule) -> bool:
+    """Tell whether a network is better than one that says the same of all images, be its class a frequent one."""
+    classes: int = model.num_classes  # type: ignore[assignment]  # that of an ImageClassifier
+    return accuracy > 1.5 / classes
 
 
 def _check_end(trainer: Trainer) -> None:

@@ -170,6 +170,23 @@ def test_a_run_that_diverges_is_a_result_without_metrics(
     assert "| 1 diverged |" in table
 
 
+@pytest.mark.parametrize("collapses", [False, True])
+def test_a_network_that_guesses_at_the_end_of_a_whole_run_has_diverged(
+    collapses: bool, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Collapses(worker.Progress):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            for parameter in pl_module.parameters():
+                parameter.data *= not collapses
+
+    monkeypatch.setattr(worker, "Progress", Collapses)
+    whole = Experiment(SPARSE.setting, 0, FULL.with_options({"max_epochs": 6}))
+    result = worker.run(whole, data, tmp_path)
+    assert result is not None
+    assert result["diverged"] == collapses
+    assert (result["metrics"]["accuracy"] < 0.2) == collapses
+
+
 def test_a_run_compiles_its_network_and_notes_how(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[str] = []
     torch_compile = torch.compile
