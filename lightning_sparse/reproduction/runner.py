@@ -23,7 +23,9 @@ from lightning_sparse.reproduction.machine import shares
 from lightning_sparse.reproduction.results import is_finished
 from lightning_sparse.reproduction.setting import Experiment
 
-_POLL_SECONDS = 0.2
+# Runs take minutes: looking more often, and drawing more often, takes time from them and shows nothing.
+_POLL_SECONDS = 0.5
+_DRAWN_PER_SECOND = 1
 _SECONDS_TO_END = 10.0
 
 
@@ -141,7 +143,7 @@ def _terminated_by_an_exception() -> Iterator[None]:
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, refresh_per_second=_DRAWN_PER_SECOND)
 
 
 def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, str], progress: Progress) -> _Job:

@@ -69,6 +69,13 @@ class Progress(Callback):
             self._file.write_text(f"{epochs} {trainer.max_epochs}")
 
 
+class _Saver(ModelCheckpoint):
+    """Keeps one checkpoint of a run, by time."""
+
+    # Lightning asks for it twice a step, and ModelCheckpoint would put its options into a text each time.
+    state_key = "Saver"
+
+
 def _clocks() -> dict[str, float]:
     return {"cpu_seconds": time.process_time(), "seconds": time.monotonic()}
 
@@ -91,7 +98,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
     work.mkdir(parents=True, exist_ok=True)
     cli = SparseCLI(_arguments(experiment, data), run=False)
     progress = Progress(work / "progress")
-    checkpoint = ModelCheckpoint(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
+    checkpoint = _Saver(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
     cli.trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
     is_finite = _train(cli, _last(work / "last.ckpt"))
     times = progress.times
