@@ -1,11 +1,12 @@
 """How often LeNet-5-Caffe at 5 % weights is lost in its first epochs, with the original authors' library and with ours.
 
-    python benchmarks/lenet5_stability.py --library PATH --data FOLDER [--epochs 5] [--seeds 8] [theirs] [ours]
+    python benchmarks/lenet5_stability.py --library PATH --data FOLDER [--epochs 5] [--seeds 8] [KIND ...]
 
 Trains the first epochs of the paper's protocol of 100 (learning rate 0.1, prune rate 0.5 at first), as `parity.py`
 does. Every epoch but the first begins with a topology update. Prints per seed and epoch the highest loss of a batch
 among the first 60 and the mean of the last 100. A network whose mean is that of guessing, 2.3, or not finite, is lost,
-and not trained on. PATH and FOLDER are as for `parity.py`.
+and not trained on. KIND: `theirs`, `ours`, or `clipped`, which is ours with gradients whose norm is at most 1, being
+scaled down where it is larger. PATH and FOLDER are as for `parity.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,26 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from parity import DECAY, Ours, Theirs, mnist, use_library
+from parity import DECAY, Network, Ours, Theirs, mnist, use_library
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from lightning_sparse.models import LeNet5Caffe
 
-KINDS: dict[str, type[Theirs | Ours]] = {"theirs": Theirs, "ours": Ours}
+
+class Clipped(Ours):
+    """The same with the norm of all gradients limited to 1."""
+
+    def __init__(self, density: float, steps: int, network: Network) -> None:
+        super().__init__(density, steps, network)
+        self.step = self._clipped_step
+
+    def _clipped_step(self) -> None:
+        clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
+KINDS: dict[str, type[Theirs | Ours]] = {"theirs": Theirs, "ours": Ours, "clipped": Clipped}
 WHOLE, GUESSING = 100, 2.29
 
 
@@ -54,7 +69,7 @@ def is_lost(loss: float) -> bool:
 def main() -> None:
     """Read the options, train, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=list(KINDS), metavar="theirs | ours")
+    parser.add_argument("kinds", nargs="*", default=list(KINDS), metavar="theirs | ours | clipped")
     parser.add_argument("--library", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=5)
