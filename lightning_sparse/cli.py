@@ -10,10 +10,7 @@ import jsonargparse
 
 from lightning_sparse import configs
 from lightning_sparse._version import __version__
-from lightning_sparse.demo import demo
-from lightning_sparse.experiment import SparseCLI, refusal
-from lightning_sparse.report import report
-from lightning_sparse.reproduction import reproduce
+from lightning_sparse.refusal import refusal
 
 _USAGE = """\
 lightning-sparse: train sparse neural networks from scratch
@@ -35,14 +32,6 @@ def list_configs() -> None:
     width = max(map(len, titles))
     for name, title in titles.items():
         print(f"{name:<{width}}  {title}")
-
-
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "configs": list_configs,
-    "reproduce": reproduce,
-    "report": report,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,7 +63,28 @@ def _run(command: str, given: list[str]) -> None:
         print(_USAGE)
     elif command == "--version":
         print(__version__)
-    elif command in _COMMANDS:
-        jsonargparse.auto_cli(_COMMANDS[command], args=given[1:], as_positional=True)
+    elif function := _function(command):
+        jsonargparse.auto_cli(function, args=given[1:], as_positional=True)
     else:
+        from lightning_sparse.experiment import SparseCLI
+
         SparseCLI(given)
+
+
+def _function(command: str) -> Callable[..., None] | None:
+    """Return what a command of ours calls, None for Lightning's; imported here, as PyTorch takes seconds."""
+    if command == "configs":
+        return list_configs
+    if command == "demo":
+        from lightning_sparse.demo import demo
+
+        return demo
+    if command == "reproduce":
+        from lightning_sparse.reproduction import reproduce
+
+        return reproduce
+    if command == "report":
+        from lightning_sparse.report import report
+
+        return report
+    return None

@@ -10,19 +10,8 @@ from collections.abc import Sequence
 from lightning_sparse import callbacks, configs, data, models
 from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
 
-# What our errors say, also when a process that reads data passes them on, or as a part of what the parser says.
-_OURS = re.compile(r"\A(?:Caught \w+ in .+\n\w+: )?(Expected .+; got .+\bCure: .+)", re.DOTALL)
+# What a part of our errors says, as the parser passes it on.
 _REFUSAL = re.compile(r"Expected .+; got .+\. Cure: .+")
-
-
-def refusal(error: BaseException) -> str | None:
-    """Return what an error of ours says, to which a traceback adds nothing; None for other errors.
-
-    >>> refusal(ValueError("Expected 2 of them; got 3. Cure: take one away."))
-    'Expected 2 of them; got 3. Cure: take one away.'
-    """
-    found = _OURS.match(str(error))
-    return None if found is None else found[1].strip()
 
 
 class SparseCLI(LightningCLI):

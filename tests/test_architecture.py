@@ -26,6 +26,7 @@ MAY_USE: dict[str, set[str]] = {
     "models": {"models", "_compat"},
     "data": {"data", "_compat"},
     "configs": {"configs"},
+    "refusal": set(),
     "_compat": {"_compat"},
     "callbacks": {"callbacks", "analysis", "deploy", "_compat", *PURE},
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from torch._utils import ExceptionWrapper
 
 import lightning_sparse
 from lightning_sparse import cli, configs
-from lightning_sparse.cli import SparseCLI, main
-from lightning_sparse.experiment import refusal
+from lightning_sparse.cli import main
+from lightning_sparse.experiment import SparseCLI
 from lightning_sparse.models import ImageClassifier
+from lightning_sparse.refusal import refusal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning"),
@@ -30,6 +33,30 @@ def test_every_shipped_experiment_is_listed_with_what_it_is(capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     assert all(len(line.split()) > 5 for line in lines)
+
+
+@pytest.mark.parametrize("command", ["configs", "--help", "--version"])
+def test_what_needs_no_pytorch_does_not_wait_for_it(command: str) -> None:
+    check = f"import sys; from lightning_sparse.cli import main; main([{command!r}]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) > 1
+    assert lines[-1] == "False"
+
+
+def test_parts_are_there_without_an_import_of_their_own() -> None:
+    parts = ["analysis", "callbacks", "data", "models", "network", "topology"]
+    for part in parts:
+        assert lightning_sparse.__getattr__(part).__name__ == f"lightning_sparse.{part}"
+    assert set(parts) <= set(dir(lightning_sparse))
+
+
+def test_the_package_has_all_its_names_and_no_others() -> None:
+    for name in lightning_sparse.__all__:
+        assert getattr(lightning_sparse, name).__doc__ or name == "__version__"
+    assert set(lightning_sparse.__all__) <= set(dir(lightning_sparse))
+    with pytest.raises(AttributeError, match="has no attribute 'SparseMomentum'"):
+        _ = lightning_sparse.SparseMomentum
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,7 +172,7 @@ def test_ctrl_c_ends_the_command_without_a_traceback(
 
 
 def test_another_exit_status_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli._COMMANDS, "configs", raising(SystemExit(3)))
+    monkeypatch.setattr(cli, "list_configs", raising(SystemExit(3)))
     with pytest.raises(SystemExit) as stop:
         main(["configs"])
     assert stop.value.code == 3

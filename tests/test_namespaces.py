@@ -137,7 +137,7 @@ from lightning_sparse import SparseMomentumCallback
 from lightning_sparse._compat import Callback
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
-from lightning_sparse.cli import SparseCLI
+from lightning_sparse.experiment import SparseCLI
 
 assert Callback is L.Callback
 images, labels = torch.randint(256, (40, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
@@ -165,6 +165,7 @@ def test_everything_works_where_only_one_of_the_packages_is_installed(hidden: st
 
 
 def test_without_either_package_the_error_names_the_cure() -> None:
-    source = "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None; import lightning_sparse"
+    hidden = "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None"
+    source = f"{hidden}; from lightning_sparse import SparseMomentumCallback"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=False)
     assert "Expected the package lightning or pytorch_lightning; got neither. Cure: pip install" in done.stderr
