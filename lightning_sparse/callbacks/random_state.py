@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.state import check_seal, sealed
@@ -17,8 +18,13 @@ class RandomStateCallback(Callback):
 
     Lightning doesn't: in a run that is resumed, dropout and whatever else draws at random starts over from the seed.
     With this callback it draws what it would have drawn in a run that was not interrupted. Kept are the states of the
-    first process; the others go on from them too, as all processes of a run begin with the same seed. Workers of data
-    loaders are new processes after a resume, with states that this callback can't keep.
+    first process; the others go on from them too, as all processes of a run begin with the same seed.
+
+    PyTorch's ``DataLoader`` draws from the global state when an epoch begins: its order if it shuffles, and its
+    workers' seeds. A run that goes on where an epoch begins draws the same. In the middle of an epoch, it starts that
+    epoch again, in another order, as Lightning does without this callback; a loader with a ``generator`` of its own
+    starts that generator again. After a checkpoint that was saved between an epoch's last step and its validation,
+    Lightning skips that validation, and what its loader would have drawn is not drawn: let it have a ``generator``.
     """
 
     def __init__(self) -> None:
@@ -60,6 +66,22 @@ class RandomStateCallback(Callback):
         elif state is not None and device.type == "mps":
             torch.mps.set_rng_state(state)
         self._saved = None
+        if _begins_epoch(trainer) and _all_draw(trainer):
+            # The fetcher has begun the epoch already, in `setup_data`, from another state.
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]  # there is one while a Trainer fits
+
+
+def _begins_epoch(trainer: Trainer) -> bool:
+    loop = trainer.fit_loop
+    return not loop.restarted_mid_epoch or loop.epoch_loop.batch_progress.is_last_batch
+
+
+def _all_draw(trainer: Trainer) -> bool:
+    """Tell whether all training loaders draw from the global state; beginning an epoch twice may move others on."""
+    loaders = trainer.fit_loop._combined_loader
+    return loaders is not None and all(
+        isinstance(loader, DataLoader) and loader.generator is None for loader in loaders.flattened
+    )
 
 
 def host_states() -> dict[str, Any]:

@@ -89,6 +89,7 @@ def reproduce(
         prepare(list(dict.fromkeys(missing)), way, data, download=download)
         if experiments:
             write = partial(_write_texts, study, chosen, Results(results, way))
+            write()  # so that a damaged result is known before hours of runs
             run_missing(experiments, data, results, jobs, console, after_each=write)
     finally:
         _write(study, chosen, way, results, console)

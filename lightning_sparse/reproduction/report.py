@@ -75,7 +75,7 @@ def _texts(cell: Cell, results: Results, *, at: bool) -> list[str]:
     """Return our number and the published one, with the percentage of weights if the row's label has none."""
     found, reaches = results.of(cell)
     lost = results.diverged(cell)
-    here = f"{lost} diverged" if lost else "-" if cell.setting is not None else ""
+    here = _without_mean(cell, results)
     if found is not None:
         sign = "+" if cell.base is not None else ""
         runs = f"{found.runs}, {lost} diverged" if lost else f"{found.runs}"
@@ -83,6 +83,16 @@ def _texts(cell: Cell, results: Results, *, at: bool) -> list[str]:
     published = cell.published.shown if cell.published else ""
     where = f" at {cell.weights:g} %" if at else ""
     return [text and text + where for text in (here, published)]
+
+
+def _without_mean(cell: Cell, results: Results) -> str:
+    """Return what stands in the place of a mean that there isn't."""
+    if cell.setting is None:
+        return ""
+    lost = results.diverged(cell)
+    if cell.base is not None and not lost and results.mean(cell.setting, cell.measure):
+        return "its base diverged" if any(run.get("diverged") for run in results.runs(cell.base)) else "-"
+    return f"{lost} diverged" if lost else "-"
 
 
 def _number(value: float, error: float | None, sign: str) -> str:

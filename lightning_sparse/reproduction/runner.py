@@ -86,10 +86,18 @@ def run_missing(
                 if not _ended_well(job, results, console):
                     failed.append(job.experiment)
                 progress.advance(overall)
-                after_each()
+                _without_ending(after_each, console)
             time.sleep(_POLL_SECONDS)
     if failed:
         raise FailedRunsError(_describe(failed, results))
+
+
+def _without_ending(after_each: Callable[[], object], console: Console) -> None:
+    """Call it; if it fails, the other runs go on, and it will have another chance after each of them."""
+    try:
+        after_each()
+    except (OSError, ValueError) as error:
+        console.print(f"not written: {error}", markup=False)
 
 
 @contextmanager

@@ -11,7 +11,13 @@ from typing import Any
 import yaml
 
 from lightning_sparse import configs
-from lightning_sparse.reproduction.trainer_options import as_arguments, as_name, check_trainer_options, process_count
+from lightning_sparse.reproduction.trainer_options import (
+    as_arguments,
+    as_name,
+    check_trainer_options,
+    may_shorten,
+    process_count,
+)
 
 _BATCH = "data.init_args.batch_size"
 # Short names of what studies change, and where that stands in a configuration.
@@ -92,6 +98,11 @@ class Scale:
     note: str = ""
     trainer: Mapping[str, Any] = field(default_factory=dict)
     compile_mode: str | None = None
+
+    @property
+    def shortens(self) -> bool:
+        """Whether runs may be shorter than their protocols."""
+        return bool(self.changes) or may_shorten(self.trainer)
 
     def with_options(self, trainer: Mapping[str, Any], compile_mode: str | None = None) -> Scale:
         """Return this scale run in another way, whose results have a folder of their own.

@@ -14,7 +14,15 @@ import torch
 from lightning_sparse._compat import Trainer
 
 # A run sets these itself: what it logs, saves and shows is read again. One that is stopped by the clock has no result.
-_TAKEN = {"callbacks", "logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "max_time"}
+# Several nodes would have to be started as such, and share their results.
+_TAKEN = {
+    *("callbacks", "logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"),
+    *("max_time", "num_nodes"),
+}
+# With these, a run may be too short to learn anything.
+_SHORTER = {
+    *("fast_dev_run", "limit_test_batches", "limit_train_batches", "max_epochs", "max_steps", "overfit_batches"),
+}
 _LONGEST_NAME = 100  # most file systems allow 255 bytes
 
 
@@ -32,17 +40,20 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
 def process_count(options: Mapping[str, Any]) -> int:
     """Return how many processes train together with these options, each with its part of a batch.
 
-    >>> process_count({"devices": "0,1"}), process_count({"devices": 4, "num_nodes": 2}), process_count({})
-    (2, 8, 1)
+    >>> process_count({"devices": "0,1"}), process_count({"devices": 4}), process_count({})
+    (2, 4, 1)
     """
     devices = options.get("devices", 1)
     if devices in (-1, "-1", "auto"):
-        count = 1 if options.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
-    elif isinstance(devices, str) and "," in devices:
-        count = len([each for each in devices.split(",") if each.strip()])
-    else:
-        count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else int(devices)
-    return count * int(options.get("num_nodes", 1))
+        return 1 if options.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
+    if isinstance(devices, str) and "," in devices:
+        return len([each for each in devices.split(",") if each.strip()])
+    return len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else int(devices)
+
+
+def may_shorten(options: Mapping[str, Any]) -> bool:
+    """Tell whether these options may make a run shorter than its protocol."""
+    return not _SHORTER.isdisjoint(options)
 
 
 def as_arguments(options: Mapping[str, Any]) -> list[str]:

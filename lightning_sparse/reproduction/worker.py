@@ -72,7 +72,7 @@ class Progress(Callback):
 class _Saver(ModelCheckpoint):
     """Keeps one checkpoint of a run, by time."""
 
-    # Lightning asks for it twice a step, and ModelCheckpoint would put its options into a text each time.
+    # Lightning asks for it at every hook, six times a step; ModelCheckpoint would write its options down each time.
     state_key = "Saver"
 
 
@@ -104,7 +104,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
     times = progress.times
     tested = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0] if is_finite else {}
     # At a smaller scale, networks have hardly begun to learn.
-    guesses = bool(tested) and not experiment.scale.changes and not _has_learned(tested["test/accuracy"], cli.model)
+    guesses = bool(tested) and not experiment.scale.shortens and not _has_learned(tested["test/accuracy"], cli.model)
     if not cli.trainer.is_global_zero:
         return None
     result = {
@@ -118,7 +118,7 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "steps": cli.trainer.global_step,
         "diverged": not is_finite or guesses,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
-        **_weights(cli.model),
+        **_weights(cli.model, is_finite=is_finite),
         **{name: round(seconds, 1) for name, seconds in times.items()},
         "device": _device_name(cli.trainer),
         "devices": cli.trainer.world_size,
@@ -180,11 +180,11 @@ def _last(checkpoint: Path) -> Path | None:
     return checkpoint
 
 
-def _weights(model: LightningModule) -> dict[str, Any]:
-    """Count the weights of linear and convolutional layers, and those of them that are not zero."""
+def _weights(model: LightningModule, *, is_finite: bool) -> dict[str, Any]:
+    """Count the weights of linear and convolutional layers, and those of them that are not zero, as NaN would be."""
     network: Any = model.model
     weights = {name: values for name, values in network.named_parameters() if values.dim() > 1}
-    nonzero = {name: int(torch.count_nonzero(values)) for name, values in weights.items()}
+    nonzero = {name: int(torch.count_nonzero(values)) for name, values in weights.items()} if is_finite else {}
     return {"weights": sum(values.numel() for values in weights.values()), "nonzero": nonzero}
 
 

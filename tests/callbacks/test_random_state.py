@@ -13,9 +13,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn.functional import dropout
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse.callbacks import RandomStateCallback
-from lightning_sparse.testing.training import BATCHES, ShufflingLoader, TinyModule, trainer
+from lightning_sparse.testing.training import BATCHES, CLASSES, FEATURES, ShufflingLoader, TinyModule, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
@@ -63,6 +64,30 @@ def test_a_run_with_dropout_resumes_exactly_after_any_step(step: int, tmp_path: 
     whole = run(tmp_path, keeps=True)
     resumed = run(tmp_path, keeps=True, ckpt_path=tmp_path / f"step={step}.ckpt")
     assert resumed.drawn == whole.drawn[2 * step :]
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
+def from_plain_loader(folder: Path, ckpt_path: Path | None = None, *, shuffle: bool) -> Drawing:
+    module = Drawing()
+    seed(5)
+    inputs = torch.randn(BATCHES * 4, FEATURES, generator=torch.Generator().manual_seed(1))
+    data = TensorDataset(inputs, torch.arange(len(inputs)) % CLASSES)
+    saver = ModelCheckpoint(folder, "{step}", every_n_epochs=1, save_top_k=-1)
+    trainer(RandomStateCallback(), saver, max_epochs=EPOCHS, enable_checkpointing=True).fit(
+        module, DataLoader(data, 4, shuffle=shuffle), DataLoader(data, 4), ckpt_path=ckpt_path, weights_only=True
+    )
+    return module
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("epoch", range(1, EPOCHS))
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*:UserWarning")
+def test_a_run_on_a_plain_loader_resumes_exactly_where_an_epoch_begins(
+    epoch: int, shuffle: bool, tmp_path: Path
+) -> None:
+    whole = from_plain_loader(tmp_path, shuffle=shuffle)
+    resumed = from_plain_loader(tmp_path, tmp_path / f"step={epoch * BATCHES}.ckpt", shuffle=shuffle)
+    assert resumed.drawn == whole.drawn[2 * epoch * BATCHES :]
     assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
 
 

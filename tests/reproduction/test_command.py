@@ -121,7 +121,6 @@ def test_the_table_is_written_after_every_run(tmp_path: Path, asked: Asked) -> N
         (FIVE, FULL, {"devices": 2}, "50"),
         (FIVE, FULL, {"devices": "0,1,2,3"}, "25"),
         (FIVE, FULL, {"devices": [0, 1]}, "50"),
-        (FIVE, FULL, {"devices": 2, "num_nodes": 2}, "25"),
         (FIVE, SMALL, {"devices": 2}, "16"),
         (Setting("imagenet_resnet50_10"), FULL, {"devices": 4}, "64"),
         (Setting("cifar10_wrn_16_8_5"), FULL, {"devices": "4"}, "32"),
@@ -163,7 +162,7 @@ def test_without_other_options_a_table_is_the_papers(tmp_path: Path, asked: Aske
     assert "Not the paper's" not in (tmp_path / "full" / "table1.md").read_text()
 
 
-@pytest.mark.parametrize("option", ["precison", "callbacks", "logger", "enable_checkpointing", "max_time"])
+@pytest.mark.parametrize("option", ["precison", "callbacks", "logger", "enable_checkpointing", "max_time", "num_nodes"])
 def test_options_that_the_trainer_lacks_or_a_run_needs_are_refused(option: str, tmp_path: Path, asked: Asked) -> None:
     with pytest.raises(
         ValueError, match=rf"Expected an option of the Trainer .*; got '{option}'. Cure: one of .*devices"

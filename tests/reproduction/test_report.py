@@ -106,6 +106,15 @@ def test_runs_that_diverged_are_counted_and_in_no_mean(tmp_path: Path) -> None:
     assert (row["mean"], row["runs"], row["diverged"]) == ("1.6", "2", "2")
 
 
+def test_a_difference_from_runs_that_all_diverged_is_not_unmeasured(tmp_path: Path) -> None:
+    base, variant = Setting("mnist_lenet5_5"), Setting("mnist_lenet5_5", (("growth", "random"),))
+    study = Study("A table", [("random", {"A": Cell(5, None, variant, base=base)})], seeds=1)
+    finish(tmp_path, variant, 0, 1.0)
+    assert "| - |" in report.markdown(study, Results(tmp_path))
+    diverge(tmp_path, base, 0)
+    assert "| its base diverged |" in report.markdown(study, Results(tmp_path))
+
+
 def test_csv_has_the_error_of_a_difference_beside_that_of_the_variant(results: Results) -> None:
     *others, difference = csv.DictReader(report.as_csv(STUDY, results).splitlines())
     assert (difference["mean"], difference["standard_error"], difference["difference_error"]) == (

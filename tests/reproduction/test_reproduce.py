@@ -29,7 +29,7 @@ from lightning_sparse.reproduction import reproduce, runner, worker
 from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.results import Results
 from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
-from lightning_sparse.reproduction.setting import FULL, SMALL, Experiment, Setting
+from lightning_sparse.reproduction.setting import FULL, SMALL, Experiment, Scale, Setting
 from lightning_sparse.reproduction.studies import STUDIES
 
 pytestmark = [
@@ -166,6 +166,7 @@ def test_a_run_that_diverges_is_a_result_without_metrics(
     result = worker.run(experiment, data, tmp_path)
     assert result is not None
     assert (result["diverged"], result["metrics"], result["epochs"]) == (True, {}, epochs)
+    assert result["nonzero"] == {}  # NaN is not zero, and would pass for an active weight
     table = reproduction_report.markdown(STUDIES["table1"], Results(tmp_path, SMALL))
     assert "| 1 diverged |" in table
 
@@ -180,8 +181,12 @@ def test_a_network_that_guesses_at_the_end_of_a_whole_run_has_diverged(
                 parameter.data *= not collapses
 
     monkeypatch.setattr(worker, "Progress", Collapses)
-    whole = Experiment(SPARSE.setting, 0, FULL.with_options({"max_epochs": 6}))
-    result = worker.run(whole, data, tmp_path)
+    short = Experiment(SPARSE.setting, 0, FULL.with_options({"max_epochs": 6}))
+    result = worker.run(short, data, tmp_path)
+    assert result is not None
+    assert not result["diverged"]  # it is told to be too short to learn anything
+    monkeypatch.setattr(Scale, "shortens", False)
+    result = worker.run(short, data, tmp_path / "whole")
     assert result is not None
     assert result["diverged"] == collapses
     assert (result["metrics"]["accuracy"] < 0.2) == collapses
@@ -343,4 +348,5 @@ def test_the_model_of_a_result_is_counted_layer_by_layer() -> None:
     module = Module()
     with torch.no_grad():
         module.model[0].weight[0] = 0
-    assert worker._weights(module) == {"weights": 10, "nonzero": {"0.weight": 3, "2.weight": 4}}
+    assert worker._weights(module, is_finite=True) == {"weights": 10, "nonzero": {"0.weight": 3, "2.weight": 4}}
+    assert worker._weights(module, is_finite=False) == {"weights": 10, "nonzero": {}}

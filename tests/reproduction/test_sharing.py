@@ -102,6 +102,19 @@ def test_the_end_of_each_run_is_told(tmp_path: Path, start: Any) -> None:
     assert told == [1, 2]
 
 
+@pytest.mark.parametrize("error", [OSError("the disk is full [1]"), ValueError("Expected the result of a run")])
+def test_what_fails_between_runs_ends_none(error: Exception, tmp_path: Path, start: Any) -> None:
+    processes = start(finish(tmp_path))
+    console = Console(record=True, quiet=False, width=200)
+
+    def fail() -> None:
+        raise error
+
+    run_missing([FIRST, SECOND], tmp_path, tmp_path, 1, console, fail)
+    assert processes.started == [0, 1]
+    assert console.export_text().count(f"not written: {error}") == 2
+
+
 def test_a_work_folder_that_another_command_has_removed_is_no_failure(tmp_path: Path, start: Any) -> None:
     done = finish(tmp_path)
     start(lambda experiment: (done(experiment), shutil.rmtree(experiment.work_folder(tmp_path))))
