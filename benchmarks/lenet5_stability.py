@@ -56,9 +56,8 @@ def first_epochs(kind: type[Theirs | Ours], folder: Path, seed: int, epochs: int
             run.step()
             schedule.step()
             losses.append(loss.item())
-        yield max(losses[:60]), fmean(losses[-100:])
-        if not is_lost(fmean(losses[-100:])):
-            run.update(epoch, WHOLE)
+        yield max(math.inf if math.isnan(loss) else loss for loss in losses[:60]), fmean(losses[-100:])
+        run.update(epoch, WHOLE)
 
 
 def is_lost(loss: float) -> bool:

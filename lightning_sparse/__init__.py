@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_sparse._version import __version__
 
 if TYPE_CHECKING:
+    from lightning_sparse import analysis, callbacks, data, models, network, topology  # noqa: F401  # as below
     from lightning_sparse.analysis import ClassSpecialization, effective_gradient_flow
     from lightning_sparse.callbacks import (
         ClassSpecializationCallback,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         SparsityPictures,
     )
     from lightning_sparse.network import SparseNetwork
-else:  # so that type checkers know names that are not there
+else:  # type checkers would take any name for one that is there
     # Looked up when asked for: PyTorch and Lightning take seconds to import, which the parts of the command line that
     # don't need them needn't wait for.
     _LATER = {

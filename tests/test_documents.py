@@ -9,6 +9,7 @@ import pytest
 
 from lightning_sparse.reproduction.report import as_csv, markdown
 from lightning_sparse.reproduction.results import Results
+from lightning_sparse.reproduction.setting import FULL
 from lightning_sparse.reproduction.studies import STUDIES
 
 TESTS = Path(__file__).parent
@@ -39,13 +40,22 @@ def test_a_test_that_does_not_exist_is_seen() -> None:
     ]
 
 
-RESULTS = Results(TESTS.parent / "benchmarks" / "results" / "reproduction")
+REPRODUCTION = TESTS.parent / "benchmarks" / "results" / "reproduction"
+RESULTS = Results(REPRODUCTION)
+CLIPPED = Results(REPRODUCTION, FULL.with_options({"gradient_clip_val": 1}))
+TABLES = [(results, path.stem) for results in (RESULTS, CLIPPED) for path in sorted(results.folder.glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(RESULTS.folder.glob("*.md"))])
-def test_tables_are_those_of_the_runs_beside_them(name: str) -> None:
+@pytest.mark.parametrize(
+    ("results", "name"), TABLES, ids=lambda part: part if isinstance(part, str) else part.scale.name
+)
+def test_tables_are_those_of_the_runs_beside_them(results: Results, name: str) -> None:
     for suffix, table in ((".md", markdown), (".csv", as_csv)):
-        assert (RESULTS.folder / f"{name}{suffix}").read_text() == table(STUDIES[name], RESULTS)
+        assert (results.folder / f"{name}{suffix}").read_text() == table(STUDIES[name], results)
+
+
+def test_every_folder_of_results_is_looked_at() -> None:
+    assert {results.folder for results, _ in TABLES} == set(REPRODUCTION.iterdir())
 
 
 def test_the_readme_shows_the_numbers_of_the_runs() -> None:
