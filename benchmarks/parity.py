@@ -202,6 +202,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--density", type=float, default=0.05)
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error(f"--seeds: expected at least 2, for a standard error; got {options.seeds}")
     torch.set_num_threads(1)
     use_library(options.library)
     torch.manual_seed(0)
