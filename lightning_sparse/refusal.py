@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What our errors say, also when a process that reads data passes them on, or as a part of what the parser says.
+# Also as a process that reads data passes them on.
 _OURS = re.compile(r"\A(?:Caught \w+ in .+\n\w+: )?(Expected .+; got .+\bCure: .+)", re.DOTALL)
 
 

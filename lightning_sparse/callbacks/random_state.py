@@ -25,6 +25,7 @@ class RandomStateCallback(Callback):
     epoch again, in another order, as Lightning does without this callback; a loader with a ``generator`` of its own
     starts that generator again. After a checkpoint that was saved between an epoch's last step and its validation,
     Lightning skips that validation, and what its loader would have drawn is not drawn: let it have a ``generator``.
+    Persistent workers are new processes after a resume, whose states this callback can't keep.
     """
 
     def __init__(self) -> None:

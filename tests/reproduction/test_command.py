@@ -65,6 +65,14 @@ def test_only_data_of_unfinished_runs_are_prepared(tmp_path: Path, asked: Asked)
     assert [experiment.setting for experiment in asked.run] == [DENSE, FIVE]
 
 
+def test_a_damaged_result_of_any_row_is_known_before_anything_is_run(tmp_path: Path, asked: Asked) -> None:
+    finish(tmp_path, DENSE, 0, 1.5)
+    Experiment(DENSE, 0).result_file(tmp_path).write_text("{")
+    with pytest.raises(ValueError, match="Expected the result of a run"):
+        reproduce("table1", seeds=1, rows="mnist_lenet300_5", results=tmp_path)
+    assert asked.run == []
+
+
 def test_a_setting_is_prepared_once_for_all_its_seeds(tmp_path: Path, asked: Asked) -> None:
     finish(tmp_path, DENSE, 0, 1.5)
     reproduce("table1", seeds=3, rows=ROWS, results=tmp_path)
