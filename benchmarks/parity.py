@@ -8,7 +8,10 @@ tensor itself), FOLDER has MNIST as `lightning-sparse reproduce` takes it. LeNet
 An update: after each of three epochs of their training, weights, masks and momentum are copied into a `SparseNetwork`,
 and both sides update once at the same prune rate. Where they prune or grow a different number of weights in a layer,
 the smaller choice must lie within the larger one. Their numbers differ by their rounding, by the smoothing of what it
-leaves over, by filling no layer above 99 %, and by pruning a growing layer less only above 80 % density.
+leaves over, by filling no layer above 99 %, and by which layers prune less because they grow: with us those that regrow
+more than they prune, with them those above 80 % density whose share of the regrowth is above the average. So each
+update of ours is also made with their choice of layers: then each layer prunes as many weights as theirs, give or take
+one for rounding.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import contextlib
 import io
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +36,10 @@ from lightning_sparse import SparseNetwork
 from lightning_sparse.data import MNISTDataModule
 from lightning_sparse.models import LeNet300100
 from lightning_sparse.state import sealed
-from lightning_sparse.topology import Recipe
+from lightning_sparse.topology import Recipe, plan
 from lightning_sparse.topology.growth import momentum
 from lightning_sparse.topology.packing import pack_mask
+from lightning_sparse.topology.plan import LayerChange, LayerEvidence
 from lightning_sparse.topology.pruning import magnitude
 from lightning_sparse.topology.redistribution import mean_momentum
 from lightning_sparse.topology.schedule import cosine
@@ -157,9 +162,20 @@ def copied(theirs: Theirs) -> tuple[SparseNetwork, nn.Module]:
     return network, model
 
 
+def spared_by_theirs(layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float]) -> list[int]:
+    """Return what each layer prunes where a layer prunes less only if they say that it grows."""
+    average = sum(claims) / len(claims)
+    return [
+        min(lost, layer.active * layer.spare // layer.size)
+        if layer.spare < 0.2 * layer.size and claim > average
+        else lost
+        for layer, lost, claim in zip(layers, pruned, claims, strict=True)
+    ]
+
+
 def compare_update(theirs: Theirs) -> list[str]:
-    """Update both sides once from the state of theirs; return one line per layer, and raise where they disagree."""
-    network, _ = copied(theirs)
+    """Update both sides once from the state of theirs; return what `agreement` says, with our rule and with theirs."""
+    network, like_theirs = copied(theirs)[0], copied(theirs)[0]
     before = network.masks
     rate = theirs.masking.prune_rate_decay.get_dr(PRUNE_RATE)
     removed: dict[str, Tensor] = {}
@@ -174,9 +190,30 @@ def compare_update(theirs: Theirs) -> list[str]:
     with contextlib.redirect_stdout(io.StringIO()):
         theirs.masking.truncate_weights()
     theirs.masking.growth_func = growth
-    changes = {change.name: change for change in network.rewire(RECIPE, rate)}
+    lines = agreement(network, network.rewire(RECIPE, rate), before, theirs, removed)
+    with patch.object(plan, "_spare_nearly_dense", spared_by_theirs):
+        changes = like_theirs.rewire(RECIPE, rate)
+    for change in changes:
+        if abs(change.pruned - int(removed[change.name].sum())) > 1:  # they round up
+            raise AssertionError(f"{change.name}: pruned {change.pruned} and {int(removed[change.name].sum())}")
+    return [
+        *lines,
+        " with their choice of layers that prune less:",
+        *agreement(like_theirs, changes, before, theirs, removed),
+    ]
+
+
+def agreement(
+    network: SparseNetwork,
+    changes: Sequence[LayerChange],
+    before: Mapping[str, Tensor],
+    theirs: Theirs,
+    removed: Mapping[str, Tensor],
+) -> list[str]:
+    """Return one line per layer on what an update of both sides did, and raise where neither lies within the other."""
     lines = []
-    for name, after in network.masks.items():
+    for change in changes:
+        name, after = change.name, network.masks[change.name]
         their_after = theirs.masking.masks[name].bool()
         pairs = {
             "kept": (before[name] & after, before[name] & their_after),
@@ -187,9 +224,9 @@ def compare_update(theirs: Theirs) -> list[str]:
             counts = int(mine.sum()), int(other.sum())
             differing = int((mine ^ other).sum())
             texts.append(f"{what} {counts[0]} and {counts[1]}, in common {int((mine & other).sum())}")
-            if differing > abs(counts[0] - counts[1]) + 2 * abs(changes[name].pruned - int(removed[name].sum())):
+            if differing > abs(counts[0] - counts[1]) + 2 * abs(change.pruned - int(removed[name].sum())):
                 raise AssertionError(f"{name}: {texts[-1]}: neither lies within the other")
-        lines.append(f"  {name}: pruned {changes[name].pruned} and {int(removed[name].sum())}; {'; '.join(texts)}")
+        lines.append(f"  {name}: pruned {change.pruned} and {int(removed[name].sum())}; {'; '.join(texts)}")
     return lines
 
 
