@@ -43,7 +43,9 @@ class PadCropFlip:
             ValueError: If the images are too small for the padding.
         """
         places = 2 * self.padding + 1
-        draws = torch.randint(places**2 * (1 + self.flip), (len(images),), generator=generator).to(images.device)
+        draws = torch.randint(places**2 * (1 + self.flip), (len(images),), generator=generator)
+        # Else the host would wait here, at every batch, until the device has done all that it was given before.
+        draws = draws.to(images.device, non_blocking=True)
         return pad_crop_flip(images, draws // places % places, draws % places, draws // places**2 == 1, self.padding)
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from numbers import Integral
 from typing import Any, Literal, cast, get_args
 
@@ -58,8 +59,10 @@ class ImageClassifier(LightningModule):
         channels_last: Whether convolutions keep their weights, and with them their features, with the channels
             innermost: the same mathematics, often faster (1.5 times for LeNet-5-Caffe on a CPU, and usual with 16-bit
             precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
-        compile_mode: Compiles the network at its first batch, with this mode of ``torch.compile``; "reduce-overhead"
-            replays the steps of small networks on a GPU as CUDA graphs, which Python would keep waiting otherwise.
+        compile_mode: Compiles the network for training, at the first batch, with this mode of ``torch.compile``;
+            "reduce-overhead" replays the steps of small networks on a GPU as CUDA graphs, which Python would keep
+            waiting otherwise. It is compiled for batches of one size: a smaller last batch of an epoch runs as it is
+            written, and so does evaluation (with PyTorch before 2.6 they are compiled, too, each by itself).
             Parameters and checkpoints keep their names; rounding is another, and so are the random numbers of dropout.
             None: not compiled.
 
@@ -94,6 +97,7 @@ class ImageClassifier(LightningModule):
         self.num_classes, self.compile_mode = num_classes, compile_mode
         self.val_metrics, self.test_metrics = _metrics("val", num_classes), _metrics("test", num_classes)
         self._train_loss = RunningMean()
+        self._usual_size: int | None = None  # of training batches
 
     def setup(self, stage: str) -> None:
         """Compares the number of classes with the data module's, if there is one that tells, and compiles.
@@ -106,7 +110,8 @@ class ImageClassifier(LightningModule):
         """
         # Here, since a copy in another process is not compiled; in place, so that no name changes.
         if self.compile_mode is not None and self.model._compiled_call_impl is None:
-            self.model.compile(mode=self.compile_mode)
+            # Not for any size of batch: one that comes once an epoch would slow all others down.
+            self.model.compile(mode=self.compile_mode, dynamic=False)
         if stage != "predict":
             check_data_classes(self.trainer.datamodule, self.num_classes)  # type: ignore[attr-defined]  # of a Trainer's connector
 
@@ -120,7 +125,7 @@ class ImageClassifier(LightningModule):
         Nothing is logged here: ``self.log`` would add a quarter to the time of a step of a small network.
         """
         images, labels = batch
-        logits = self.model(images)
+        logits = self.model(images) if self._is_of_usual_size(images) else self._run_as_written(images)
         # Not in on_train_epoch_start, which is not called for an epoch that follows a resumed last batch.
         if batch_idx == 0:
             check_logits(logits, self.num_classes)
@@ -155,7 +160,7 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the class probabilities ``(batch, num_classes)``; labels in the batch are not looked at."""
-        return self.model(batch[0]).softmax(dim=1)  # type: ignore[no-any-return]  # as in forward
+        return self._run_as_written(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
         """Makes the optimizer and, if there is one, the schedule."""
@@ -193,9 +198,24 @@ class ImageClassifier(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def _is_of_usual_size(self, images: Tensor) -> bool:
+        """Tell whether a training batch is worth compiling for: all are but a last one of an epoch of another size."""
+        if self.compile_mode is None:
+            return True
+        if not self.trainer.is_last_batch or self.trainer.num_training_batches == 1:
+            self._usual_size = len(images)
+        return len(images) == self._usual_size
+
+    def _run_as_written(self, images: Tensor) -> Tensor:
+        """Return the logits of a network that is not to be compiled for these images, be it compiled for others."""
+        # PyTorch before 2.6 can't; and importing its compiler takes seconds.
+        can_choose = self.compile_mode is not None and hasattr(torch.compiler, "set_stance")
+        with torch.compiler.set_stance("force_eager") if can_choose else nullcontext():
+            return self.model(images)  # type: ignore[no-any-return]  # as in forward
+
     def _evaluate(self, batch: Batch, batch_idx: int, metrics: nn.ModuleDict) -> None:
         images, labels = batch
-        logits = self.model(images)
+        logits = self._run_as_written(images)
         if batch_idx == 0:
             check_logits(logits, self.num_classes)
         loss = cross_entropy(logits, labels)

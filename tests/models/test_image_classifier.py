@@ -56,6 +56,13 @@ def make_model(classes: int = 10) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
 
 
+def data() -> ArrayDataModule:
+    """Return 12 images whose loaders go on where a run stopped."""
+    images, labels = Batches().all()
+    pixels = images.permute(0, 2, 3, 1).sigmoid()
+    return ArrayDataModule(pixels, labels, pixels, labels, batch_size=5, val_fraction=0, num_classes=10)
+
+
 def make_trainer(**options: Any) -> Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
     return Trainer(accelerator="cpu", enable_model_summary=False, **{**quiet, **options})
@@ -212,9 +219,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     modes: list[str] = []
     torch_compile = torch.compile
 
-    def compile_as_written(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    def compile_as_written(function: Callable[..., Any], mode: str, dynamic: bool) -> Callable[..., Any]:
         modes.append(mode)
-        return torch_compile(function, backend="eager")
+        return torch_compile(function, backend="eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", compile_as_written)
     return modes
@@ -231,6 +238,56 @@ def test_a_network_is_compiled_once_with_its_names_and_training_unchanged(compil
     assert list(module.state_dict()) == list(plain.state_dict())
     assert all(map(torch.equal, module.parameters(), plain.parameters()))
     assert module.hparams["compile_mode"] == "reduce-overhead"
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="PyTorch before 2.6 compiles for all batches")
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [({}, [5, 5, 5, 5]), ({"limit_train_batches": 1}, [5, 5]), ({"limit_train_batches": 2}, [5, 5, 5, 5])],
+    ids=["a smaller last one", "one an epoch", "all of one size"],
+)
+def test_a_network_is_compiled_for_training_batches_of_the_usual_size(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], expected: list[int]
+) -> None:
+    graphs, sizes = [], []
+    torch_compile = torch.compile
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+
+        def run(*values: Tensor) -> Any:
+            sizes.extend(len(value) for value in values if value.dim() == 4)
+            return graph(*values)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", lambda f, mode, dynamic: torch_compile(f, backend=backend, dynamic=dynamic))
+    module = ImageClassifier(make_model(), compile_mode="default")
+    trainer = make_trainer(max_epochs=2, **limits)
+    trainer.fit(module, Batches(), Batches())
+    trainer.test(module, Batches(), verbose=False)
+    trainer.predict(module, Batches())
+    assert (sizes, len(graphs)) == (expected, 1)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="PyTorch before 2.6 compiles for all batches")
+def test_a_run_that_goes_on_with_a_smaller_last_batch_is_compiled_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    options = {"max_epochs": 2, "limit_val_batches": 0}
+    make_trainer(callbacks=[saver], enable_checkpointing=True, **options).fit(ImageClassifier(make_model()), data())
+    sizes: list[int] = []
+    torch_compile = torch.compile
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+        sizes.extend(len(value) for value in inputs if value.dim() == 4)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda f, mode, dynamic: torch_compile(f, backend=backend, dynamic=dynamic))
+    module = ImageClassifier(make_model(), compile_mode="default")
+    make_trainer(**options).fit(module, data(), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
+    assert sizes == [5]
 
 
 def test_a_copy_in_another_process_is_compiled_there(compiled: list[str]) -> None:

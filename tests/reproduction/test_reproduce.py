@@ -196,9 +196,9 @@ def test_a_run_compiles_its_network_and_notes_how(data: Path, tmp_path: Path, mo
     modes: list[str] = []
     torch_compile = torch.compile
 
-    def compile_as_written(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    def compile_as_written(function: Callable[..., Any], mode: str, dynamic: bool) -> Callable[..., Any]:
         modes.append(mode)
-        return torch_compile(function, backend="eager")
+        return torch_compile(function, backend="eager", dynamic=dynamic)
 
     plain = worker.run(SPARSE, data, tmp_path)
     monkeypatch.setattr(torch, "compile", compile_as_written)
