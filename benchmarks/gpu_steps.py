@@ -1,19 +1,21 @@
 """What a step costs on a GPU, and what part of it the GPU computes, by network and way of running it.
 
-    python benchmarks/gpu_steps.py [--data ROOT] [--jobs 1] [--epochs 1] [--rows 'lenet*' '*16 bits']
+    python benchmarks/gpu_steps.py [--data ROOT] [--jobs 1] [--epochs 1] [--rows 'lenet*' '* graph']
 
-Every row is a shipped sparse configuration, trained as `lightning-sparse reproduce` does in one of these ways:
+Every row is a shipped sparse configuration, trained as `lightning-sparse reproduce` does, in one of these ways:
 
-    as configured             float32, in convolutions TF32
-    compiled                  the same with `--compile_mode reduce-overhead`: CUDA graphs
-    16 bits                   with `--trainer.precision bf16-mixed`
-    16 bits, compiled         both
+    eager                        kernel by kernel (float32, in convolutions TF32)
+    graph                        as configured: forward and backward pass are a CUDA graph
+    reduce-overhead              torch.compile with this mode, whose graphs take the place of ours
+    eager, 16 bits               kernel by kernel, with `--trainer.precision bf16-mixed`
+    reduce-overhead, 16 bits     both
+    graph, compiled, 16 bits     our graph of what torch.compile makes of the network, `--compile_mode default`
 
 All rows get ready at once, each in a process of its own, and then train one after the other: some steps for nothing,
 then as many as `--epochs` have by the clock, validation and a topology update among them, then some more in which the
 profiler adds up when the GPU was busy. Busy nearly all of the time, the GPU is what a step waits for; else Python is.
 With `--jobs`, so many processes of each row train at the same time, and share the GPU. `--rows` are patterns of names
-such as 'vgg16-d compiled'. ROOT has `mnist.npz` and `cifar10.npz`; without it, random images of the same number and
+such as 'vgg16-d graph'. ROOT has `mnist.npz` and `cifar10.npz`; without it, random images of the same number and
 size serve.
 """
 
@@ -46,12 +48,15 @@ NETWORKS = {
     "vgg16-d": "cifar10_vgg16_d_5",
     "wrn-28-2": "mostafa_cifar10_wrn_28_2_10",
 }
-_BF16, _GRAPHS = {"precision": "bf16-mixed"}, "reduce-overhead"
-WAYS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "as configured": ({}, None),
-    "compiled": ({}, _GRAPHS),
-    "16 bits": (_BF16, None),
-    "16 bits, compiled": (_BF16, _GRAPHS),
+_BF16 = {"precision": "bf16-mixed"}
+# Options of the Trainer, of torch.compile, and whether steps are recorded.
+WAYS: dict[str, tuple[dict[str, Any], str | None, bool]] = {
+    "eager": ({}, None, False),
+    "graph": ({}, None, True),
+    "reduce-overhead": ({}, "reduce-overhead", True),
+    "eager, 16 bits": (_BF16, None, False),
+    "reduce-overhead, 16 bits": (_BF16, "reduce-overhead", True),
+    "graph, compiled, 16 bits": (_BF16, "default", True),
 }
 WARM, PROFILED = 40, 25  # steps
 SIZES = {"mnist": (60_000, 10_000, (28, 28)), "cifar10": (50_000, 10_000, (32, 32, 3))}
@@ -111,7 +116,7 @@ def _busy_milliseconds(profiled: profile) -> float:
 
 def measure(config: str, way: str, data: Path, epochs: int, accelerator: str) -> dict[str, float]:
     """Train a configuration and return what a step of it takes, in milliseconds, and an epoch, in seconds."""
-    trainer, compile_mode = WAYS[way]
+    trainer, compile_mode, cuda_graph = WAYS[way]
     scale = FULL.with_options({**trainer, "accelerator": accelerator}, compile_mode)
     setting = Setting(config)
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -119,6 +124,7 @@ def measure(config: str, way: str, data: Path, epochs: int, accelerator: str) ->
         *Experiment(setting, 0, scale).arguments(),
         *setting.data_arguments(data, download=False),
         *[f"--trainer.{option}=false" for option in quiet],
+        f"--model.init_args.cuda_graph={str(cuda_graph).lower()}",
     ]
     cli = SparseCLI(arguments, run=False)
     watch = Stopwatch(epochs)
@@ -165,7 +171,7 @@ def finish(together: list[subprocess.Popen[str]]) -> list[dict[str, float]]:
 
 def show(network: str, way: str, found: list[dict[str, float]], jobs: int) -> None:
     """Print a row."""
-    name = f"{network:<14} {way:<18}"
+    name = f"{network:<14} {way:<25}"
     if len(found) < jobs:
         print(f"{name} failed", flush=True)
         return

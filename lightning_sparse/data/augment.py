@@ -42,10 +42,35 @@ class PadCropFlip:
         Raises:
             ValueError: If the images are too small for the padding.
         """
-        places = 2 * self.padding + 1
-        draws = torch.randint(places**2 * (1 + self.flip), (len(images),), generator=generator)
-        # Else the host would wait here, at every batch, until the device has done all that it was given before.
-        draws = draws.to(images.device, non_blocking=True)
+        return self.apply(images, self.draw(len(images), generator))
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws what happens to each of some images.
+
+        Args:
+            count: Number of images.
+            generator: As above.
+
+        Returns:
+            int64 ``(count,)`` on the CPU: the place of the crop and whether it is flipped, as one number.
+        """
+        return torch.randint((2 * self.padding + 1) ** 2 * (1 + self.flip), (count,), generator=generator)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Does to each image what was drawn for it.
+
+        Args:
+            images: ``(batch, channels, height, width)``, of any dtype and on any device.
+            draws: What `draw` returned, of one call or several ones together, ``(batch,)``.
+
+        Returns:
+            New images of the same shape and dtype.
+
+        Raises:
+            ValueError: If the images are too small for the padding.
+        """
+        # If it waited for the copy, the host would wait for all that the device was given before.
+        draws, places = draws.to(images.device, non_blocking=True), 2 * self.padding + 1
         return pad_crop_flip(images, draws // places % places, draws % places, draws // places**2 == 1, self.padding)
 
     def __repr__(self) -> str:

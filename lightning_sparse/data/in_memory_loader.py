@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from lightning_sparse.data.augment import PadCropFlip
 from lightning_sparse.data.normalize import Batch
 from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
 
@@ -70,14 +72,34 @@ class InMemoryLoader(ResumableLoader):
         self.augment, self.transform = augment, transform
 
     def _fetch(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        for index, seed in plans:
+        at_once = _at_once(self.images.device, self.augment)
+        while planned := list(islice(plans, at_once)):
+            index = planned[0].images if at_once == 1 else torch.cat([plan.images for plan in planned])
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
             if self.augment is not None:
-                images = self.augment(images, torch.Generator().manual_seed(seed))
-            yield (images, labels) if self.transform is None else self.transform((images, labels))
+                images = self._augmented(images, planned)
+            sizes = [len(plan.images) for plan in planned]
+            for batch in zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True):
+                yield batch if self.transform is None else self.transform(batch)
+
+    def _augmented(self, images: Tensor, planned: Sequence[BatchPlan]) -> Tensor:
+        generators = [torch.Generator().manual_seed(plan.seed) for plan in planned]
+        if isinstance(self.augment, PadCropFlip):
+            draws = [self.augment.draw(len(p.images), g) for p, g in zip(planned, generators, strict=True)]
+            return self.augment.apply(images, torch.cat(draws))
+        return self.augment(images, generators[0])  # type: ignore[misc]  # not None, for a single batch
 
     def _order(self, epoch: int) -> Tensor:
         return super()._order(epoch).to(self.images.device)
+
+
+def _at_once(device: torch.device, augment: Augmentation | None) -> int:
+    """Return how many batches to make at once.
+
+    A device takes longer to be given the many small kernels of an augmentation than to run them. 16 batches of 128 are
+    25 MB of CIFAR-10.
+    """
+    return 16 if device.type != "cpu" and isinstance(augment, PadCropFlip) else 1
 
 
 def _check_tensors(images: Tensor, labels: Tensor) -> None:

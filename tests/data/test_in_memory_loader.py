@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_sparse.data import Batch, InMemoryLoader
+from lightning_sparse.data import Batch, InMemoryLoader, Normalize, PadCropFlip, in_memory_loader
 
 COUNTS = st.integers(1, 40)
 BATCH_SIZES = st.integers(1, 15)
@@ -127,6 +127,37 @@ def test_augmentation_resumes_wherever_the_epoch_was_left(
     resumed.load_state_dict(stopped.state_dict())
     rest = [] if stop == len(whole) else [epoch_of(resumed)]
     assert [*rest, epoch_of(resumed)] == [*([expected[1][stop:]] if rest else []), expected[2]]
+
+
+@pytest.mark.parametrize("left_after", [0, 2, 5, 7])
+def test_batches_that_are_made_at_once_are_those_that_are_made_one_by_one(
+    left_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.rand(20, 2, 5, 6)
+    loaders = [
+        InMemoryLoader(images, torch.arange(20), 3, shuffle=True, augment=PadCropFlip(2), transform=Normalize([0], [2]))
+        for _ in range(2)
+    ]
+    one_by_one = list(loaders[0])
+    made: list[int] = []
+    apply = PadCropFlip.apply
+    monkeypatch.setattr(in_memory_loader, "_at_once", lambda device, augment: 4)
+    monkeypatch.setattr(PadCropFlip, "apply", lambda self, *given: made.append(len(given[0])) or apply(self, *given))
+    begun = list(islice(loaders[1], left_after))
+    state = loaders[1].state_dict()
+    loaders[1].load_state_dict(state)
+    batches = begun + list(loaders[1] if left_after < 7 else [])
+    assert len(batches) == len(one_by_one) == 7
+    for made_alone, batch in zip(one_by_one, batches, strict=True):
+        assert all(map(torch.equal, made_alone, batch))
+    assert made == {0: [12, 8], 2: [12, 12, 2], 5: [12, 8, 5], 7: [12, 8]}[left_after]
+
+
+def test_only_what_a_device_augments_is_made_at_once() -> None:
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    at_once = in_memory_loader._at_once
+    assert at_once(cpu, PadCropFlip()) == at_once(other, None) == at_once(other, lambda images, generator: images) == 1
+    assert at_once(other, PadCropFlip()) > 1
 
 
 def test_each_batch_epoch_process_and_seed_is_augmented_in_a_way_of_its_own() -> None:

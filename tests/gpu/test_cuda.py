@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sparse import SparseMomentumCallback, SparseNetwork
+from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, SparseNetwork
+from lightning_sparse.callbacks import RandomStateCallback
+from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier
 from lightning_sparse.testing.training import ShufflingLoader, TinyModule
 from lightning_sparse.topology.growth import GROWTH
@@ -83,7 +86,12 @@ def _patient() -> Iterator[None]:
 
 
 def fit(
-    callback: SparseMomentumCallback, *others: Callback, module: Any = None, data: Any = None, **options: Any
+    callback: SparseMomentumCallback,
+    *others: Callback,
+    module: Any = None,
+    data: Any = None,
+    ckpt_path: Path | None = None,
+    **options: Any,
 ) -> Trainer:
     silent = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     run = Trainer(
@@ -93,7 +101,8 @@ def fit(
         **{"max_epochs": 4, **silent, **options},
         callbacks=[callback, *others],
     )
-    run.fit(TinyModule("nesterov") if module is None else module, ShufflingLoader() if data is None else data)
+    module, data = TinyModule("nesterov") if module is None else module, ShufflingLoader() if data is None else data
+    run.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return run
 
 
@@ -157,6 +166,114 @@ def test_a_compiled_classifier_trains_as_one_that_is_not(mode: Any) -> None:
         losses.append(float(run.callback_metrics["train/loss"]))
     assert masks[0] == masks[1]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+class Residual(nn.Module):
+    """A little of each: convolutions, normalization, dropout, a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.2))
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images)
+        return self.last((features + self.second(features)).mean((2, 3)))
+
+
+def colours(**options: Any) -> ArrayDataModule:
+    """Return images with a last batch of another size."""
+    pixels = torch.randint(256, (150, 12, 12, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    labels = pixels.float().mean((1, 2, 3)).argsort().argsort() * 10 // 150
+    more = {"batch_size": 32, "val_fraction": 0.2, "num_classes": 10, "crop_padding": 2, "flip": True, **options}
+    return ArrayDataModule(pixels, labels, pixels, labels, **more)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("others", [{}, {"gradient_clip_val": 0.5}], ids=["plain", "clipped"])
+def test_replayed_steps_are_those_that_python_launches(precision: Any, others: dict[str, Any]) -> None:
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    found = []
+    for cuda_graph in (False, True):
+        seed_everything(0)
+        classifier = ImageClassifier(Residual(), channels_last=True, cuda_graph=cuda_graph)
+        callback, flow = SparseMomentumCallback(density=0.3), GradientFlowCallback(every_n_steps=1)
+        run = fit(callback, flow, module=classifier, data=colours(on_device=True), precision=precision, **others)
+        found.append((run.callback_metrics, callback.network, flow.history, classifier))
+    torch.backends.cudnn.deterministic = deterministic
+    (metrics, network, history, plain), (other_metrics, other_network, other_history, replayed) = found
+    assert all(map(torch.equal, plain.cpu().state_dict().values(), replayed.cpu().state_dict().values()))
+    assert {name: float(value) for name, value in metrics.items()} == {n: float(v) for n, v in other_metrics.items()}
+    masks, other_masks = network.masks, other_network.masks
+    assert all(torch.equal(masks[name].cpu(), other_masks[name].cpu()) for name in masks)
+    assert history == other_history
+
+
+def test_steps_are_replayed_and_not_launched() -> None:
+    launched, replayed = [], []
+    replay = torch.cuda.CUDAGraph.replay
+
+    class Watch(Callback):
+        def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+            pl_module.model.register_forward_hook(lambda *_: launched.append(pl_module.training))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: replayed.append(1) or replay(self))
+        fit(SparseMomentumCallback(0.3), Watch(), module=ImageClassifier(Residual(), cuda_graph=True), data=colours())
+    # Four epochs of three batches of 32 and one of 24: three first steps and the recording, and each last batch.
+    assert sum(launched) == 3 + 1 + 4
+    assert len(replayed) == 12 - 3
+
+
+class Later(Callback):
+    """Makes waiting for the device an error from one step to another, loading of batches included."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.first:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.last:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.usefixtures("_patient")
+def test_no_replayed_step_waits_for_the_device_and_no_loaded_batch() -> None:
+    classifier = ImageClassifier(Residual(), cuda_graph=True)
+    data = colours(on_device=True, batch_size=4, val_fraction=0)
+    run = fit(SparseMomentumCallback(density=0.3), Later(7, 35), module=classifier, data=data, max_epochs=1)
+    assert run.global_step == 38
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_compiled_classifier_is_recorded_too(precision: Any) -> None:
+    losses = []
+    for options in ({}, {"compile_mode": "default", "cuda_graph": True}):
+        seed_everything(0)
+        classifier = ImageClassifier("mlp", model_options={"in_features": 432}, num_classes=10, **options)
+        callback = SparseMomentumCallback(density=0.2)
+        run = fit(callback, module=classifier, data=colours(on_device=True), precision=precision)
+        losses.append(float(run.callback_metrics["train/loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+def test_a_recorded_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    weights = []
+    for checkpoint in (None, tmp_path / "last.ckpt"):
+        seed_everything(0)
+        saver = ModelCheckpoint(tmp_path, "last", every_n_train_steps=6, save_top_k=1, enable_version_counter=False)
+        others = [RandomStateCallback(), *([saver] if checkpoint is None else [])]
+        classifier = ImageClassifier(Residual(), cuda_graph=True)
+        callback = SparseMomentumCallback(density=0.3)
+        options = {"enable_checkpointing": checkpoint is None, "ckpt_path": checkpoint}
+        fit(callback, *others, module=classifier, data=colours(), max_steps=11, **options)
+        weights.append(classifier.cpu().state_dict())
+    assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4) for name in weights[0])
 
 
 def test_a_compiled_module_trains_without_compiling_anew() -> None:

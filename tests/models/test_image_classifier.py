@@ -406,13 +406,13 @@ def test_what_is_no_batch_of_logits_is_refused(returned: Any, error: type[Except
         check_logits(returned, 10)
 
 
-def test_logits_are_looked_at_once_an_epoch_and_without_waiting_for_their_device(
+def test_logits_are_looked_at_without_waiting_for_their_device_and_once_an_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[int] = []
     monkeypatch.setattr(image_classifier, "check_logits", lambda logits, classes: looked.append(len(logits)))
     make_trainer(max_epochs=2, num_sanity_val_steps=0).fit(ImageClassifier(make_model()), Batches(), Batches())
-    assert looked == [5] * 4  # the first of three batches, in training and in validation, twice
+    assert looked == [5, 5, 2, 5] * 2  # three batches in training, the first one in validation, twice
     check_logits(torch.zeros(5, 10, device="meta"), 10)  # has no values to wait for
 
 

@@ -1,0 +1,201 @@
+"""A replayed step leaves behind what one leaves that is not; tests/gpu has the real recordings.
+
+Here, a recording is a function that is called again, and that writes its results where the first ones were.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
+from lightning_sparse.data import ArrayDataModule
+from lightning_sparse.models import ImageClassifier, cuda_graph
+from lightning_sparse.models.cuda_graph import GraphedStep
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no .val_dataloader.")
+
+
+class Recording:
+    """Stands in for a CUDA graph of a network without buffers."""
+
+    made: list[Recording]
+
+    def __init__(self, compute: Callable[[], Tensor], parameters: list[nn.Parameter]) -> None:
+        self.compute, self.parameters, self.replays = compute, parameters, 0
+        self.loss = compute()
+        self.gradients = [parameter.grad for parameter in parameters]
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.loss.copy_(self.compute())
+        for parameter, first in zip(self.parameters, self.gradients, strict=True):
+            if first is not None and parameter.grad is not None:
+                first.copy_(parameter.grad)
+                parameter.grad = first
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
+    """Make a network on the CPU recordable; return what is recorded from now on."""
+    made: list[Recording] = []
+
+    def recording(compute: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
+        step: GraphedStep = next(cell.cell_contents for cell in compute.__closure__ or ())
+        made.append(Recording(compute, step._parameters))
+        return made[-1], made[-1].loss
+
+    monkeypatch.setattr(cuda_graph, "_recording", recording)
+    monkeypatch.setattr(cuda_graph, "_aside", lambda compute: compute())
+    monkeypatch.setattr(ImageClassifier, "_can_record", lambda self: self.cuda_graph)
+    return made
+
+
+def images() -> ArrayDataModule:
+    """Return 42 images, in batches of 5 and a last one of 2."""
+    pixels = torch.rand(42, 4, 4, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(42) % 3
+    return ArrayDataModule(pixels, labels, pixels, labels, batch_size=5, val_fraction=0, num_classes=3)
+
+
+def classifier(**options: Any) -> ImageClassifier:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    return ImageClassifier(network, num_classes=3, **options)
+
+
+def fit(module: ImageClassifier, *callbacks: Callback, **options: Any) -> Trainer:
+    torch.manual_seed(0)
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        **{**silent, "enable_model_summary": False, "max_epochs": 3, "limit_val_batches": 0, **options},
+        callbacks=list(callbacks),
+    )
+    trainer.fit(module, images())
+    return trainer
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.1}, {"max_epochs": 1, "max_steps": 7}], ids=str)
+def test_a_run_of_replayed_steps_ends_with_the_same_weights(
+    options: dict[str, Any], recordings: list[Recording]
+) -> None:
+    plain, replayed = classifier(), classifier(cuda_graph=True)
+    seen: list[dict[str, Any]] = []
+    for module in (plain, replayed):
+        sparse, flow = SparseMomentumCallback(density=0.5), GradientFlowCallback(every_n_steps=1)
+        trainer = fit(module, sparse, flow, **options)
+        seen.append({"flow": flow.history, "masks": sparse.network, "loss": trainer.callback_metrics.get("train/loss")})
+    assert same_weights(plain, replayed)
+    assert seen[0]["flow"] == seen[1]["flow"]
+    assert seen[0]["loss"] == seen[1]["loss"]
+    masks = [each["masks"].masks for each in seen]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+    assert len(recordings) == 1
+    assert recordings[0].replays == (7 if "max_steps" in options else 24) - cuda_graph._STEPS_BEFORE
+
+
+def test_without_being_asked_for_nothing_is_recorded(recordings: list[Recording]) -> None:
+    fit(classifier())
+    assert recordings == []
+
+
+@pytest.mark.filterwarnings("ignore:When using .Trainer.accumulate_grad_batches")
+def test_accumulated_gradients_are_not_replayed(recordings: list[Recording]) -> None:
+    plain, replayed = classifier(), classifier(cuda_graph=True)
+    for module in (plain, replayed):
+        fit(module, GradientAccumulationScheduler({0: 1, 1: 2}))
+    assert same_weights(plain, replayed)
+    assert [recording.replays for recording in recordings] == [8 - cuda_graph._STEPS_BEFORE]
+
+
+def test_a_second_fit_has_a_recording_of_its_own(recordings: list[Recording]) -> None:
+    plain, replayed = classifier(), classifier(cuda_graph=True)
+    for module in (plain, replayed):
+        fit(module)
+        fit(module)
+    assert same_weights(plain, replayed)
+    assert len(recordings) == 2
+    assert replayed._graphed is None
+
+
+def loss_of(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda images, labels: cross_entropy(network(images), labels)
+
+
+def replay(step: GraphedStep, count: int, size: int = 2) -> None:
+    for _ in range(count):
+        step(torch.rand(size, 4), torch.zeros(size, dtype=torch.long))
+
+
+def moved(network: nn.Linear) -> None:
+    network.weight.data = network.weight.data.clone()
+
+
+def frozen(network: nn.Linear) -> None:
+    network.bias.requires_grad_(False)
+
+
+def evaluated(network: nn.Linear) -> None:
+    network.eval()
+
+
+@pytest.mark.parametrize("change", [moved, frozen, evaluated])
+def test_a_changed_network_is_recorded_anew(change: Callable[[nn.Linear], None], recordings: list[Recording]) -> None:
+    network = nn.Linear(4, 3)
+    step = GraphedStep(network, loss_of(network))
+    replay(step, 5)
+    assert len(recordings) == 1
+    change(network)
+    replay(step, 2)
+    assert [recording.replays for recording in recordings] == [2, 2]
+
+
+def test_batches_of_another_size_are_recorded_after_first_steps_of_their_own(recordings: list[Recording]) -> None:
+    network = nn.Linear(4, 3)
+    step = GraphedStep(network, loss_of(network))
+    replay(step, 5)
+    replay(step, 4, size=3)
+    assert [recording.replays for recording in recordings] == [2, 1]
+
+
+def test_gradients_are_those_of_the_batch_alone(recordings: list[Recording]) -> None:
+    network = nn.Linear(4, 3)
+    step = GraphedStep(network, loss_of(network))
+    for number in range(6):
+        batch = torch.rand(2, 4), torch.tensor([number % 3, 0])
+        loss = step(*batch)
+        expected = loss_of(network)(*batch)
+        gradients = torch.autograd.grad(expected, list(network.parameters()))
+        assert torch.equal(loss, expected.detach())
+        assert all(torch.equal(p.grad, g) for p, g in zip(network.parameters(), gradients, strict=True))
+        if number == 4:  # as someone else's step would leave it
+            network.zero_grad()
+    assert len(recordings) == 1
+
+
+def test_copies_of_a_recording_are_none() -> None:
+    network = nn.Linear(4, 3)
+    step = GraphedStep(network, loss_of(network))
+    assert copy.deepcopy(step) is None
+    assert pickle.loads(pickle.dumps(step)) is None
+
+
+def test_nothing_is_recorded_on_a_cpu() -> None:
+    module = classifier(cuda_graph=True)
+    fit(module)
+    plain = classifier()
+    fit(plain)
+    assert same_weights(plain, module)
