@@ -36,6 +36,7 @@ class GraphedStep:
         self._recorded: Hashable = None
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch, without its history. It is overwritten in the next step.
@@ -49,7 +50,7 @@ class GraphedStep:
             self._shapes, self._steps, self._graph = shapes, 0, None
         if self._steps < _STEPS_BEFORE:
             self._steps += 1
-            return _aside(lambda: self._compute(images, labels))
+            return self._aside(images, labels)
         if self._graph is None or self._recorded != self._surroundings():
             self._record(images, labels)
         else:
@@ -59,6 +60,15 @@ class GraphedStep:
             parameter.grad = gradient
         self._graph.replay()  # type: ignore[union-attr]  # recorded by now
         return self._loss
+
+    def _aside(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Compute on another stream than the current one, as what is to be recorded later must have been."""
+        now, self._stream = torch.cuda.current_stream(), self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]  # PyTorch's
+        self._stream.wait_stream(now)
+        with torch.cuda.stream(self._stream):
+            loss = self._compute(images, labels)
+        now.wait_stream(self._stream)
+        return loss
 
     def _record(self, images: Tensor, labels: Tensor) -> None:
         self._recorded = self._surroundings()
@@ -93,16 +103,6 @@ class GraphedStep:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Become None."""
         return type(None), ()
-
-
-def _aside(compute: Callable[[], Tensor]) -> Tensor:
-    """Compute on another stream than the current one, as what is to be recorded later must have been."""
-    now, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # PyTorch's
-    aside.wait_stream(now)
-    with torch.cuda.stream(aside):
-        result = compute()
-    now.wait_stream(aside)
-    return result
 
 
 def _recording(compute: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:

@@ -221,7 +221,12 @@ def test_steps_are_replayed_and_not_launched() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: replayed.append(1) or replay(self))
-        fit(SparseMomentumCallback(0.3), Watch(), module=ImageClassifier(Residual(), cuda_graph=True), data=colours())
+        fit(
+            SparseMomentumCallback(density=0.3),
+            Watch(),
+            module=ImageClassifier(Residual(), cuda_graph=True),
+            data=colours(),
+        )
     # Four epochs of three batches of 32 and one of 24: three first steps and the recording, and each last batch.
     assert sum(launched) == 3 + 1 + 4
     assert len(replayed) == 12 - 3
