@@ -10,7 +10,7 @@ from rich import box, get_console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_sparse._compat import LightningModule, Trainer, callbacks_of, is_a
+from lightning_sparse._compat import Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.patterns import plain_name
@@ -53,17 +53,16 @@ def specialization_metrics(
     return metrics
 
 
-def log(trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float]) -> None:
+def log(trainer: Trainer, metrics: dict[str, float]) -> None:
     """Hand numbers to the Trainer's loggers now, whatever its logging interval, and to its callback metrics.
 
     Updates are rare, and would mostly fall between two of the steps that are logged. `sparsity/density` also goes to
-    the progress bar, where it stays. The others don't go through `LightningModule.log`, which would have the Trainer
-    go through all of them after every batch.
+    the progress bar, where it stays. None goes through `LightningModule.log`: the Trainer would go through all of them
+    after every batch, and wait for the device for what it shows.
     """
     if trainer.barebones:
         return
-    density = metrics["sparsity/density"]
-    pl_module.log("sparsity/density", density, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
+    trainer.progress_bar_metrics["sparsity/density"] = metrics["sparsity/density"]
     log_now(trainer, metrics)
 
 

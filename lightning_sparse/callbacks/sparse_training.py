@@ -221,9 +221,9 @@ class SparseTrainingCallback(ResumableCallback):
             warn_of_untrained(trainer, self.network, first=len(self.history) == 1)
             mask_averages(trainer, self.network)
             check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
-            log(trainer, pl_module, {**density_metrics(self.network), **update_metrics(self.history[-1])})
+            log(trainer, {**density_metrics(self.network), **update_metrics(self.history[-1])})
         elif not self._has_logged:
-            log(trainer, pl_module, density_metrics(self.network))
+            log(trainer, density_metrics(self.network))
         self._has_logged = True
 
     def _enforce(self) -> None:

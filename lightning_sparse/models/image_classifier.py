@@ -60,10 +60,10 @@ class ImageClassifier(LightningModule):
         channels_last: Whether convolutions keep their weights, and with them their features, with the channels
             innermost: the same mathematics, often faster (1.5 times for LeNet-5-Caffe on a CPU, and usual with 16-bit
             precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
-        compile_mode: Compiles the network for training, at the first batch, with this mode of ``torch.compile``;
-            "reduce-overhead" replays the steps of small networks on a GPU as CUDA graphs, which Python would keep
-            waiting otherwise. It is compiled for batches of one size: a smaller last batch of an epoch runs as it is
-            written, and so does evaluation (with PyTorch before 2.6 they are compiled, too, each by itself).
+        compile_mode: Compiles the network for training, at the first batch, with this mode of ``torch.compile``, for
+            batches of one size: a smaller last batch of an epoch runs as it is written, and so does evaluation (with
+            PyTorch before 2.6 they are compiled, too, each by itself). On a GPU, "default" goes well with
+            ``cuda_graph``.
             Parameters and checkpoints keep their names; rounding is another, and so are the random numbers of dropout.
             None: not compiled.
         cuda_graph: Whether a GPU replays forward and backward passes as one CUDA graph, so that small networks need

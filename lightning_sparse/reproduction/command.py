@@ -66,8 +66,8 @@ def reproduce(
         trainer: Other options of the Trainer than the paper's protocol has, each as
             `--trainer.precision bf16-mixed`. Their runs and tables are kept apart, here in
             `<results>/full+precision=bf16-mixed`. With several devices each gets its part of the protocol's batch.
-        compile_mode: Compile the networks with this mode of `torch.compile`, "reduce-overhead" for small networks on a
-            GPU. Likewise kept apart, since rounding is another, and so are dropout's random numbers.
+        compile_mode: Compile the networks with this mode of `torch.compile`, such as "default". Likewise kept apart,
+            since rounding is another, and so are dropout's random numbers.
 
     Raises:
         ValueError: If an option is outside its range.

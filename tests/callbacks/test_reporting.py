@@ -130,6 +130,18 @@ def test_the_density_is_in_the_progress_bar() -> None:
     assert seen == [pytest.approx(0.3)] * 9
 
 
+def test_no_step_waits_for_a_number_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: waits.append("item") or item(tensor))
+    steps = At("on_train_batch_start", lambda *_: waits.append("step"))
+    fit(SparseMomentumCallback(density=DENSITY, every_n_epochs=5), steps, max_epochs=1)
+    first, *others = " ".join(waits).split("step")[1:]
+    assert len(others) == 2
+    assert not any("item" in each for each in others[:-1])  # after the last step, the epoch's numbers are made
+    assert "item" not in first
+
+
 def test_without_the_callback_nothing_is_said_of_sparsity() -> None:
     memory = Memory()
     run = fit(logger=memory)
