@@ -82,7 +82,8 @@ class Stopwatch(Callback):
         if place == (0, WARM):
             _synchronize()
             print("ready", flush=True)
-            sys.stdin.readline()
+            if not sys.stdin.readline():  # who would give the sign is gone
+                sys.exit(1)
             self._start, self._cpu = time.perf_counter(), time.process_time()
         elif place == (self.epochs, WARM):
             _synchronize()

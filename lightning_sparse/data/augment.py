@@ -69,8 +69,8 @@ class PadCropFlip:
         Raises:
             ValueError: If the images are too small for the padding.
         """
-        # If it waited for the copy, the host would wait for all that the device was given before.
-        draws, places = draws.to(images.device, non_blocking=True), 2 * self.padding + 1
+        # If it waited for the copy, the host would wait for all that CUDA was given before. Others may copy too late.
+        draws, places = draws.to(images.device, non_blocking=images.is_cuda), 2 * self.padding + 1
         return pad_crop_flip(images, draws // places % places, draws % places, draws // places**2 == 1, self.padding)
 
     def __repr__(self) -> str:

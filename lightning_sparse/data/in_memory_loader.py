@@ -16,6 +16,10 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Changes a batch of stored images at random, with a generator on the CPU, into new images; as `PadCropFlip`."""
 
 
+# 16 batches of 128 images of CIFAR-10 are 6 million pixels.
+_MOST_AT_ONCE, _MOST_PIXELS = 16, 10_000_000
+
+
 class InMemoryLoader(ResumableLoader):
     """Yields ``(images, labels)`` batches by indexing whole batches at once; never image by image.
 
@@ -72,7 +76,7 @@ class InMemoryLoader(ResumableLoader):
         self.augment, self.transform = augment, transform
 
     def _fetch(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        at_once = _at_once(self.images.device, self.augment)
+        at_once = _at_once(self.images, self.batch_size, self.augment)
         while planned := list(islice(plans, at_once)):
             index = planned[0].images if at_once == 1 else torch.cat([plan.images for plan in planned])
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
@@ -84,7 +88,7 @@ class InMemoryLoader(ResumableLoader):
 
     def _augmented(self, images: Tensor, planned: Sequence[BatchPlan]) -> Tensor:
         generators = [torch.Generator().manual_seed(plan.seed) for plan in planned]
-        if isinstance(self.augment, PadCropFlip):
+        if type(self.augment) is PadCropFlip:
             draws = [self.augment.draw(len(p.images), g) for p, g in zip(planned, generators, strict=True)]
             return self.augment.apply(images, torch.cat(draws))
         return self.augment(images, generators[0])  # type: ignore[misc]  # not None, for a single batch
@@ -93,13 +97,15 @@ class InMemoryLoader(ResumableLoader):
         return super()._order(epoch).to(self.images.device)
 
 
-def _at_once(device: torch.device, augment: Augmentation | None) -> int:
+def _at_once(images: Tensor, batch_size: int, augment: Augmentation | None) -> int:
     """Return how many batches to make at once.
 
-    A device takes longer to be given the many small kernels of an augmentation than to run them. 16 batches of 128 are
-    25 MB of CIFAR-10.
+    A device takes longer to be given the many small kernels of an augmentation than to run them, if batches are small.
     """
-    return 16 if device.type != "cpu" and isinstance(augment, PadCropFlip) else 1
+    # A subclass may do more than draw and apply.
+    if images.device.type == "cpu" or type(augment) is not PadCropFlip:
+        return 1
+    return max(1, min(_MOST_AT_ONCE, _MOST_PIXELS // (batch_size * images[0].numel())))
 
 
 def _check_tensors(images: Tensor, labels: Tensor) -> None:

@@ -16,7 +16,8 @@ class GraphedStep:
 
     Python launches the kernels of a step one by one, which takes longer than the kernels of a small network run. A
     CUDA graph of them is launched at once: the same kernels on the same memory, so that the numbers are the same. What
-    Python does in a step is not repeated: forward hooks, for instance, see the first steps only.
+    Python does in a step is not repeated: forward hooks are not called, and a dropout rate that was changed since is
+    not looked at.
 
     The first steps, of which none is recorded, leave the same behind: gradients in ``.grad``, as if ``backward`` had
     been called on what is returned, and nothing of earlier gradients.
@@ -24,19 +25,22 @@ class GraphedStep:
     A copy of it, and what is unpickled from it, is None: recordings belong to one network in one process.
 
     Args:
-        network: On a CUDA device. It is recorded anew when its parameters or buffers are other tensors than before, or
-            it is in another mode.
+        network: On a CUDA device. It is recorded anew, after as many first steps, when parameters or buffers of its
+            layers are other tensors than before, are frozen or not any more, or layers are in another mode.
         loss: Maps a batch of images and labels to the mean loss over it, a scalar, by calling the network.
     """
 
     def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._modules, self._loss_of = list(network.modules()), loss
-        self._parameters, self._buffers = list(network.parameters()), list(network.buffers())
-        self._shapes: Hashable = None
-        self._recorded: Hashable = None
+        self._network, self._loss_of = network, loss
+        self._layers, self._parameters = list(network.modules()), list(network.parameters())
+        self._kind: Hashable = None
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream: torch.cuda.Stream | None = None
+
+    def look_again(self) -> None:
+        """Notice layers that were added or removed: what takes too long to look for in every step."""
+        self._layers, self._parameters = list(self._network.modules()), list(self._network.parameters())
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch, without its history. It is overwritten in the next step.
@@ -44,14 +48,17 @@ class GraphedStep:
         Args:
             images: Any shape; that of one step after the other should be the same.
             labels: As the loss takes them.
+
+        Raises:
+            RuntimeError: If a step can't be recorded.
         """
-        shapes = (images.shape, images.stride(), images.dtype, labels.shape, labels.dtype)
-        if shapes != self._shapes:
-            self._shapes, self._steps, self._graph = shapes, 0, None
+        kind = (_layout(images), _layout(labels), self._surroundings())
+        if kind != self._kind:
+            self._kind, self._steps, self._graph = kind, 0, None
         if self._steps < _STEPS_BEFORE:
             self._steps += 1
             return self._aside(images, labels)
-        if self._graph is None or self._recorded != self._surroundings():
+        if self._graph is None:
             self._record(images, labels)
         else:
             self._images.copy_(images)
@@ -71,9 +78,14 @@ class GraphedStep:
         return loss
 
     def _record(self, images: Tensor, labels: Tensor) -> None:
-        self._recorded = self._surroundings()
         self._images, self._labels = images.clone(), labels.clone()
-        self._graph, self._loss = _recording(lambda: self._compute(self._images, self._labels))
+        try:
+            self._graph, self._loss = _recording(lambda: self._compute(self._images, self._labels), self._stream)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "Expected a network whose training step can be recorded as a CUDA graph, which doesn't wait for the "
+                f"device in its forward or backward pass; got {error!r}. Cure: cuda_graph=False."
+            ) from error
         self._gradients = [parameter.grad for parameter in self._parameters]
 
     def _compute(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -88,12 +100,13 @@ class GraphedStep:
         return loss.detach()
 
     def _surroundings(self) -> Hashable:
-        """Return what a recording depends on besides the batch's shape."""
+        """Return what a recording depends on besides the batch."""
+        parameters = [each for layer in self._layers for each in layer._parameters.values() if each is not None]
+        buffers = [each for layer in self._layers for each in layer._buffers.values() if each is not None]
         return (
-            [parameter.data_ptr() for parameter in self._parameters],
-            [parameter.requires_grad for parameter in self._parameters],
-            [buffer.data_ptr() for buffer in self._buffers],
-            [module.training for module in self._modules],
+            [(parameter.data_ptr(), parameter.requires_grad) for parameter in parameters],
+            [buffer.data_ptr() for buffer in buffers],
+            [layer.training for layer in self._layers],
             torch.is_autocast_enabled("cuda"),
         )
 
@@ -105,9 +118,14 @@ class GraphedStep:
         return type(None), ()
 
 
-def _recording(compute: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def _layout(tensor: Tensor) -> Hashable:
+    return tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _recording(compute: Callable[[], Tensor], stream: torch.cuda.Stream | None) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """Return a recording of a computation, which is not carried out, and where its result will be."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # What other threads do meanwhile, such as a data loader's that pins memory, is none of its business.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = compute()
     return graph, result

@@ -67,9 +67,12 @@ class ImageClassifier(LightningModule):
             Parameters and checkpoints keep their names; rounding is another, and so are the random numbers of dropout.
             None: not compiled.
         cuda_graph: Whether a GPU replays forward and backward passes as one CUDA graph, so that small networks need
-            not wait for Python: the same numbers, in less time. Hooks of the network's layers see the first steps
-            only. It does nothing elsewhere, with several processes, accumulated gradients or a gradient scaler (fp16),
-            or compiled in a mode that makes graphs of its own, "reduce-overhead" or "max-autotune".
+            not wait for Python: the same numbers, in less time. What Python does in the network's forward pass is not
+            repeated: hooks, or a dropout rate that changes during training. ``on_before_zero_grad`` sees the gradients
+            of the step that has begun. It does nothing elsewhere, with several processes, accumulated gradients, a
+            gradient scaler (fp16), anomaly detection or manual optimization, in a mode of ``torch.compile`` that makes
+            graphs of its own ("reduce-overhead", "max-autotune"), or in subclasses with a ``training_step``,
+            ``backward`` or ``optimizer_zero_grad`` of their own.
 
     Raises:
         ValueError: If ``num_classes``, ``lr_interval`` or ``compile_mode`` is outside its range, there is no such name,
@@ -129,8 +132,9 @@ class ImageClassifier(LightningModule):
         self._graphed = GraphedStep(self.model, self._loss) if self._can_record() else None
 
     def teardown(self, stage: str) -> None:
-        """Drops the recording, and the memory that it takes."""
-        self._graphed = None
+        """Drops the recording of a fit."""
+        if stage == "fit":
+            self._graphed = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``."""
@@ -145,6 +149,8 @@ class ImageClassifier(LightningModule):
         # Not in on_train_epoch_start, which is not called for an epoch that follows a resumed last batch.
         if batch_idx == 0:
             self._train_loss.reset()
+            if self._graphed is not None:
+                self._graphed.look_again()
         is_usual = self._is_of_usual_size(images)
         graphed = self._graphed if self._graphed is None or (is_usual and self._takes_single_steps()) else None
         self._has_gradients = graphed is not None
@@ -226,25 +232,35 @@ class ImageClassifier(LightningModule):
 
     def _is_of_usual_size(self, images: Tensor) -> bool:
         """Tell whether it is worth compiling or recording for a training batch, not a last one of another size."""
-        if self.compile_mode is None and self._graphed is None:
+        if (self.compile_mode is None and self._graphed is None) or self._trainer is None:
             return True
         if not self.trainer.is_last_batch or self.trainer.num_training_batches == 1:
             self._usual_size = len(images)
         return len(images) == self._usual_size
 
     def _can_record(self) -> bool:
-        trainer = self.trainer
+        is_compiled_elsewhere = self.compile_mode is None and (
+            hasattr(self.model, "_orig_mod") or self.model._compiled_call_impl is not None
+        )
         return (
-            self.cuda_graph
+            self._is_recordable()
             and self.device.type == "cuda"
-            and type(trainer.strategy).__name__ == "SingleDeviceStrategy"
-            and getattr(trainer.precision_plugin, "scaler", None) is None
+            and type(self.trainer.strategy).__name__ == "SingleDeviceStrategy"
+            and getattr(self.trainer.precision_plugin, "scaler", None) is None
             and self.compile_mode not in ("reduce-overhead", "max-autotune")
+            and not is_compiled_elsewhere
         )
 
+    def _is_recordable(self) -> bool:
+        """Tell whether a recording is wanted, and nothing is done with a step that a recording would not do."""
+        names = ("training_step", "backward", "optimizer_zero_grad")
+        is_ours = all(getattr(type(self), name) is getattr(ImageClassifier, name) for name in names)
+        return self.cuda_graph and is_ours and self.automatic_optimization
+
     def _takes_single_steps(self) -> bool:
-        """Tell whether the batch has a step of its own: callbacks may change that from one epoch to the next."""
-        return self.trainer.accumulate_grad_batches == 1 and not self.trainer.fit_loop._skip_backward
+        """Tell whether the batch has a step of its own, as it may not from one epoch to the next, and after a fit."""
+        is_step = self.trainer.training and self.trainer.accumulate_grad_batches == 1
+        return is_step and not torch.is_anomaly_enabled()
 
     def _loss(self, images: Tensor, labels: Tensor, *, as_written: bool = False) -> Tensor:
         logits = self._run_as_written(images) if as_written else self.model(images)

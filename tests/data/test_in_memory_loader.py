@@ -141,7 +141,7 @@ def test_batches_that_are_made_at_once_are_those_that_are_made_one_by_one(
     one_by_one = list(loaders[0])
     made: list[int] = []
     apply = PadCropFlip.apply
-    monkeypatch.setattr(in_memory_loader, "_at_once", lambda device, augment: 4)
+    monkeypatch.setattr(in_memory_loader, "_at_once", lambda *_: 4)
     monkeypatch.setattr(PadCropFlip, "apply", lambda self, *given: made.append(len(given[0])) or apply(self, *given))
     begun = list(islice(loaders[1], left_after))
     state = loaders[1].state_dict()
@@ -154,10 +154,24 @@ def test_batches_that_are_made_at_once_are_those_that_are_made_one_by_one(
 
 
 def test_only_what_a_device_augments_is_made_at_once() -> None:
-    cpu, other = torch.device("cpu"), torch.device("meta")
-    at_once = in_memory_loader._at_once
-    assert at_once(cpu, PadCropFlip()) == at_once(other, None) == at_once(other, lambda images, generator: images) == 1
-    assert at_once(other, PadCropFlip()) > 1
+    class More(PadCropFlip):
+        pass
+
+    cpu, other = (torch.empty(9, 3, 32, 32, device=device, dtype=torch.uint8) for device in ("cpu", "meta"))
+    large, at_once = torch.empty(9, 3, 224, 224, device="meta", dtype=torch.uint8), in_memory_loader._at_once
+    assert at_once(cpu, 128, PadCropFlip()) == 1
+    assert [at_once(other, 128, augment) for augment in (None, lambda images, _: images, More())] == [1, 1, 1]
+    assert [at_once(other, size, PadCropFlip()) for size in (1, 128, 1024, 100_000)] == [16, 16, 3, 1]
+    assert at_once(large, 256, PadCropFlip()) == 1
+
+
+def test_what_a_subclass_adds_to_crops_and_flips_is_done() -> None:
+    class AndBlack(PadCropFlip):
+        def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+            return super().__call__(images, generator) * 0
+
+    loader = InMemoryLoader(torch.ones(6, 1, 4, 4), torch.arange(6), 3, shuffle=True, augment=AndBlack(1))
+    assert all(images.sum() == 0 for images, _ in loader)
 
 
 def test_each_batch_epoch_process_and_seed_is_augmented_in_a_way_of_its_own() -> None:

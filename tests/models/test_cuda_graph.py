@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -26,9 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step. 
 
 
 class Recording:
-    """Stands in for a CUDA graph of a network without buffers."""
-
-    made: list[Recording]
+    """Stands in for a CUDA graph of a network without buffers: it writes into the first tensors, and does no more."""
 
     def __init__(self, compute: Callable[[], Tensor], parameters: list[nn.Parameter]) -> None:
         self.compute, self.parameters, self.replays = compute, parameters, 0
@@ -37,11 +35,12 @@ class Recording:
 
     def replay(self) -> None:
         self.replays += 1
+        there = [parameter.grad for parameter in self.parameters]
         self.loss.copy_(self.compute())
-        for parameter, first in zip(self.parameters, self.gradients, strict=True):
+        for parameter, first, before in zip(self.parameters, self.gradients, there, strict=True):
             if first is not None and parameter.grad is not None:
                 first.copy_(parameter.grad)
-                parameter.grad = first
+            parameter.grad = before
 
 
 @pytest.fixture
@@ -49,14 +48,14 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
     """Make a network on the CPU recordable; return what is recorded from now on."""
     made: list[Recording] = []
 
-    def recording(compute: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
+    def recording(compute: Callable[[], Tensor], stream: object) -> tuple[Recording, Tensor]:
         step: GraphedStep = next(cell.cell_contents for cell in compute.__closure__ or ())
         made.append(Recording(compute, step._parameters))
         return made[-1], made[-1].loss
 
     monkeypatch.setattr(cuda_graph, "_recording", recording)
     monkeypatch.setattr(GraphedStep, "_aside", GraphedStep._compute)
-    monkeypatch.setattr(ImageClassifier, "_can_record", lambda self: self.cuda_graph)
+    monkeypatch.setattr(ImageClassifier, "_can_record", ImageClassifier._is_recordable)
     return made
 
 
@@ -144,6 +143,10 @@ def moved(network: nn.Linear) -> None:
     network.weight.data = network.weight.data.clone()
 
 
+def buffered(network: nn.Linear) -> None:
+    network.register_buffer("weight_mask", torch.ones(3, 4))
+
+
 def frozen(network: nn.Linear) -> None:
     network.bias.requires_grad_(False)
 
@@ -152,15 +155,28 @@ def evaluated(network: nn.Linear) -> None:
     network.eval()
 
 
-@pytest.mark.parametrize("change", [moved, frozen, evaluated])
-def test_a_changed_network_is_recorded_anew(change: Callable[[nn.Linear], None], recordings: list[Recording]) -> None:
+@pytest.mark.parametrize("change", [moved, buffered, frozen, evaluated])
+def test_a_changed_network_is_recorded_anew_after_first_steps(
+    change: Callable[[nn.Linear], None], recordings: list[Recording]
+) -> None:
     network = nn.Linear(4, 3)
     step = GraphedStep(network, loss_of(network))
     replay(step, 5)
     assert len(recordings) == 1
     change(network)
-    replay(step, 2)
-    assert [recording.replays for recording in recordings] == [2, 2]
+    replay(step, 4)
+    assert [recording.replays for recording in recordings] == [2, 1]
+
+
+def test_an_added_layer_is_noticed_at_the_next_look(recordings: list[Recording]) -> None:
+    network = nn.Sequential(nn.Linear(4, 3))
+    step = GraphedStep(network, loss_of(network))
+    replay(step, 5)
+    network.append(nn.Linear(3, 3))
+    step.look_again()
+    replay(step, 4)
+    assert [recording.replays for recording in recordings] == [2, 1]
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_batches_of_another_size_are_recorded_after_first_steps_of_their_own(recordings: list[Recording]) -> None:
@@ -186,11 +202,121 @@ def test_gradients_are_those_of_the_batch_alone(recordings: list[Recording]) -> 
     assert len(recordings) == 1
 
 
+def test_batches_stay_as_they_are(recordings: list[Recording]) -> None:
+    network = nn.Linear(4, 3)
+    step = GraphedStep(network, loss_of(network))
+    batches = [(torch.rand(2, 4), torch.tensor([number % 3, 0])) for number in range(6)]
+    copies = copy.deepcopy(batches)
+    for batch in batches:
+        step(*batch)
+    for batch, before in zip(batches, copies, strict=True):
+        assert all(map(torch.equal, batch, before))
+
+
+def test_what_can_not_be_recorded_is_an_error_with_the_cure(
+    recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    network = nn.Linear(4, 3)
+    step = GraphedStep(network, loss_of(network))
+    replay(step, 3)
+    monkeypatch.setattr(cuda_graph, "_recording", refuse)
+    with pytest.raises(
+        RuntimeError, match=r"Expected a network whose .*; got .*not permitted.* Cure: cuda_graph=False"
+    ):
+        replay(step, 1)
+
+
 def test_copies_of_a_recording_are_none() -> None:
     network = nn.Linear(4, 3)
     step = GraphedStep(network, loss_of(network))
     assert copy.deepcopy(step) is None
     assert pickle.loads(pickle.dumps(step)) is None
+
+
+class Scaled(ImageClassifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return 0.1 * super().training_step(batch, batch_idx)
+
+
+class Zeroing(ImageClassifier):
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+
+
+class Doubled(ImageClassifier):
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(2 * loss, *args, **kwargs)
+
+
+class Manual(ImageClassifier):
+    automatic_optimization = False
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.optimizers().zero_grad()
+
+
+@pytest.mark.parametrize("kind", [Scaled, Zeroing, Doubled, Manual])
+def test_subclasses_with_steps_of_their_own_are_not_recorded(
+    kind: type[ImageClassifier], recordings: list[Recording]
+) -> None:
+    torch.manual_seed(0)
+    modules = [
+        kind(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), num_classes=3, cuda_graph=wanted)
+        for wanted in (False, True)
+    ]
+    modules[1].load_state_dict(modules[0].state_dict())
+    for module in modules:
+        fit(module)
+    assert recordings == []
+    assert same_weights(*modules)
+
+
+def test_an_epoch_for_batch_statistics_is_not_replayed(recordings: list[Recording]) -> None:
+    plain, replayed = classifier(), classifier(cuda_graph=True)
+    for module in (plain, replayed):
+        module.model.append(nn.BatchNorm1d(3))
+        fit(module, StochasticWeightAveraging(0.01, swa_epoch_start=1))
+    assert all(map(torch.equal, plain.state_dict().values(), replayed.state_dict().values()))
+    first_steps = cuda_graph._STEPS_BEFORE * len(recordings)
+    assert sum(recording.replays for recording in recordings) + first_steps == 24
+
+
+def test_layers_that_were_added_between_epochs_are_recorded(recordings: list[Recording]) -> None:
+    class Adds(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:
+            if trainer.current_epoch == 1:
+                pl_module.model.append(nn.Tanh())
+
+    plain, replayed = classifier(), classifier(cuda_graph=True)
+    for module in (plain, replayed):
+        fit(module, Adds())
+    assert same_weights(plain, replayed)
+    assert [recording.replays for recording in recordings] == [5, 13]
+
+
+def test_after_an_exception_steps_are_taken_as_without_a_trainer(recordings: list[Recording]) -> None:
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 6:
+                raise RuntimeError("stop")
+
+    module = classifier(cuda_graph=True)
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(module, Stops())
+    batch = torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long)
+    for loss in (lambda: module(batch[0]).sum(), lambda: module.training_step(batch, 0)):
+        module.zero_grad()
+        module.backward(loss())
+        assert all(parameter.grad is not None for parameter in module.parameters())
+    assert [recording.replays for recording in recordings] == [3]
+
+
+def test_with_anomaly_detection_nothing_is_recorded(recordings: list[Recording]) -> None:
+    fit(classifier(cuda_graph=True), detect_anomaly=True)
+    assert recordings == []
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:

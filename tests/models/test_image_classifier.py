@@ -221,6 +221,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def compile_as_written(function: Callable[..., Any], mode: str, dynamic: bool) -> Callable[..., Any]:
         modes.append(mode)
+        assert dynamic is False  # else a second size of batch would slow down the first
         return torch_compile(function, backend="eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", compile_as_written)
@@ -288,6 +289,12 @@ def test_a_run_that_goes_on_with_a_smaller_last_batch_is_compiled_for_the_others
     module = ImageClassifier(make_model(), compile_mode="default")
     make_trainer(**options).fit(module, data(), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
     assert sizes == [5]
+
+
+def test_a_step_without_a_trainer_needs_none(compiled: list[str]) -> None:
+    module = ImageClassifier(make_model(), compile_mode="default")
+    for number, batch in enumerate(Batches()):
+        assert module.training_step(batch, number).requires_grad
 
 
 def test_a_copy_in_another_process_is_compiled_there(compiled: list[str]) -> None:
