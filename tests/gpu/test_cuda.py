@@ -232,6 +232,17 @@ def test_steps_are_replayed_and_not_launched() -> None:
     assert len(replayed) == 12 - 3
 
 
+def test_a_step_is_recorded_while_a_loader_pins_memory() -> None:
+    images = torch.rand(400, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    batches = DataLoader(
+        TensorDataset(images, torch.arange(400) % 10), batch_size=8, num_workers=2, pin_memory=True, shuffle=True
+    )
+    callback = SparseMomentumCallback(density=0.3)
+    run = fit(callback, module=ImageClassifier(Residual(), cuda_graph=True), data=batches, max_epochs=2)
+    assert run.global_step == 100
+    assert active(callback)[1] == 0
+
+
 class Later(Callback):
     """Makes waiting for the device an error from one step to another, loading of batches included."""
 
