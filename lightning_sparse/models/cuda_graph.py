@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse._compat import Trainer
+
 # Steps before one is recorded: libraries choose their algorithms, and what is to be compiled is, at the first ones.
 _STEPS_BEFORE = 3
 
@@ -116,6 +118,13 @@ class GraphedStep:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Become None."""
         return type(None), ()
+
+
+def takes_plain_steps(trainer: Trainer) -> bool:
+    """Tell whether a Trainer takes steps on one CUDA device, with gradients as they are."""
+    is_alone = type(trainer.strategy).__name__ == "SingleDeviceStrategy"
+    has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
+    return trainer.strategy.root_device.type == "cuda" and is_alone and not has_scaler
 
 
 def _layout(tensor: Tensor) -> Hashable:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from numbers import Integral
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,17 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sparse._compat import LightningModule, LRSchedulerCallable, OptimizerCallable
 from lightning_sparse.models.class_counts import check_data_classes, check_logits
-from lightning_sparse.models.cuda_graph import GraphedStep
-from lightning_sparse.models.factory import create_model, has_option, model_names
+from lightning_sparse.models.classifier_arguments import (
+    CompileMode,
+    check_options,
+    check_parts,
+    check_switches,
+    make_network,
+)
+from lightning_sparse.models.cuda_graph import GraphedStep, takes_plain_steps
 from lightning_sparse.models.running_mean import RunningMean
 
 Batch = tuple[Tensor, Tensor]
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 def paper_sgd(params: Any) -> torch.optim.SGD:
@@ -94,10 +98,10 @@ class ImageClassifier(LightningModule):
         cuda_graph: bool = False,
     ) -> None:
         super().__init__()
-        _check_options(lr_interval, num_classes, compile_mode)
-        _check_switches(channels_last=channels_last, cuda_graph=cuda_graph)
-        _check_parts(model, optimizer, lr_scheduler)
-        network = _network(model, model_options, num_classes)
+        check_options(lr_interval, num_classes, compile_mode)
+        check_switches(channels_last=channels_last, cuda_graph=cuda_graph)
+        check_parts(model, optimizer, lr_scheduler)
+        network = make_network(model, model_options, num_classes)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *([] if isinstance(model, str) else ["model"])])
         if "_instantiator" in self.hparams:
             # LightningCLI built this: it has these three as plain YAML, with which a checkpoint is complete.
@@ -239,23 +243,15 @@ class ImageClassifier(LightningModule):
         return len(images) == self._usual_size
 
     def _can_record(self) -> bool:
-        is_compiled_elsewhere = self.compile_mode is None and (
-            hasattr(self.model, "_orig_mod") or self.model._compiled_call_impl is not None
-        )
-        return (
-            self._is_recordable()
-            and self.device.type == "cuda"
-            and type(self.trainer.strategy).__name__ == "SingleDeviceStrategy"
-            and getattr(self.trainer.precision_plugin, "scaler", None) is None
-            and self.compile_mode not in ("reduce-overhead", "max-autotune")
-            and not is_compiled_elsewhere
-        )
-
-    def _is_recordable(self) -> bool:
-        """Tell whether a recording is wanted, and nothing is done with a step that a recording would not do."""
+        """Tell whether a recording is wanted and possible, and nothing is done with a step that it would not do."""
+        if not self.cuda_graph or not takes_plain_steps(self.trainer) or not self.automatic_optimization:
+            return False
         names = ("training_step", "backward", "optimizer_zero_grad")
         is_ours = all(getattr(type(self), name) is getattr(ImageClassifier, name) for name in names)
-        return self.cuda_graph and is_ours and self.automatic_optimization
+        is_compiled = hasattr(self.model, "_orig_mod") or self.model._compiled_call_impl is not None
+        is_compiled_elsewhere = self.compile_mode is None and is_compiled
+        makes_graphs = self.compile_mode in ("reduce-overhead", "max-autotune")
+        return is_ours and not makes_graphs and not is_compiled_elsewhere
 
     def _takes_single_steps(self) -> bool:
         """Tell whether the batch has a step of its own, as it may not from one epoch to the next, and after a fit."""
@@ -301,67 +297,3 @@ def _by_name(metrics: nn.ModuleDict) -> dict[str, Metric]:
 def _accuracy(num_classes: int, top_k: int) -> Metric:
     # Checking every batch would take longer than counting it; the loss already refuses labels out of range.
     return MulticlassAccuracy(num_classes, top_k=top_k, average="micro", validate_args=False)
-
-
-def _network(model: str | nn.Module, options: dict[str, Any] | None, num_classes: int) -> nn.Module:
-    if isinstance(model, nn.Module):
-        if options:
-            raise ValueError(
-                f"Expected model_options with the name of a model only; got {options!r} with a "
-                f"{type(model).__name__}. Cure: give them to the model itself, or name it."
-            )
-        return model
-    options = {} if options is None else options
-    if not isinstance(options, dict) or not _is_plain(options):
-        raise ValueError(
-            f"Expected model_options as a dictionary of plain Python values; got {options!r}. Cure: give names instead "
-            "of objects, or the model itself."
-        )
-    if options.get("num_classes", num_classes) != num_classes:
-        raise ValueError(
-            f"Expected one number of classes; got num_classes={num_classes} and {options['num_classes']!r} in "
-            "model_options. Cure: give num_classes only."
-        )
-    classes = {"num_classes": num_classes} if has_option(model, "num_classes") else {}
-    return create_model(model, **{**classes, **options})
-
-
-def _is_plain(value: object) -> bool:
-    """Tell whether a checkpoint that is read with ``weights_only=True`` can hold a value."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or type(value) in (bool, int, float, str)
-
-
-def _check_options(lr_interval: str, num_classes: int, compile_mode: str | None) -> None:
-    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
-        raise ValueError(
-            f"Expected num_classes >= 2; got {num_classes!r}. Cure: give the number of the model's outputs."
-        )
-    if lr_interval not in ("step", "epoch"):
-        raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Cure: use one of these.")
-    if compile_mode is not None and compile_mode not in get_args(CompileMode):
-        modes = ", ".join(map(repr, get_args(CompileMode)))
-        raise ValueError(f"Expected compile_mode as None or one of {modes}; got {compile_mode!r}. Cure: 'default'.")
-
-
-def _check_switches(**switches: object) -> None:
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"Expected {name} as True or False; got {value!r}. Cure: use one of these.")
-
-
-def _check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:
-    if not isinstance(model, (str, nn.Module)):
-        raise TypeError(
-            f"Expected a torch.nn.Module or a name as model; got {model!r}. Cure: LeNet300100(), for instance, or one "
-            f"of {', '.join(model_names())}."
-        )
-    for name, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
-        if not callable(part) and not (name == "lr_scheduler" and part is None):
-            raise TypeError(
-                f"Expected a function that makes the {name}; got a {type(part).__name__}. "
-                "Cure: functools.partial(torch.optim.SGD, lr=0.1), for instance, without the parameters."
-            )

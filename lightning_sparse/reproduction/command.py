@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
-from lightning_sparse.models.image_classifier import CompileMode
+from lightning_sparse.models.classifier_arguments import CompileMode
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.drawing import picture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
 from lightning_sparse.data import ArrayDataModule
-from lightning_sparse.models import ImageClassifier, cuda_graph
+from lightning_sparse.models import ImageClassifier, cuda_graph, image_classifier
 from lightning_sparse.models.cuda_graph import GraphedStep
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no .val_dataloader.")
@@ -55,7 +56,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
 
     monkeypatch.setattr(cuda_graph, "_recording", recording)
     monkeypatch.setattr(GraphedStep, "_aside", GraphedStep._compute)
-    monkeypatch.setattr(ImageClassifier, "_can_record", ImageClassifier._is_recordable)
+    monkeypatch.setattr(image_classifier, "takes_plain_steps", lambda trainer: True)
     return made
 
 
@@ -272,6 +273,41 @@ def test_subclasses_with_steps_of_their_own_are_not_recorded(
         fit(module)
     assert recordings == []
     assert same_weights(*modules)
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_a_mode_that_makes_graphs_of_its_own_is_not_recorded(
+    mode: Any, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    fit(classifier(cuda_graph=True, compile_mode=mode))
+    assert recordings == []
+    fit(classifier(cuda_graph=True, compile_mode="default"))
+    assert len(recordings) == 1
+
+
+def test_what_was_compiled_elsewhere_is_not_recorded(recordings: list[Recording]) -> None:
+    module = classifier(cuda_graph=True)
+    module.model.compile(backend="eager")
+    fit(module)
+    assert recordings == []
+
+
+@pytest.mark.parametrize(
+    ("device", "strategy", "scaler", "plain"),
+    [
+        ("cuda", "SingleDeviceStrategy", None, True),
+        ("cpu", "SingleDeviceStrategy", None, False),
+        ("cuda", "DDPStrategy", None, False),
+        ("cuda", "SingleDeviceStrategy", object(), False),
+    ],
+)
+def test_plain_steps_are_those_of_one_gpu_without_a_scaler(
+    device: str, strategy: str, scaler: object, plain: bool
+) -> None:
+    where = type(strategy, (), {"root_device": torch.device(device)})()
+    trainer: Any = SimpleNamespace(strategy=where, precision_plugin=SimpleNamespace(scaler=scaler))
+    assert cuda_graph.takes_plain_steps(trainer) == plain
 
 
 def test_an_epoch_for_batch_statistics_is_not_replayed(recordings: list[Recording]) -> None:

@@ -1,0 +1,84 @@
+"""What an `ImageClassifier` is made of: checked arguments, and the network that they name."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from lightning_sparse.models.factory import create_model, has_option, model_names
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+
+def make_network(model: str | nn.Module, options: dict[str, Any] | None, num_classes: int) -> nn.Module:
+    """Return the network that an argument is or names, with so many outputs if it can be told.
+
+    Raises:
+        ValueError: If there is no such name, or the options don't fit it, aren't plain or come with a module.
+    """
+    if isinstance(model, nn.Module):
+        if options:
+            raise ValueError(
+                f"Expected model_options with the name of a model only; got {options!r} with a "
+                f"{type(model).__name__}. Cure: give them to the model itself, or name it."
+            )
+        return model
+    options = {} if options is None else options
+    if not isinstance(options, dict) or not _is_plain(options):
+        raise ValueError(
+            f"Expected model_options as a dictionary of plain Python values; got {options!r}. Cure: give names instead "
+            "of objects, or the model itself."
+        )
+    if options.get("num_classes", num_classes) != num_classes:
+        raise ValueError(
+            f"Expected one number of classes; got num_classes={num_classes} and {options['num_classes']!r} in "
+            "model_options. Cure: give num_classes only."
+        )
+    classes = {"num_classes": num_classes} if has_option(model, "num_classes") else {}
+    return create_model(model, **{**classes, **options})
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a checkpoint that is read with ``weights_only=True`` can hold a value."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def check_options(lr_interval: str, num_classes: int, compile_mode: str | None) -> None:
+    """Raise a ValueError if one of them is outside its range."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
+        raise ValueError(
+            f"Expected num_classes >= 2; got {num_classes!r}. Cure: give the number of the model's outputs."
+        )
+    if lr_interval not in ("step", "epoch"):
+        raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Cure: use one of these.")
+    if compile_mode is not None and compile_mode not in get_args(CompileMode):
+        modes = ", ".join(map(repr, get_args(CompileMode)))
+        raise ValueError(f"Expected compile_mode as None or one of {modes}; got {compile_mode!r}. Cure: 'default'.")
+
+
+def check_switches(**switches: object) -> None:
+    """Raise a TypeError if an argument is no bool."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"Expected {name} as True or False; got {value!r}. Cure: use one of these.")
+
+
+def check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:
+    """Raise a TypeError if one of them is not of its kind."""
+    if not isinstance(model, (str, nn.Module)):
+        raise TypeError(
+            f"Expected a torch.nn.Module or a name as model; got {model!r}. Cure: LeNet300100(), for instance, or one "
+            f"of {', '.join(model_names())}."
+        )
+    for name, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
+        if not callable(part) and not (name == "lr_scheduler" and part is None):
+            raise TypeError(
+                f"Expected a function that makes the {name}; got a {type(part).__name__}. "
+                "Cure: functools.partial(torch.optim.SGD, lr=0.1), for instance, without the parameters."
+            )
