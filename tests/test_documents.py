@@ -68,7 +68,9 @@ def test_the_readme_shows_the_numbers_of_the_runs() -> None:
     assert len(shown) >= 7
     for cell, mean, reaches in shown:
         lost = f", {RESULTS.diverged(cell)} diverged" if RESULTS.diverged(cell) else ""
-        here = f"{mean.value:.2f} +- {mean.error:.2f} ({mean.runs} runs{lost}){' *' if reaches else ''}"
+        number = f"{mean.value:.2f}" if mean.error is None else f"{mean.value:.2f} +- {mean.error:.2f}"
+        runs = "1 run" if mean.runs == 1 else f"{mean.runs} runs"
+        here = f"{number} ({runs}{lost}){' *' if reaches else ''}"
         assert cell.published is not None
         published = f"{cell.published.value:.2f} +- {cell.published.error:.2f}"
         assert f"| {cell.weights:g} % | {here} | {published} |" in readme
