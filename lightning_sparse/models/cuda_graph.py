@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class GraphedStep:
     def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._network, self._loss_of = network, loss
         self._layers, self._parameters = list(network.modules()), list(network.parameters())
-        self._kind: Hashable = None
+        self._kind: object = None
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -101,7 +101,7 @@ class GraphedStep:
             loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's
         return loss.detach()
 
-    def _surroundings(self) -> Hashable:
+    def _surroundings(self) -> object:
         """Return what a recording depends on besides the batch."""
         parameters = [each for layer in self._layers for each in layer._parameters.values() if each is not None]
         buffers = [each for layer in self._layers for each in layer._buffers.values() if each is not None]
@@ -127,7 +127,7 @@ def takes_plain_steps(trainer: Trainer) -> bool:
     return trainer.strategy.root_device.type == "cuda" and is_alone and not has_scaler
 
 
-def _layout(tensor: Tensor) -> Hashable:
+def _layout(tensor: Tensor) -> object:
     return tensor.shape, tensor.stride(), tensor.dtype
 
 

@@ -66,10 +66,9 @@ class ImageClassifier(LightningModule):
             precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
         compile_mode: Compiles the network for training, at the first batch, with this mode of ``torch.compile``, for
             batches of one size: a smaller last batch of an epoch runs as it is written, and so does evaluation (with
-            PyTorch before 2.6 they are compiled, too, each by itself). On a GPU, "default" goes well with
-            ``cuda_graph``.
-            Parameters and checkpoints keep their names; rounding is another, and so are the random numbers of dropout.
-            None: not compiled.
+            PyTorch before 2.6 they are compiled, too, each by itself). Parameters and checkpoints keep their names;
+            rounding is another, and so are the random numbers of dropout. On a GPU, "default" goes well with
+            ``cuda_graph``. None: not compiled.
         cuda_graph: Whether a GPU replays forward and backward passes as one CUDA graph, so that small networks need
             not wait for Python: the same numbers, in less time. What Python does in the network's forward pass is not
             repeated: hooks, or a dropout rate that changes during training. ``on_before_zero_grad`` sees the gradients
@@ -156,7 +155,9 @@ class ImageClassifier(LightningModule):
             if self._graphed is not None:
                 self._graphed.look_again()
         is_usual = self._is_of_usual_size(images)
-        graphed = self._graphed if self._graphed is None or (is_usual and self._takes_single_steps()) else None
+        graphed = self._graphed
+        if graphed is not None and not (is_usual and self._takes_single_steps()):
+            graphed = None
         self._has_gradients = graphed is not None
         loss = self._loss(images, labels, as_written=not is_usual) if graphed is None else graphed(images, labels)
         self._train_loss.add(loss.detach(), labels.shape[0])
