@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -82,8 +82,7 @@ class InMemoryLoader(ResumableLoader):
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
             if self.augment is not None:
                 images = self._augmented(images, planned)
-            sizes = [len(plan.images) for plan in planned]
-            for batch in zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True):
+            for batch in [(images, labels)] if at_once == 1 else _apart(images, labels, planned):
                 yield batch if self.transform is None else self.transform(batch)
 
     def _augmented(self, images: Tensor, planned: Sequence[BatchPlan]) -> Tensor:
@@ -95,6 +94,11 @@ class InMemoryLoader(ResumableLoader):
 
     def _order(self, epoch: int) -> Tensor:
         return super()._order(epoch).to(self.images.device)
+
+
+def _apart(images: Tensor, labels: Tensor, planned: Sequence[BatchPlan]) -> Iterable[Batch]:
+    sizes = [len(plan.images) for plan in planned]
+    return zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
 def _at_once(images: Tensor, batch_size: int, augment: Augmentation | None) -> int:

@@ -155,11 +155,13 @@ class ImageClassifier(LightningModule):
             if self._graphed is not None:
                 self._graphed.look_again()
         is_usual = self._is_of_usual_size(images)
-        graphed = self._graphed
-        if graphed is not None and not (is_usual and self._takes_single_steps()):
-            graphed = None
-        self._has_gradients = graphed is not None
-        loss = self._loss(images, labels, as_written=not is_usual) if graphed is None else graphed(images, labels)
+        if self._graphed is not None and is_usual and self._takes_single_steps():
+            self._has_gradients = True
+            loss = self._graphed(images, labels)
+        else:
+            if self._has_gradients:  # true still, if a fit was ended within a step
+                self._has_gradients = False
+            loss = self._loss(images, labels, as_written=not is_usual)
         self._train_loss.add(loss.detach(), labels.shape[0])
         return loss
 
@@ -168,9 +170,10 @@ class ImageClassifier(LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Computes the gradients, unless a replayed step has."""
-        if not self._has_gradients:
+        if self._has_gradients:
+            self._has_gradients = False
+        else:
             super().backward(loss, *args, **kwargs)
-        self._has_gradients = False
 
     def on_train_epoch_end(self) -> None:
         """Logs ``train/loss``."""
