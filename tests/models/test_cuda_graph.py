@@ -255,9 +255,6 @@ class Doubled(ImageClassifier):
 class Manual(ImageClassifier):
     automatic_optimization = False
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.optimizers().zero_grad()
-
 
 @pytest.mark.parametrize("kind", [Scaled, Zeroing, Doubled, Manual])
 def test_subclasses_with_steps_of_their_own_are_not_recorded(
