@@ -14,7 +14,8 @@ from lightning_sparse.models.classifier_arguments import CompileMode
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.drawing import picture
-from lightning_sparse.reproduction.results import Results, is_finished
+from lightning_sparse.reproduction.result_files import is_finished
+from lightning_sparse.reproduction.results import Results
 from lightning_sparse.reproduction.runner import run_missing
 from lightning_sparse.reproduction.setting import SCALES, Experiment, Scale, Setting
 from lightning_sparse.reproduction.studies import STUDIES

@@ -1,8 +1,7 @@
-"""Finished runs, and the numbers that a cell of a table is made of."""
+"""The numbers that a cell of a table is made of, from finished runs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -10,7 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lightning_sparse.reproduction.setting import FULL, Experiment, Scale, Setting
+from lightning_sparse.reproduction.result_files import read_result
+from lightning_sparse.reproduction.setting import FULL, Scale, Setting
 from lightning_sparse.reproduction.study import Cell, Measure
 
 # Of a normal distribution, as the authors compute their intervals.
@@ -79,7 +79,7 @@ class Results:
             ValueError: If a file is no result.
         """
         files = (self.folder / setting.name).glob("seed*.json")
-        return sorted((_read(file) for file in files), key=lambda run: int(run["seed"]))
+        return sorted((read_result(file) for file in files), key=lambda run: int(run["seed"]))
 
     def mean(self, setting: Setting, measure: Measure) -> Mean | None:
         """Return the mean of a setting's finished runs that didn't diverge; None if there is none."""
@@ -111,24 +111,7 @@ class Results:
         return None if found is None or base is None else found.minus(base)
 
 
-def is_finished(experiment: Experiment, results: Path) -> bool:
-    """Tell whether an experiment has a result."""
-    return experiment.result_file(results).exists()
-
-
 def _value(run: dict[str, Any], measure: Measure) -> float:
     if measure == "error":
         return 100 - 100 * float(run["metrics"]["accuracy"])
     return 100 * float(run["metrics"][measure])
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        run = json.loads(file.read_text())
-        int(run["seed"]), None if run.get("diverged") else float(run["metrics"]["accuracy"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"Expected the result of a run, as JSON, in {file}; got something else ({error!r}). Cure: delete it, and "
-            "the run is made again."
-        ) from error
-    return dict(run)

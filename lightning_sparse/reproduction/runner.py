@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from lightning_sparse.reproduction import worker
 from lightning_sparse.reproduction.machine import shares
-from lightning_sparse.reproduction.results import is_finished
+from lightning_sparse.reproduction.result_files import is_finished
 from lightning_sparse.reproduction.setting import Experiment
 
 # Runs take minutes: looking more often, and drawing more often, takes time from them and shows nothing.

@@ -22,7 +22,7 @@ from lightning_sparse._version import __version__
 from lightning_sparse.callbacks import RandomStateCallback
 from lightning_sparse.data.locking import alone
 from lightning_sparse.experiment import SparseCLI
-from lightning_sparse.reproduction.results import is_finished
+from lightning_sparse.reproduction.result_files import is_finished
 from lightning_sparse.reproduction.setting import Experiment
 from lightning_sparse.topology.layer import NonFiniteError
 
