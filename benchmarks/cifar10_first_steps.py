@@ -32,7 +32,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sparse import SparseMomentumCallback
 from lightning_sparse.callbacks import RandomStateCallback
-from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.experiments.sparse_cli import SparseCLI
 
 CONFIGS = [
     "cifar10_alexnet_s_10",

@@ -23,8 +23,8 @@ import torch
 from lightning_sparse import ClassSpecializationCallback
 from lightning_sparse.analysis import compare
 from lightning_sparse.analysis.pictures import plot_specialization
-from lightning_sparse.experiment import SparseCLI
-from lightning_sparse.reproduction.setting import Setting
+from lightning_sparse.experiments.setting import Setting
+from lightning_sparse.experiments.sparse_cli import SparseCLI
 
 RESULTS = Path(__file__).parent / "results"
 

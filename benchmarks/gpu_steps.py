@@ -38,8 +38,8 @@ from lightning.pytorch import Callback, Trainer
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_sparse.experiment import SparseCLI
-from lightning_sparse.reproduction.setting import FULL, Experiment, Setting
+from lightning_sparse.experiments.setting import FULL, Experiment, Setting
+from lightning_sparse.experiments.sparse_cli import SparseCLI
 
 NETWORKS = {
     "lenet-300-100": "mnist_lenet300_5",

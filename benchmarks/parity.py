@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from lightning_sparse import SparseNetwork
 from lightning_sparse.data import MNISTDataModule
 from lightning_sparse.models import LeNet300100
-from lightning_sparse.state import sealed
+from lightning_sparse.network.state import sealed
 from lightning_sparse.topology import Recipe, plan
 from lightning_sparse.topology.growth import momentum
 from lightning_sparse.topology.packing import pack_mask

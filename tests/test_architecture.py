@@ -14,33 +14,42 @@ import lightning_sparse
 PACKAGE = "lightning_sparse"
 ROOT = Path(lightning_sparse.__file__).parent
 
-# A unit is a module or package right below ours; "" is the package's own __init__.
-BINDING = {"network", "masks", "signals", "sharded", "state", "seeding", "stepping", "budget", "maskable", "patterns"}
-PURE = {"topology", *BINDING}
+# A unit is a room (a folder) or module right below ours; "" is the package's own __init__.
+TOPOLOGY = {"topology"}
+SELECTION = {"selection"}
+NETWORK = {"network", *SELECTION, *TOPOLOGY}
+PURE = NETWORK
+ANALYSIS = {"analysis", *NETWORK}
+EXECUTION = {"execution", *NETWORK}
+DEPLOY = {"deploy", "execution", *NETWORK}
+METHODS = {"methods", *NETWORK}
+ROUNDS = {"rounds", "methods", *NETWORK}
+CALLBACKS = {"callbacks", "methods", "rounds", "execution", "deploy", "analysis", "_compat", *NETWORK}
+LIBRARY = {*CALLBACKS, "models", "data", "configs", "_version", ""}
+EXPERIMENTS = {"experiments", *LIBRARY}
 MAY_USE: dict[str, set[str]] = {
     "_version": set(),
-    "topology": {"topology"},
-    **dict.fromkeys(BINDING, PURE),
-    "analysis": {"analysis", *PURE},
-    "deploy": {"deploy", *PURE},
+    "_compat": {"_compat"},
+    "topology": TOPOLOGY,
+    "selection": SELECTION,
+    "network": NETWORK,
+    "analysis": ANALYSIS,
+    "execution": EXECUTION,
+    "deploy": DEPLOY,
+    "methods": METHODS,
+    "rounds": ROUNDS,
     "models": {"models", "_compat"},
     "data": {"data", "_compat"},
     "configs": {"configs"},
-    "refusal": set(),
-    "_compat": {"_compat"},
-    "callbacks": {"callbacks", "analysis", "deploy", "_compat", *PURE},
-}
-LIBRARY = {*MAY_USE, ""}
-MAY_USE |= {
-    "comparison": {"comparison", *LIBRARY},
-    "search": {"search", "comparison", *LIBRARY},
-    "testing": {"testing", "_compat", *LIBRARY},
-    "demo": {"demo", "comparison", "search", *LIBRARY},
-    "experiment": {"experiment", *LIBRARY},
-    "reproduction": {"reproduction", "experiment", *LIBRARY},
+    "callbacks": CALLBACKS,
+    "testing": {"testing", *LIBRARY},
     "report": {"report", *LIBRARY},
+    "experiments": EXPERIMENTS,
+    "reproduction": {"reproduction", *EXPERIMENTS},
+    "comparison": {"comparison", *EXPERIMENTS},
+    "search": {"search", "comparison", *EXPERIMENTS},
+    "cli": {"cli", "report", "reproduction", "comparison", "search", *EXPERIMENTS},
     "__main__": {"__main__", "cli"},
-    "cli": {"cli", "demo", "experiment", "report", "reproduction", "comparison", "search", *LIBRARY},
     "": {"comparison", "search", *LIBRARY},
 }
 # The package has two names and two sets of classes; one module knows.
@@ -110,9 +119,17 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_check_sees_the_imports_that_the_package_has() -> None:
-    seen = imported((ROOT / "network.py").read_text(encoding="utf-8"), PACKAGE)
-    assert {"torch.nn", "lightning_sparse.topology.rewire.Recipe", "lightning_sparse.maskable.find_weights"} <= seen
+    seen = imported((ROOT / "network" / "sparse_network.py").read_text(encoding="utf-8"), PACKAGE)
+    assert {
+        "torch.nn",
+        "lightning_sparse.topology.rewire.Recipe",
+        "lightning_sparse.selection.weights.find_weights",
+    } <= seen
     assert len(list(ROOT.rglob("*.py"))) > 20
+
+
+# What stands in the planted houses below: every room, and a module in each that a plan has today.
+ROOMS = ("analysis", "callbacks", "cli", "data", "experiments", "models", "network", "selection", "testing", "topology")
 
 
 @pytest.mark.parametrize(
@@ -123,46 +140,50 @@ def test_the_check_sees_the_imports_that_the_package_has() -> None:
         ("topology/rewire.py", "import lightning_sparse.network as network"),
         ("topology/rewire.py", "from lightning_sparse import network"),
         ("topology/rewire.py", "from lightning_sparse import SparseNetwork"),
-        ("topology/growth/random.py", "from ...signals import Signals"),
-        ("topology/growth/random.py", "from ... import budget"),
-        ("topology/rewire.py", "from .. import maskable"),
-        ("topology/rewire.py", "def late():\n    from lightning_sparse.callbacks import history"),
+        ("topology/growth/random.py", "from ...network.signals import Signals"),
+        ("topology/growth/random.py", "from ... import network"),
+        ("topology/rewire.py", "from .. import selection"),
+        ("topology/rewire.py", "def late():\n    from lightning_sparse.callbacks import sparse_training"),
         ("topology/rewire.py", "if TYPE_CHECKING:\n    import lightning.pytorch"),
         ("topology/rewire.py", "import scipy.optimize"),
-        ("network.py", "from lightning_sparse.callbacks import SparseTrainingCallback"),
-        ("network.py", "from .analysis import density"),
-        ("signals.py", "from pytorch_lightning import Trainer"),
-        ("budget.py", "import sklearn"),
-        ("maskable.py", "from lightning_sparse import models"),
-        ("callbacks/history.py", "from lightning_sparse.data import mnist"),
-        ("callbacks/history.py", "from ..models import LeNet"),
+        ("selection/weights.py", "from lightning_sparse.topology.layer import LayerView"),
+        ("selection/weights.py", "from lightning_sparse.network.masks import Masks"),
+        ("selection/weights.py", "from lightning_sparse import models"),
+        ("network/sparse_network.py", "from lightning_sparse.callbacks import SparseTrainingCallback"),
+        ("network/sparse_network.py", "from ..analysis import density"),
+        ("network/signals.py", "from pytorch_lightning import Trainer"),
+        ("network/budget.py", "import sklearn"),
+        ("callbacks/sparse_training/history.py", "from lightning_sparse.data import mnist"),
+        ("callbacks/sparse_training/history.py", "from ...models import LeNet"),
         ("models/lenet.py", "from lightning_sparse.topology import rewire"),
         ("models/lenet.py", "from lightning_sparse.data import mnist"),
         ("data/mnist.py", "from lightning_sparse.models import LeNet"),
         ("data/mnist.py", "from lightning_sparse import SparseNetwork"),
         ("analysis/flow.py", "import lightning.pytorch"),
-        ("analysis/flow.py", "from lightning_sparse.callbacks.history import UpdateRecord"),
+        ("analysis/flow.py", "from lightning_sparse.callbacks.sparse_training.history import UpdateRecord"),
         ("__init__.py", "from lightning_sparse.cli import main"),
-        ("callbacks/history.py", "import lightning_sparse.cli"),
-        ("callbacks/history.py", "from lightning.pytorch import Callback"),
-        ("cli.py", "from pytorch_lightning.cli import LightningCLI"),
-        ("demo.py", "from lightning_sparse import cli"),
+        ("callbacks/sparse_training/history.py", "import lightning_sparse.cli"),
+        ("callbacks/sparse_training/history.py", "from lightning.pytorch import Callback"),
+        ("callbacks/sparse_training/history.py", "from lightning_sparse.experiments import sparse_cli"),
+        ("experiments/worker.py", "from lightning_sparse.reproduction import paper_tables"),
+        ("cli/entry_point.py", "from pytorch_lightning.cli import LightningCLI"),
+        ("experiments/sparse_cli.py", "from lightning_sparse import cli"),
         ("newcomer.py", "import torch"),
+        ("newcomer/module.py", "import torch"),
         ("testing/contract.py", "import pytest"),
         ("testing/evidence.py", "from hypothesis import strategies"),
         ("testing/contract.py", "from lightning_sparse import cli"),
-        ("callbacks/history.py", "from lightning_sparse.testing import check_growth"),
+        ("callbacks/sparse_training/history.py", "from lightning_sparse.testing import check_growth"),
         ("topology/rewire.py", "from lightning_sparse import testing"),
     ],
 )
 def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) -> None:
-    for unit in ("cli", "network", "budget", "maskable", "signals", "demo"):
-        (tmp_path / f"{unit}.py").write_text("import torch\n", encoding="utf-8")
-    for unit in ("analysis", "callbacks", "data", "models", "testing", "topology"):
-        (tmp_path / unit).mkdir()
+    for room in (*ROOMS, "reproduction"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("import torch\n", encoding="utf-8")
     assert complaints(tmp_path) == []
     planted = tmp_path / module
-    planted.parent.mkdir(exist_ok=True)
+    planted.parent.mkdir(exist_ok=True, parents=True)
     planted.write_text(f"import torch\n{statement}\n", encoding="utf-8")
     found = complaints(tmp_path)
     assert found
@@ -174,23 +195,30 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) 
     [
         ("topology/rewire.py", "import numpy as np, math\nfrom torch import Tensor\nfrom .plan import plan_changes"),
         ("topology/growth/random.py", "from ..layer import LayerView"),
-        ("network.py", "from lightning_sparse.topology import rewire\nfrom .signals import Signals"),
-        ("callbacks/history.py", "from lightning_sparse._compat import Callback\nfrom lightning_sparse import network"),
-        ("cli.py", "from lightning_sparse import SparseNetwork, demo\nfrom lightning_sparse._compat import Trainer"),
+        ("network/budget.py", "from lightning_sparse.selection import weights"),
+        ("network/sparse_network.py", "from lightning_sparse.topology import rewire\nfrom .signals import Signals"),
+        (
+            "callbacks/sparse_training/history.py",
+            "from lightning_sparse._compat import Callback\nfrom lightning_sparse import network",
+        ),
+        ("experiments/worker.py", "from lightning_sparse import callbacks, data, models"),
+        (
+            "cli/entry_point.py",
+            "from lightning_sparse import SparseNetwork\nfrom lightning_sparse.experiments import a",
+        ),
         ("_compat.py", "import lightning.pytorch\nimport pytorch_lightning"),
         (
-            "testing/callback.py",
+            "testing/callbacks/runs.py",
             "from lightning_sparse.callbacks import history\nfrom lightning_sparse._compat import Trainer",
         ),
         ("data/mnist.py", "from sklearn.datasets import fetch_openml\nfrom ._cache import folder"),
     ],
 )
 def test_an_import_that_points_the_right_way_is_let_through(tmp_path: Path, module: str, statement: str) -> None:
-    for unit in ("network", "signals", "demo", "_compat"):
-        (tmp_path / f"{unit}.py").touch()
-    for unit in ("callbacks", "topology"):
-        (tmp_path / unit).mkdir()
-    (tmp_path / module).parent.mkdir(exist_ok=True)
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+    (tmp_path / "_compat.py").touch()
+    (tmp_path / module).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / module).write_text(statement, encoding="utf-8")
     assert complaints(tmp_path) == []
 

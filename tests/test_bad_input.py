@@ -29,10 +29,10 @@ from lightning_sparse.cli import main
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.stepping import watching
-from lightning_sparse.testing.comparison import copied, differences
-from lightning_sparse.testing.runs import everything, watchers_of
-from lightning_sparse.testing.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
+from lightning_sparse.network.optimizer_steps import watching
+from lightning_sparse.testing.callbacks.runs import everything, watchers_of
+from lightning_sparse.testing.callbacks.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
+from lightning_sparse.testing.equality import copied, differences
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.recipes import SET, SPARSE_MOMENTUM
 from lightning_sparse.topology.rewire import Recipe

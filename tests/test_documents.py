@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lightning_sparse.experiments.setting import FULL
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.report import as_csv, markdown
-from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.setting import FULL
 from lightning_sparse.reproduction.studies import STUDIES
 
 TESTS = Path(__file__).parent

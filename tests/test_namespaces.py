@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse._compat import Callback, MisconfigurationException
-from lightning_sparse.testing.comparison import differences
+from lightning_sparse.testing.equality import differences
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 pytest.importorskip("pytorch_lightning")
@@ -137,7 +137,7 @@ from lightning_sparse import SparseMomentumCallback
 from lightning_sparse._compat import Callback
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
-from lightning_sparse.experiment import SparseCLI
+from lightning_sparse.experiments.sparse_cli import SparseCLI
 
 assert Callback is L.Callback
 images, labels = torch.randint(256, (40, 8, 8), dtype=torch.uint8), torch.arange(40) % 10

@@ -13,8 +13,9 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "matplotl
 sys.modules["matplotlib"] = None  # as if it were not
 """
 TRAINING = """
-import lightning_sparse, lightning_sparse.callbacks.figures, lightning_sparse.callbacks.pictures
-from lightning_sparse.testing.training import fit
+import lightning_sparse
+import lightning_sparse.callbacks.probing.figure_logging, lightning_sparse.callbacks.sparse_training.figures
+from lightning_sparse.testing.callbacks.training import fit
 callback = lightning_sparse.SparseMomentumCallback(density=0.3)
 fit(callback)
 print(len(callback.history))
@@ -24,7 +25,7 @@ from importlib import import_module
 from lightning_sparse import (
     ClassSpecializationCallback, GradientFlowCallback, SparseMomentumCallback, SparsityPictures
 )
-from lightning_sparse.testing.training import fit
+from lightning_sparse.testing.callbacks.training import fit
 for ask in (
     lambda: import_module("lightning_sparse.analysis.pictures").plot_mask,
     lambda: import_module("lightning_sparse.analysis.pictures.style"),

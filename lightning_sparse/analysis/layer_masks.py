@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.patterns import listed, plain_name
+from lightning_sparse.selection.patterns import listed, plain_name
 
 
 def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_sparse.analysis.eager_forward import plain_passes
 from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
-from lightning_sparse.analysis.plain_pass import plain_passes
 
 _INDEX_BYTES = 4
 

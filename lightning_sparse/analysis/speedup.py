@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sparse.analysis.eager_forward import plain_passes
 from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
-from lightning_sparse.analysis.plain_pass import plain_passes
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

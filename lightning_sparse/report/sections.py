@@ -16,7 +16,7 @@ from lightning_sparse.analysis.pictures import (
     plot_layer_gradient_flow,
     plot_redistribution,
 )
-from lightning_sparse.report.curves import Quartiles, plot_curves, plot_quartiles
+from lightning_sparse.report.curve_charts import Quartiles, plot_curves, plot_quartiles
 from lightning_sparse.report.page import drawn, folded, note, picture, pictures, section, table
 from lightning_sparse.report.run_log import Point, RunLog
 

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
+from lightning_sparse.experiments.datasets import prepare
+from lightning_sparse.experiments.results import is_finished
+from lightning_sparse.experiments.runner import run_missing
+from lightning_sparse.experiments.setting import SCALES, Experiment, Scale, Setting
 from lightning_sparse.models.classifier_arguments import CompileMode
 from lightning_sparse.reproduction import report
-from lightning_sparse.reproduction.datasets import prepare
 from lightning_sparse.reproduction.drawing import picture
-from lightning_sparse.reproduction.result_files import is_finished
-from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.runner import run_missing
-from lightning_sparse.reproduction.setting import SCALES, Experiment, Scale, Setting
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Study
 

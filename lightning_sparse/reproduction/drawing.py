@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lightning_sparse.analysis.pictures import Point, plot_beside_published, plot_over_density
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.report import title
-from lightning_sparse.reproduction.results import Results
 from lightning_sparse.reproduction.study import Cell, Study
 
 # Of a part: its column, and the cells that share an axis.

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lightning_sparse.reproduction.results import Results
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.study import Cell, Study
 
 _NOTE = """\

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lightning_sparse.reproduction.figures import compression, figure2, sensitivity
+from lightning_sparse.reproduction.paper_figures import compression, figure2, sensitivity
+from lightning_sparse.reproduction.paper_tables import regrowth, table1, table2, table2_as_coded, table3, table5
 from lightning_sparse.reproduction.study import Cell, Measure, Published, Study
-from lightning_sparse.reproduction.tables import regrowth, table1, table2, table2_as_coded, table3, table5
 
 STUDIES = {
     "table1": table1(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from lightning_sparse.reproduction.setting import Setting
+from lightning_sparse.experiments.setting import Setting
 
 Measure = Literal["error", "accuracy", "accuracy_top5"]
 

@@ -4,12 +4,12 @@
 >>> check_growth(random)
 """
 
-from lightning_sparse.testing.callback import CALLBACK_PROPERTIES, check_callback
+from lightning_sparse.testing.callbacks.sparse_training import CALLBACK_PROPERTIES, check_callback
 from lightning_sparse.testing.contract import ContractError
-from lightning_sparse.testing.growth import GROWTH_PROPERTIES, check_growth
-from lightning_sparse.testing.pruning import PRUNING_PROPERTIES, check_pruning
-from lightning_sparse.testing.recipe import RECIPE_PROPERTIES, check_recipe
-from lightning_sparse.testing.redistribution import REDISTRIBUTION_PROPERTIES, check_redistribution
+from lightning_sparse.testing.recipes.recipe import RECIPE_PROPERTIES, check_recipe
+from lightning_sparse.testing.rules.growth import GROWTH_PROPERTIES, check_growth
+from lightning_sparse.testing.rules.pruning import PRUNING_PROPERTIES, check_pruning
+from lightning_sparse.testing.rules.redistribution import REDISTRIBUTION_PROPERTIES, check_redistribution
 
 __all__ = [
     "CALLBACK_PROPERTIES",

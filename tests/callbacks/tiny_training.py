@@ -14,8 +14,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_sparse import SparseTrainingCallback
-from lightning_sparse.testing.comparison import differences
-from lightning_sparse.testing.runs import (
+from lightning_sparse.testing.callbacks.runs import (
     active_weights,
     everything,
     masks_of,
@@ -24,8 +23,7 @@ from lightning_sparse.testing.runs import (
     stray_weights,
     watchers_of,
 )
-from lightning_sparse.testing.small_networks import OPTIMIZERS
-from lightning_sparse.testing.training import (
+from lightning_sparse.testing.callbacks.training import (
     BATCH_SIZE,
     BATCHES,
     CLASSES,
@@ -38,6 +36,8 @@ from lightning_sparse.testing.training import (
     fit,
     trainer,
 )
+from lightning_sparse.testing.equality import differences
+from lightning_sparse.testing.small_networks import OPTIMIZERS
 from lightning_sparse.topology import LayerView
 
 __all__ = [

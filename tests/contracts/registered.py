@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning_sparse.callbacks
 from lightning_sparse.callbacks import SparseTrainingCallback
-from lightning_sparse.testing.runs import Factory
+from lightning_sparse.testing.callbacks.runs import Factory
 from lightning_sparse.topology import RECIPES
 
 

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 
 from lightning_sparse import ClassSpecialization, ClassSpecializationCallback
 from lightning_sparse.data import ArrayDataModule
-from lightning_sparse.testing.comparison import differences
+from lightning_sparse.testing.equality import differences
 
 from .processes import run
 from .training import ddp, trainer

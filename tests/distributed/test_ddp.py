@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
-from lightning_sparse.testing.comparison import differences
+from lightning_sparse.testing.equality import differences
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.pruning import PRUNING
 from lightning_sparse.topology.redistribution import REDISTRIBUTION

@@ -16,7 +16,7 @@ from torch import nn
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.testing.comparison import differences
+from lightning_sparse.testing.equality import differences
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import is_shardable
 from lightning_sparse.topology.pruning import PRUNING

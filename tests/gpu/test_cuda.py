@@ -19,7 +19,7 @@ from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, Spars
 from lightning_sparse.callbacks import RandomStateCallback
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier
-from lightning_sparse.testing.training import ShufflingLoader, TinyModule
+from lightning_sparse.testing.callbacks.training import ShufflingLoader, TinyModule
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.pruning import PRUNING
 from lightning_sparse.topology.redistribution import REDISTRIBUTION

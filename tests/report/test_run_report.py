@@ -27,7 +27,7 @@ from lightning_sparse.cli import main
 from lightning_sparse.data import InMemoryLoader
 from lightning_sparse.models import ImageClassifier
 from lightning_sparse.report import report
-from lightning_sparse.report.curves import Quartiles, plot_curves, plot_quartiles
+from lightning_sparse.report.curve_charts import Quartiles, plot_curves, plot_quartiles
 from lightning_sparse.report.run_log import Point, RunLog
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,8 +9,8 @@ import pytest
 from test_results import finish
 
 from lightning_sparse.cli import main
+from lightning_sparse.experiments.setting import FULL, SCALES, SMALL, Experiment, Scale, Setting
 from lightning_sparse.reproduction import command, reproduce
-from lightning_sparse.reproduction.setting import FULL, SCALES, SMALL, Experiment, Scale, Setting
 
 DENSE, FIVE = Setting("mnist_lenet300_dense"), Setting("mnist_lenet300_5")
 ROWS = "mnist_lenet300_dense,mnist_lenet300_5"

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from test_report import DENSE, RANDOM, SPARSE, STUDY
 from test_results import finish
 
+from lightning_sparse.experiments.setting import SMALL
 from lightning_sparse.reproduction.drawing import picture
-from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.setting import SMALL
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.studies import STUDIES
 
 

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]  # it has none
 from test_results import diverge, finish
 
+from lightning_sparse.experiments.setting import FULL, SMALL, Setting
 from lightning_sparse.reproduction import report
-from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.setting import FULL, SMALL, Setting
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Cell, Published, Study
 

@@ -24,12 +24,13 @@ from torch.nn.functional import dropout
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.cli import main
+from lightning_sparse.experiments import runner, worker
+from lightning_sparse.experiments.datasets import prepare
+from lightning_sparse.experiments.runner import FailedRunsError, run_missing
+from lightning_sparse.experiments.setting import FULL, SMALL, Experiment, Scale, Setting
 from lightning_sparse.reproduction import report as reproduction_report
-from lightning_sparse.reproduction import reproduce, runner, worker
-from lightning_sparse.reproduction.datasets import prepare
-from lightning_sparse.reproduction.results import Results
-from lightning_sparse.reproduction.runner import FailedRunsError, run_missing
-from lightning_sparse.reproduction.setting import FULL, SMALL, Experiment, Scale, Setting
+from lightning_sparse.reproduction import reproduce
+from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.studies import STUDIES
 
 pytestmark = [

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sparse.reproduction.results import Mean, Results
-from lightning_sparse.reproduction.setting import SMALL, Experiment, Setting
+from lightning_sparse.experiments.setting import SMALL, Experiment, Setting
+from lightning_sparse.reproduction.measured import Mean, Results
 from lightning_sparse.reproduction.study import Cell, Published
 
 percents = st.floats(0, 100)

@@ -10,8 +10,8 @@ import yaml
 from torch import nn
 
 from lightning_sparse import configs
+from lightning_sparse.experiments.setting import OPTIONS, SMALL, Setting
 from lightning_sparse.models import create_model
-from lightning_sparse.reproduction.setting import OPTIONS, SMALL, Setting
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Cell
 

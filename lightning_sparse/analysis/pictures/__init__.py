@@ -4,16 +4,16 @@ Each function takes plain data, draws into given axes or new ones, and returns t
 """
 
 try:
-    from lightning_sparse.analysis.pictures.gradients import plot_gradient_flow, plot_layer_gradient_flow
-    from lightning_sparse.analysis.pictures.masks import plot_empty_channels, plot_input_connectivity, plot_mask
-    from lightning_sparse.analysis.pictures.results import (
+    from lightning_sparse.analysis.pictures.plot_gradients import plot_gradient_flow, plot_layer_gradient_flow
+    from lightning_sparse.analysis.pictures.plot_masks import plot_empty_channels, plot_input_connectivity, plot_mask
+    from lightning_sparse.analysis.pictures.plot_results import (
         Point,
         plot_accuracy,
         plot_beside_published,
         plot_over_density,
     )
-    from lightning_sparse.analysis.pictures.specialization import plot_specialization
-    from lightning_sparse.analysis.pictures.topology import plot_layer_densities, plot_redistribution
+    from lightning_sparse.analysis.pictures.plot_specialization import plot_specialization
+    from lightning_sparse.analysis.pictures.plot_topology import plot_layer_densities, plot_redistribution
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise

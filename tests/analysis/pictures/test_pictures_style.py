@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lightning_sparse.analysis.pictures.given import short_names
+from lightning_sparse.analysis.pictures.inputs import short_names
 from lightning_sparse.analysis.pictures.style import (
     COLOURS,
     colour,

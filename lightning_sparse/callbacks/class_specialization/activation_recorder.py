@@ -1,0 +1,163 @@
+"""Layers of any module, by pattern, and what they put out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.analysis.class_specialization import ClassSpecialization
+from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, listed, plain_name
+from lightning_sparse.selection.weights import is_metric
+
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda features: features, "relu": torch.relu}
+
+
+def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str, nn.Module]:
+    """Return the modules inside a model that patterns mean, by name, in the order of the model.
+
+    Args:
+        model: Any module. Networks of its metrics are no part of it.
+        patterns: Module types, or globs on module or type names. Default: all convolutions.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or there is no convolution.
+        TypeError: If a pattern is neither a string nor a module type.
+    """
+    of_metrics = {id(inner) for module in model.modules() if is_metric(module) for inner in module.modules()}
+    # What a wrapper and what it wraps have one name; the latter comes later, and is called by the former.
+    named = {
+        plain_name(f"{path}.")[:-1]: module
+        for path, module in model.named_modules()
+        if path and id(module) not in of_metrics
+    }
+    wanted = as_included(patterns) or CONVOLUTIONS
+    matched = {pattern: [name for name, module in named.items() if _means(pattern, name, module)] for pattern in wanted}
+    missing = [pattern for pattern, names in matched.items() if not names]
+    if missing and (patterns is not None or len(missing) == len(matched)):
+        what = "convolutions" if patterns is None else f"layers that {missing[0]!r} matches"
+        raise ValueError(
+            f"Expected {what} in {type(model).__name__}; got none. Cure: choose layers from {listed(list(named))}, by "
+            "their names or types."
+        )
+    chosen = {name for names in matched.values() for name in names}
+    return {name: module for name, module in named.items() if name in chosen}
+
+
+def _means(pattern: Pattern, name: str, module: nn.Module) -> bool:
+    if isinstance(pattern, type):
+        return isinstance(module, pattern)
+    return fnmatchcase(name, pattern) or fnmatchcase(type(module).__name__, pattern)
+
+
+class Listener:
+    """Adds what layers put out to a metric each.
+
+    Args:
+        layers: Modules by name.
+        new_metric: Makes a metric.
+        activation: What the outputs pass through first: a name in `ACTIVATIONS`.
+
+    Attributes:
+        labels: Of the batch that is passed.
+        metrics: By name, of the layers that were called.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, nn.Module], new_metric: Callable[[], ClassSpecialization], activation: str
+    ) -> None:
+        self.labels = torch.empty(0, dtype=torch.int64)
+        self.metrics: dict[str, ClassSpecialization] = {}
+        self._layers, self._new_metric, self._activation = layers, new_metric, ACTIVATIONS[activation]
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Follow the layers' calls."""
+        with ExitStack() as stack:
+            for name, module in self._layers.items():
+                stack.callback(module.register_forward_hook(partial(self._hear, name)).remove)
+            yield
+
+    def _hear(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"Expected a layer that puts out a tensor; got a {type(output).__name__} from {name!r}. Cure: choose "
+                "other layers."
+            )
+        features = _countable(self._activation(output))
+        if isinstance(module, nn.Linear):  # whose channels come last
+            features = features.movedim(-1, 1)
+        if name not in self.metrics:
+            self.metrics[name] = self._new_metric().to(features.device)
+        try:
+            self.metrics[name].update(features, self.labels.to(features.device))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"In layer {name!r}: {error}") from error
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Number of channels of each layer that was called."""
+        return {name: len(metric.activity) for name, metric in self.metrics.items()}
+
+    def compute(self, channels: Mapping[str, int], device: torch.device) -> dict[str, dict[str, Tensor]]:
+        """Return what each metric computes, on the CPU, in the order of the layers.
+
+        Args:
+            channels: Of the layers that were called in any process.
+            device: On which processes talk to each other.
+
+        Raises:
+            ValueError: If features were not finite, or labels out of range.
+        """
+        return {name: self._computed(name, channels[name], device) for name in self._layers if name in channels}
+
+    def _computed(self, name: str, channels: int, device: torch.device) -> dict[str, Tensor]:
+        metric = self.metrics[name] if name in self.metrics else self._new_metric().to(device)
+        if not metric.update_called:  # but in another process
+            empty = torch.empty(0, channels, device=device), torch.empty(0, dtype=torch.int64, device=device)
+            metric.update(*empty)
+        try:
+            computed = metric.compute()
+        except ValueError as error:
+            raise ValueError(f"In layer {name!r}: {error}") from error
+        flat = {"specialization", "activity_share"}  # scalars for a single channel
+        return {key: value.cpu().reshape(-1) if key in flat else value.cpu() for key, value in computed.items()}
+
+
+def _countable(features: Tensor) -> Tensor:
+    """Return features where there are numbers of double precision, which Apple's devices don't have."""
+    return features.cpu() if features.device.type == "mps" else features
+
+
+def check_called(layers: Sequence[str], called: Container[str], *, warns: bool) -> None:
+    """Raise if no layer was called, or warn of those that were not.
+
+    Raises:
+        ValueError: If there are layers, but none was called.
+    """
+    missing = [name for name in layers if name not in called]
+    if len(missing) == len(layers):
+        raise ValueError(
+            f"Expected data and layers that forward calls; got no call of {listed(missing)}. Cure: choose other "
+            "layers, give data that is not empty, or override forward to pass images through them."
+        )
+    if missing and warns:
+        warnings.warn(
+            f"Expected layers that forward calls; got no call of {listed(missing)}, which are left out. Cure: choose "
+            "the others with layers.",
+            stacklevel=2,
+        )

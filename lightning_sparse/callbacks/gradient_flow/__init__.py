@@ -1,0 +1,1 @@
+"""Gradient flow of a run: when it is measured, and what is saved, logged and drawn of it."""

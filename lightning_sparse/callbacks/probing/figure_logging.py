@@ -1,0 +1,125 @@
+"""Pictures for whatever loggers a Trainer has."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from posixpath import join
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from lightning_sparse._compat import Trainer, is_a
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What was warned of already, by Trainer.
+_WARNED: WeakKeyDictionary[Trainer, set[str]] = WeakKeyDictionary()
+
+
+def send_figure(trainer: Trainer, name: str, figure: Figure | Callable[[], Figure]) -> list[str]:
+    """Send a picture to every logger of the Trainer that takes figures, and save it as a file for the others.
+
+    TensorBoard, Weights & Biases, MLflow and Comet take figures, and so do loggers of your own with a method
+    `log_image`, or whose `experiment` has `add_figure` or `log_figure`. For others (`CSVLogger`) the file
+    `figures/<name>.png` is written to their folder, for a Trainer without loggers to its `default_root_dir`; a later
+    picture of the same name replaces it. Folders may be addresses, as far as Lightning's own loggers know them.
+
+    What fails is warned of once per kind of logger, folder or picture, and never raised: a picture is not worth a run.
+    What a logger doesn't take is saved as a file. Only the process of rank zero draws and sends, and none does in a
+    `fast_dev_run` or `barebones` run, or while a tuner silences the loggers.
+
+    Args:
+        trainer: With loggers; its steps are those of the picture.
+        name: Of the picture; slashes make folders.
+        figure: A figure of matplotlib, or a function that draws it, called only if it is needed.
+
+    Returns:
+        Where it went: `<class of the logger>: <name>` or the path of a file; empty if nowhere.
+    """
+    # Lightning puts a DummyLogger in place of loggers that are to be silent.
+    loggers = [logger for logger in trainer.loggers if not is_a(logger, "DummyLogger")]
+    if _is_silent(trainer) or len(loggers) < len(trainer.loggers):
+        return []
+    try:
+        drawn = figure() if callable(figure) else figure
+    except Exception as error:
+        _warn_once(trainer, name, f"a picture {name!r}", error, "draw it by itself to see the traceback")
+        return []
+    places, folders = [], [] if loggers else [str(trainer.default_root_dir)]
+    for logger in loggers:
+        if _takes(trainer, logger, name, drawn):
+            places.append(f"{type(logger).__name__}: {name}")
+        else:
+            folders.append(_folder(trainer, logger))
+    return [*places, *(path for folder in dict.fromkeys(folders) for path in _saved(trainer, folder, name, drawn))]
+
+
+def _is_silent(trainer: Trainer) -> bool:
+    dev: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]  # which Lightning doesn't declare
+    return bool(dev) or trainer.barebones or not trainer.is_global_zero
+
+
+def _takes(trainer: Trainer, logger: Any, name: str, figure: Figure) -> bool:
+    """Hand a figure to a logger; tell whether it took it."""
+    try:
+        return _hand(logger, name, figure, trainer.fit_loop.epoch_loop._batches_that_stepped)
+    except Exception as error:
+        kind = type(logger).__name__
+        cure = "see to the logger; the picture is in a file"
+        _warn_once(trainer, kind, f"{kind} to take the picture {name!r}", error, cure)
+        return False
+
+
+def _hand(logger: Any, name: str, figure: Figure, step: int) -> bool:
+    """Hand a figure to a logger in the way that it knows; False if it knows none."""
+    if callable(log_image := getattr(logger, "log_image", None)):  # Weights & Biases
+        log_image(key=name, images=[figure], step=step)
+        return True
+    experiment = getattr(logger, "experiment", None)
+    if callable(add_figure := getattr(experiment, "add_figure", None)):  # TensorBoard
+        add_figure(name, figure, global_step=step)
+    elif not callable(log_figure := getattr(experiment, "log_figure", None)):
+        return False
+    elif hasattr(logger, "run_id"):  # MLflow
+        log_figure(logger.run_id, figure, f"figures/{name}.png")
+    else:  # Comet
+        log_figure(name, figure, step=step)
+    return True
+
+
+def _folder(trainer: Trainer, logger: Any) -> str:
+    # Not the Trainer's log_dir, which all processes have to ask for.
+    for attribute in ("log_dir", "save_dir"):
+        with suppress(Exception):  # of a logger that failed already
+            if folder := getattr(logger, attribute, None):
+                return str(folder)
+    return str(trainer.default_root_dir)
+
+
+def _saved(trainer: Trainer, folder: str, name: str, figure: Figure) -> list[str]:
+    """Write a figure to a file and return its path; none if that fails."""
+    from fsspec.core import url_to_fs  # with which Lightning's loggers write, wherever that is
+
+    path = join(folder, "figures", f"{name}.png")
+    try:
+        files, inner = url_to_fs(path)
+        files.makedirs(inner.rpartition("/")[0], exist_ok=True)
+        with files.open(inner, "wb") as file:
+            figure.savefig(file, format="png")
+    except Exception as error:
+        _warn_once(trainer, folder, f"to write {path}", error, "make room, or another folder for what is logged")
+        return []
+    return [path]
+
+
+def _warn_once(trainer: Trainer, what: str, expected: str, error: Exception, cure: str) -> None:
+    """Warn of a failure, unless this Trainer was warned of the like."""
+    if what not in (warned := _WARNED.setdefault(trainer, set())):
+        warned.add(what)
+        warnings.warn(
+            f"Expected {expected}; got {type(error).__name__}: {error}. Training goes on; this is said once. "
+            f"Cure: {cure}.",
+            stacklevel=2,
+        )

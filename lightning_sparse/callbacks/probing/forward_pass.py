@@ -1,0 +1,90 @@
+"""Passing images through the module of a run, in whatever form its batches come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from numbers import Integral
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.analysis.checks import check_labels
+from lightning_sparse.callbacks.probing.evaluation_batches import data_module
+
+
+class PassingCallback(Callback):
+    """A callback that passes images through the module; subclasses may override how."""
+
+    def unpack(self, batch: Any) -> tuple[Any, Tensor]:
+        """Return the images and the labels of a batch: what `forward` gets, and integers ``(batch,)`` from 0 on.
+
+        To be overridden for batches that are not just these two.
+
+        Raises:
+            TypeError: If the batch is anything else.
+        """
+        if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+            return batch[0], batch[1]
+        raise TypeError(
+            f"Expected batches of (images, labels); got {_description(batch)}. Cure: override unpack(self, batch) in a "
+            f"subclass of {type(self).__name__}, so that it returns these two."
+        )
+
+    def forward(self, pl_module: LightningModule, images: Any) -> Any:
+        """Pass images through the module by calling it. To be overridden for modules that are called otherwise.
+
+        Raises:
+            NotImplementedError: If the module has no `forward`.
+        """
+        try:
+            return pl_module(images)
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"Expected a module with a forward method; got {type(pl_module).__name__}: {error}. Cure: define one, "
+                f"or override forward(self, pl_module, images) in a subclass of {type(self).__name__}."
+            ) from error
+
+    def _unpacked(
+        self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any], limit: int | None
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """Yield images and labels on the device, after the hooks that a batch goes through in a run."""
+        for batch in islice(batches, limit):
+            images, labels = self.unpack(on_device(trainer, pl_module, batch))
+            check_labels(labels)
+            yield images, labels
+
+    def _pass(self, trainer: Trainer, pl_module: LightningModule, images: Any) -> None:
+        with trainer.precision_plugin.forward_context():
+            self.forward(pl_module, images)
+
+
+def on_device(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+    """Return a batch as `training_step` gets it: converted, through the hooks of its transfer, on the device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    device = trainer.strategy.root_device
+    return pl_module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
+
+
+def _description(batch: object) -> str:
+    if isinstance(batch, dict):
+        return f"a dict of {', '.join(map(repr, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {type(batch).__name__} of {', '.join(type(each).__name__ for each in batch) or 'nothing'}"
+    return f"a {type(batch).__name__}"
+
+
+def known_classes(trainer: Trainer, pl_module: LightningModule) -> int | None:
+    """Return `num_classes` of a module's hyperparameters, the module or the data module, if one says it."""
+    for owner in (pl_module.hparams, pl_module, data_module(trainer)):
+        number = getattr(owner, "num_classes", None)
+        if isinstance(number, Integral) and int(number) >= 2:
+            return int(number)
+    return None
+
+
+def count_classes(batches: Iterable[tuple[Any, Tensor]]) -> int:
+    """Return the largest label plus one, 0 if there are no labels."""
+    return max((int(labels.max()) + 1 for _, labels in batches if labels.numel()), default=0)

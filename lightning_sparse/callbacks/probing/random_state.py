@@ -1,0 +1,105 @@
+"""The global random states in checkpoints, so that whatever draws from them goes on as it would have."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.network.state import check_seal, sealed
+
+
+class RandomStateCallback(Callback):
+    """Keep the global random states of PyTorch, Python and NumPy in checkpoints, and go on from them.
+
+    Lightning doesn't: in a run that is resumed, dropout and whatever else draws at random starts over from the seed.
+    With this callback it draws what it would have drawn in a run that was not interrupted. Kept are the states of the
+    first process; the others go on from them too, as all processes of a run begin with the same seed.
+
+    PyTorch's ``DataLoader`` draws from the global state when an epoch begins: its order if it shuffles, and its
+    workers' seeds. A run that goes on where an epoch begins draws the same. In the middle of an epoch, it starts that
+    epoch again, in another order, as Lightning does without this callback; a loader with a ``generator`` of its own
+    starts that generator again. After a checkpoint that was saved between an epoch's last step and its validation,
+    Lightning skips that validation, and what its loader would have drawn is not drawn: let it have a ``generator``.
+    Persistent workers are new processes after a resume, whose states this callback can't keep.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._device: torch.device | None = None
+        self._saved: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note which device the module will be on."""
+        self._device, self._saved = trainer.strategy.root_device, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of this moment, as plain values and tensors."""
+        device = self._device
+        states = host_states()
+        if device is not None and device.type == "cuda":
+            states["device"] = torch.cuda.get_rng_state(device)
+        elif device is not None and device.type == "mps":
+            states["device"] = torch.mps.get_rng_state()
+        return sealed({"states": states})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts, before which others may draw.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        check_seal(state_dict, {"states"}, "a run with this callback")
+        self._saved = state_dict["states"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on from what was saved, if the run is resumed."""
+        if self._saved is None:
+            return
+        set_host_states(self._saved)
+        state, device = self._saved.get("device"), trainer.strategy.root_device
+        if state is not None and device.type == "cuda":  # a run may go on on another kind of device
+            torch.cuda.set_rng_state(state, device)
+        elif state is not None and device.type == "mps":
+            torch.mps.set_rng_state(state)
+        self._saved = None
+        if _begins_epoch(trainer) and _all_draw(trainer):
+            # The fetcher has begun the epoch already, in `setup_data`, from another state.
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]  # there is one while a Trainer fits
+
+
+def _begins_epoch(trainer: Trainer) -> bool:
+    loop = trainer.fit_loop
+    return not loop.restarted_mid_epoch or loop.epoch_loop.batch_progress.is_last_batch
+
+
+def _all_draw(trainer: Trainer) -> bool:
+    """Tell whether all training loaders draw from the global state; beginning an epoch twice may move others on."""
+    loaders = trainer.fit_loop._combined_loader
+    return loaders is not None and all(
+        isinstance(loader, DataLoader) and loader.generator is None for loader in loaders.flattened
+    )
+
+
+def host_states() -> dict[str, Any]:
+    """Return the random states of Python, NumPy and PyTorch on the CPU, as plain values and tensors."""
+    version, words, gauss = random.getstate()
+    kind, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # that of the user's code
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(numbers, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+
+
+def set_host_states(states: dict[str, Any]) -> None:
+    """Go on from what `host_states` returned."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, numbers, *rest = states["numpy"]
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))  # noqa: NPY002  # as above
+    torch.set_rng_state(states["torch"])

@@ -1,0 +1,266 @@
+"""Sparse training by any recipe, in any Lightning Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import torch
+
+from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.callbacks.sparse_training.averages import mask_averages
+from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
+from lightning_sparse.callbacks.sparse_training.compatibility import (
+    check_agreement,
+    check_alone,
+    check_finetuning,
+    check_recipe,
+    check_strategy,
+    check_was_dense,
+    fraction_of_nonzero,
+    warn_of_untrained,
+)
+from lightning_sparse.callbacks.sparse_training.counters import Counters
+from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, counted_per_step, run_length
+from lightning_sparse.callbacks.sparse_training.prune_rate import PruneRate
+from lightning_sparse.callbacks.sparse_training.reporting import density_metrics, log, print_summary, update_metrics
+from lightning_sparse.callbacks.sparse_training.rollback import Undo
+from lightning_sparse.callbacks.sparse_training.update_schedule import Timetable, progress
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.budget import Density, as_density, check_options
+from lightning_sparse.network.seeding import check_seed
+from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
+from lightning_sparse.selection.weights import find_weights
+from lightning_sparse.topology.recipes import as_recipe
+from lightning_sparse.topology.rewire import Recipe
+
+
+class SparseTrainingCallback(ResumableCallback):
+    """Train sparsely from the first step: masks at the start of fit, topology updates between epochs or steps.
+
+    An update belongs to the boundary of an epoch (or to a number of optimizer steps) and is carried out at the first
+    training batch after it. So the weights that were validated are those that a checkpoint saves, the last boundary
+    has no update, and a run resumes exactly from any checkpoint. Masks and counters are in the callback's state.
+    Fitting the same module again with the same callback continues with its masks; another module gets new ones.
+
+    A checkpoint that is resumed or evaluated with this callback is refused if its file was damaged. Files of others may
+    hold code: PyTorch 2.6 and later runs none unless told to, older ones and Lightning on checkpoints at http
+    addresses do. Load such files with `fit(..., weights_only=True)`, which the checkpoints of this callback allow.
+
+    Args:
+        recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
+            path of a `Recipe`, or a `Recipe`.
+        density: Fraction in (0, 1] of the maskable weights that stay active, or a mapping of layer patterns to it.
+            Default: 0.05.
+        prune_rate: Fraction in [0, 1] of each layer's active weights that the first update prunes.
+        schedule: Decay of the prune rate: "cosine" (to zero at the last update), "linear", "constant", the import
+            path of a function or a function of progress in [0, 1] that returns a factor.
+        every_n_epochs: Update period in epochs; 1 if neither period is given.
+        every_n_steps: Update period in optimizer steps, instead.
+        distribution: How active weights are spread over layers at first: "uniform", "erdos_renyi" or
+            "erdos_renyi_kernel".
+        include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names.
+        exclude: Leave these out, likewise; they don't count in the density.
+        dense: These stay dense, likewise, but count in the density.
+        minimum: No layer falls below so many active weights.
+        seed: Of random masks and growth; default: the seed that PyTorch was given (`seed_everything`).
+        sparsity: 1 - density, to give instead of it.
+
+    Attributes:
+        network: The `SparseNetwork`, from the start of fit on.
+        history: One `UpdateRecord` per topology update.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "sparse_momentum",
+        density: Density | None = None,
+        prune_rate: float = 0.5,
+        schedule: str | Callable[[float], float] = "cosine",
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        distribution: str = "uniform",
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        dense: Patterns | None = None,
+        minimum: int = 1,
+        seed: int | None = None,
+        sparsity: Density | None = None,
+    ) -> None:
+        super().__init__()
+        self._recipe = as_recipe(recipe)
+        self._holds_gradients = "gradient" in self._recipe.signals
+        density = as_density(density, sparsity)
+        self._prune_rate = PruneRate(prune_rate, schedule)
+        self._timetable = _timetable(every_n_epochs, every_n_steps)
+        self._seed = check_seed(seed)
+        self._network_options: dict[str, Any] = {
+            "density": density,
+            "distribution": distribution,
+            "include": include,
+            "exclude": exclude,
+            "dense": dense,
+            "minimum": minimum,
+        }
+        check_options(density, distribution, minimum)
+        as_included(include)
+        for patterns in (exclude, dense):
+            as_patterns(patterns)
+        self._undo: Undo | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._forget()
+        self._max_epochs: int | None = None
+        self._total_updates = inf
+        self._has_logged = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the counters of an earlier fit.
+
+        Raises:
+            MisconfigurationException: If the strategy can't keep an exact number of weights, or another callback
+                masks weights too.
+        """
+        if stage == "fit":
+            check_strategy(trainer)
+            check_alone(trainer, self, SparseTrainingCallback)
+            self._undo = Undo(self)
+            self._reset()
+            self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
+        self._is_fitting = stage == "fit"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bind masks to the module and its optimizers.
+
+        Raises:
+            ValueError: If no weight can be masked, the density is out of reach, no optimizer steps a masked weight,
+                or the checkpoint to resume from has no masks, or masks of another model or density.
+            MisconfigurationException: If weights are split over processes and a rule can't work on parts of them.
+        """
+        self._check_resumable(trainer)
+        choice = (self._network_options["include"], self._network_options["exclude"])
+        check_finetuning(trainer, pl_module, *choice)
+        if self._undo is not None:
+            self._undo.keep(weight.parameter for weight in find_weights(pl_module, *choice).values())
+        if self._restored is not None:
+            self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
+            self._restore_counters(self._restored)
+        else:
+            if self.network is None or self.network.model is not pl_module:
+                self.network = self._draw(trainer, pl_module)
+            self.network.check_weights()
+            steps = trainer.global_step // counted_per_step(trainer)
+            self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
+        check_recipe(self.network, self._recipe)
+        attach_optimizers(self.network, trainer, self._recipe.signals)
+        mask_averages(trainer, self.network)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> SparseNetwork:
+        """Return a network with new masks, the same on all ranks."""
+        nonzero = fraction_of_nonzero(pl_module, self._network_options["include"], self._network_options["exclude"])
+        seed = trainer.strategy.broadcast(torch.initial_seed() if self._seed is None else self._seed)
+        network = SparseNetwork(pl_module, **self._network_options, seed=seed)
+        check_was_dense(nonzero, network.density)
+        return network
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep masks and weights together, whatever else changed weights since the last step."""
+        self._follow_checkpoint(trainer, pl_module)
+        self._enforce()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out how many updates the run will have, and print what is masked.
+
+        Raises:
+            ValueError: If the prune rate is to decay over a run without a known end, or a weight is not finite.
+            RuntimeError: If processes start from different masks or weights.
+        """
+        self._take_over(trainer)
+        if self.network is None:
+            return
+        self._plan_updates(trainer)
+        check_agreement(trainer, self.network, "at the start of training")
+        self.network.check_finite()
+        print_summary(trainer, self.network)
+
+    def _plan_updates(self, trainer: Trainer) -> None:
+        self._total_updates = self._timetable.total_updates(run_length(trainer, self._max_epochs), self._counters.first)
+        decays = not self._prune_rate.is_constant and self._recipe.prune is not None
+        if self._total_updates == inf and decays:
+            raise ValueError(
+                f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
+                f"max_steps={trainer.max_steps}, {trainer.num_training_batches} batches per epoch. Cure: set "
+                "max_epochs for updates in epochs, max_steps for updates in steps (or limit_train_batches), or "
+                "schedule='constant'."
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Carry out the topology update of a boundary that has been passed.
+
+        Raises:
+            RuntimeError: If processes have different masks or weights after it.
+            ValueError: If layers to mask were added, unfrozen, replaced or removed since sparse training began.
+        """
+        if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
+            return
+        if self._undo is not None:  # other callbacks and the module may have changed weights after ours began
+            self.network.check_weights()
+            self.network.enforce()
+            self._undo = None  # from here on, a failure is one of training
+        now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
+        # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
+        if self._timetable.is_due(now, last) and now[1] > last[1]:
+            self.network.check_weights()
+            self._update(self.network, now)
+            warn_of_untrained(trainer, self.network, first=len(self.history) == 1)
+            mask_averages(trainer, self.network)
+            check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
+            log(trainer, {**density_metrics(self.network), **update_metrics(self.history[-1])})
+        elif not self._has_logged:
+            log(trainer, density_metrics(self.network))
+        self._has_logged = True
+
+    def _enforce(self) -> None:
+        if self.network is not None and self._is_fitting:
+            self.network.enforce()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See to it that what is saved is sparse, whatever else changed weights since the last step."""
+        self._enforce()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave sparse weights, whatever else changed them since the last step."""
+        self._enforce()
+
+    def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
+        rate = self._prune_rate.at(progress(len(self.history), self._total_updates))
+        changes = network.rewire(self._recipe, rate)
+        self.history.append(UpdateRecord(*now, rate, {change.name: change for change in changes}))
+        self._counters.last = now
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the optimizers; masks and history stay."""
+        self._release()
+        self._undo = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the optimizers: after an exception there is no teardown. Before the first step, undo the fit."""
+        self._release()
+        if self._undo is not None:
+            self._undo.undo()
+
+    def _release(self) -> None:
+        if self.network is not None:
+            self.network.detach()
+
+
+def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> Timetable:
+    if every_n_epochs is None and every_n_steps is None:
+        every_n_epochs = 1
+    return Timetable(every_n_epochs, every_n_steps)

@@ -1,0 +1,124 @@
+"""What sparse training saves, and how it goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.callbacks.sparse_training.averages import mask_averages
+from lightning_sparse.callbacks.sparse_training.checkpoint_file import check_intact
+from lightning_sparse.callbacks.sparse_training.counters import Counters
+from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.state import check_seal, sealed
+
+_STATE = {"network", "first", "last", "step_offset", "history"}
+
+
+class ResumableCallback(Callback):
+    """Keeps a sparse network and the counters of its run in the checkpoints of Lightning.
+
+    Attributes:
+        network: The `SparseNetwork`, once there is one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network: SparseNetwork | None = None
+        self._is_fitting = False
+        # Whether the recipe decides by gradients, which a checkpoint then has to hold.
+        self._holds_gradients = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget an earlier run; its network stays."""
+        self._counters = Counters()
+        # A state that was loaded and waits for the module to be ready for it.
+        self._restored: dict[str, Any] | None = None
+        self._resumes_without_state = False
+
+    @property
+    def history(self) -> list[UpdateRecord]:
+        """One record per topology update of this run."""
+        return self._counters.history
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        check_intact(trainer.ckpt_path)
+        self._resumes_without_state = not checkpoint.get("callbacks", {}).get(self.state_key)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the module is ready for it.
+
+        Raises:
+            ValueError: If it is damaged or not this callback's.
+        """
+        if state_dict == {"network": None}:
+            return
+        check_seal(state_dict, _STATE, "a run with this callback")
+        Counters.from_dict(state_dict)
+        if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
+            raise ValueError(
+                f"Expected the state of a network; got {state_dict['network']!r}. Cure: load another checkpoint."
+            )
+        self._restored = state_dict
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masks, random state, counters and history; tensors and plain Python values only."""
+        if self._restored is not None:  # a tuner saves and restores once more between a resume and its use
+            return self._restored
+        if self.network is None:
+            # Nothing to save. In a fit, only a tuner saves before there are masks, to restore before there are any.
+            return {"network": None} if self._is_fitting else {}
+        return sealed(
+            {
+                "network": self.network.state_dict(gradients=self._holds_gradients),
+                **self._counters.to_dict(),
+            }
+        )
+
+    def _check_resumable(self, trainer: Trainer) -> None:
+        # Lightning shows callbacks a checkpoint only if it has some callback's state, and holds on to it until now.
+        loaded = trainer._checkpoint_connector._loaded_checkpoint
+        if self._resumes_without_state or (loaded and self._restored is None):
+            raise ValueError(
+                f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
+                "a full checkpoint of a run with this callback, or load dense weights into the module and fit without "
+                "ckpt_path to start sparse training from them."
+            )
+
+    def _take_over(self, trainer: Trainer) -> None:
+        """Use a state that arrives after the start of fit, as strategies that shard the model restore it."""
+        self._check_resumable(trainer)
+        if self.network is not None and self._restored is not None:
+            self.network.load_state_dict(self._restored["network"])
+            self._restore_counters(self._restored)
+            mask_averages(trainer, self.network)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Use what was restored, before the weights are validated."""
+        self._take_over(trainer)
+
+    def _follow_checkpoint(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside of fit, masks of a checkpoint that is evaluated replace those of the module trained before."""
+        if trainer.state.fn != "fit" and self.network is not None and self._restored is not None:
+            if self.network.model is pl_module:
+                self.network.load_state_dict(self._restored["network"])
+            self._restored = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep masks and weights together where a checkpoint is evaluated."""
+        self._follow_checkpoint(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep masks and weights together where a checkpoint is evaluated."""
+        self._follow_checkpoint(trainer, pl_module)
+
+    def _restore_counters(self, state: Mapping[str, Any]) -> None:
+        self._counters = Counters.from_dict(state)
+        self._restored = None

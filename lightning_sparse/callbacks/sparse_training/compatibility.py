@@ -1,0 +1,193 @@
+"""What a run must not have beside sparse training or a measurement, and what its processes must have in common."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of, is_a
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.dtensor import local, shard_of
+from lightning_sparse.selection.patterns import Patterns, listed
+from lightning_sparse.selection.weights import FROZEN, find_weights, weights_by_obstacle
+from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.sharding import total
+
+# They flatten or partition the weights, and step a copy that no mask reaches.
+_UNSUPPORTED = {
+    "FSDPStrategy": "flattens the weights of several layers into one parameter",
+    "DeepSpeedStrategy": "keeps and steps partitioned copies of the weights",
+}
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Refuse strategies under which no exact number of weights can be kept.
+
+    Raises:
+        MisconfigurationException: Under FSDP (version 1) and DeepSpeed.
+    """
+    for name, reason in _UNSUPPORTED.items():
+        if is_a(trainer.strategy, name):
+            raise MisconfigurationException(
+                f"Expected a strategy that leaves each weight a parameter of its own; got {name}, which {reason}. "
+                "Cure: strategy='ddp', or ModelParallelStrategy with fully_shard (FSDP2) in configure_model to shard."
+            )
+
+
+def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) -> None:
+    """Refuse a second callback that masks weights: each would zero what the other trains.
+
+    Raises:
+        MisconfigurationException: If the Trainer has another one.
+    """
+    others = [other for other in callbacks_of(trainer) if isinstance(other, family) and other is not callback]
+    others += [other for other in callbacks_of(trainer) if is_a(other, "ModelPruning")]
+    if others:
+        raise MisconfigurationException(
+            f"Expected one callback for sparse training; got {type(callback).__name__} and "
+            f"{', '.join(type(other).__name__ for other in others)}. Cure: keep one; densities per layer go into its "
+            "density, a mapping of layer patterns."
+        )
+
+
+def check_finetuning(
+    trainer: Trainer, model: LightningModule, include: Patterns | None, exclude: Patterns | None
+) -> None:
+    """Refuse callbacks that unfreeze layers during training, if these would have been masked.
+
+    Raises:
+        MisconfigurationException: If there is such a callback and such a layer.
+    """
+    callbacks = [type(callback).__name__ for callback in callbacks_of(trainer) if is_a(callback, "BaseFinetuning")]
+    frozen = weights_by_obstacle(model, include, exclude, FROZEN)
+    if callbacks and frozen:
+        raise MisconfigurationException(
+            f"Expected layers that stay frozen or are masked from the start; got {callbacks[0]}, which unfreezes "
+            f"layers during training, and {listed(list(frozen))}, frozen. Cure: exclude them from sparse training, "
+            "or unfreeze them before it."
+        )
+
+
+def fraction_of_nonzero(model: LightningModule, include: Patterns | None, exclude: Patterns | None) -> float:
+    """Return the part, in [0, 1], of the weights to mask that are not zero; layers of nothing but zeros don't count."""
+    nonzero = size = 0
+    for weight in find_weights(model, include, exclude).values():
+        active = total(torch.count_nonzero(local(weight.parameter)).reshape(1), shard_of(weight.parameter)).item()
+        if active:  # else the layer starts from zero as a whole, which masks don't change
+            nonzero, size = nonzero + int(active), size + weight.parameter.numel()
+    return nonzero / max(1, size)
+
+
+def check_was_dense(nonzero: float, density: float) -> None:
+    """Refuse new masks for weights that are sparse already, as another run left them: few would be in both.
+
+    Args:
+        nonzero: Part of the weights that was not zero.
+        density: Of the new masks.
+
+    Raises:
+        ValueError: If many weights were zero.
+    """
+    if density < 1 and 1 - nonzero > max(0.05, min(0.5, 0.9 * (1 - density))):
+        raise ValueError(
+            f"Expected dense weights to draw masks for; got {100 * (1 - nonzero):.3g} % zeros. Masks are never read "
+            f"off zeros, and new ones would leave {100 * density:.3g} % of the rest. Cure: fit with the callback that "
+            "trained these weights, resume with ckpt_path from a full checkpoint of it, or start from dense weights."
+        )
+
+
+def warn_of_untrained(trainer: Trainer, network: SparseNetwork, *, first: bool) -> None:
+    """Warn, after the first update, of masked weights that nothing trains."""
+    if first and trainer.is_global_zero and (names := network.untrained):
+        warnings.warn(
+            f"Expected a gradient for every masked weight before the first topology update; got none for "
+            f"{listed(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or freeze "
+            "them with requires_grad=False.",
+            stacklevel=2,
+        )
+
+
+def check_agreement(trainer: Trainer, network: SparseNetwork, when: str) -> None:
+    """Raise unless all processes have the same masks and weights.
+
+    Args:
+        trainer: The Trainer; with one process there is nothing to compare.
+        network: What should be the same everywhere.
+        when: After what, for the message.
+
+    Raises:
+        RuntimeError: On every process, if one differs.
+    """
+    if trainer.world_size == 1:
+        return
+    rows = _gather(trainer, network.fingerprint().to(trainer.strategy.root_device)).cpu()
+    for kind, column in (("masks", rows[:, 0]), ("values of the masked weights", rows[:, 1])):
+        if different := torch.nonzero(column != column[0]).flatten().tolist():
+            raise RuntimeError(
+                f"Expected the same {kind} on all {trainer.world_size} processes {when}; got other ones on rank "
+                f"{', '.join(map(str, different))} than on rank 0. Cure: don't change weights or optimizers on single "
+                "ranks, and choose rules that take randomness from LayerView.generator only."
+            )
+
+
+def _gather(trainer: Trainer, values: Tensor) -> Tensor:
+    """Return the values of all processes, stacked."""
+    if not torch.distributed.is_initialized():  # a strategy that doesn't talk through torch.distributed
+        gathered: Tensor = trainer.strategy.all_gather(values).reshape(-1, *values.shape)
+        return gathered
+    rows = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(rows, values)
+    return torch.stack(rows)
+
+
+def check_recipe(network: SparseNetwork, recipe: Recipe) -> None:
+    """Refuse rules that can't work on parts of weights, where the strategy splits weights over processes.
+
+    Raises:
+        MisconfigurationException: If there is such a rule and such a weight.
+    """
+    if network.is_sharded and not recipe.shardable:
+        names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in recipe.unshardable)
+        raise MisconfigurationException(
+            f"Expected rules that work on weights that are split over processes; got {names}. Cure: another rule, "
+            "@uses(..., shardable=True) on a rule of your own if its scores depend on nothing but their own position, "
+            "or a strategy that keeps whole weights in every process, such as DDP."
+        )
+
+
+# Parts of their modules compute with all processes at once, or not at all outside of their wrappers.
+_SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def check_whole(trainer: Trainer) -> None:
+    """Refuse to pass images through a module in a process that doesn't have the whole of it.
+
+    Raises:
+        MisconfigurationException: If the strategy splits modules, or processes have no way to add up what they find.
+    """
+    name = type(trainer.strategy).__name__
+    if is_a(trainer.strategy, *_SPLITTING):
+        raise MisconfigurationException(
+            f"Expected a strategy with the whole module in every process; got {name}. Cure: strategy='ddp', or measure "
+            "the trained network on one device, with trainer.test."
+        )
+    if trainer.world_size > 1 and not torch.distributed.is_initialized():
+        raise MisconfigurationException(
+            f"Expected processes that talk through torch.distributed; got {name}. Cure: strategy='ddp', or measure the "
+            "trained network in one process, with trainer.test."
+        )
+
+
+def warn_of_averages(trainer: Trainer, callback: Callback) -> None:
+    """Warn of callbacks behind a given one that change weights when training ends."""
+    callbacks = callbacks_of(trainer)
+    behind = callbacks[callbacks.index(callback) + 1 :]
+    averaging = [other for other in behind if is_a(other, "WeightAveraging", "StochasticWeightAveraging")]
+    if averaging and trainer.is_global_zero:
+        warnings.warn(
+            f"Expected callbacks that average weights before {type(callback).__name__}, which measures them; got "
+            f"{type(averaging[0]).__name__} behind it. Cure: put it first in the list of callbacks.",
+            stacklevel=2,
+        )

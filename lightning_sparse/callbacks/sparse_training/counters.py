@@ -1,0 +1,64 @@
+"""How far a run is: what sparse training counts, saves and restores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_sparse.callbacks.sparse_training.history import UpdateRecord, is_count
+
+
+@dataclass
+class Counters:
+    """Positions in a run, each as completed epochs and optimizer steps, and what was done there.
+
+    Attributes:
+        first: At the start of this fit.
+        last: At the last topology update, or at the start of this fit.
+        step_offset: Steps that the network's weights took before the Trainer began to count.
+        history: One record per update.
+    """
+
+    first: tuple[int, int] = (0, 0)
+    last: tuple[int, int] = (0, 0)
+    step_offset: int = 0
+    history: list[UpdateRecord] = field(default_factory=list)
+
+    @classmethod
+    def starting(cls, epochs: int, steps: int, steps_of_weights: int) -> Counters:
+        """Return the counters of a fit that starts after so many epochs and steps of the Trainer."""
+        return cls((epochs, steps), (epochs, steps), steps_of_weights - steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, as a checkpoint needs them."""
+        history = [record.to_dict() for record in self.history]
+        return {
+            "first": list(self.first),
+            "last": list(self.last),
+            "step_offset": self.step_offset,
+            "history": history,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Counters:
+        """Return the counters that `to_dict` was called on.
+
+        Raises:
+            ValueError: If the values are no counters.
+        """
+        found = {name: values.get(name) for name in ("first", "last", "step_offset", "history")}
+        try:
+            (*first,), (*last,), offset, records = found.values()  # type: ignore[misc]  # checked below
+            history = [UpdateRecord.from_dict(record) for record in records]  # type: ignore[union-attr]  # see except
+            ordered = all(0 <= start <= end for start, end in zip(first, last, strict=True)) and len(first) == 2
+            valid = ordered and all(map(is_count, [*first, *last, abs(offset)]))  # type: ignore[arg-type]  # see except
+            valid = valid and all(record.is_sound for record in history)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"Expected counters of epochs and steps, and records of updates; got {repr(found)[:120]}. "
+                "Cure: the state is damaged, load another checkpoint."
+            )
+        return cls((first[0], first[1]), (last[0], last[1]), offset, history)  # type: ignore[arg-type]  # valid

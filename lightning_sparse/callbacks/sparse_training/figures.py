@@ -1,0 +1,161 @@
+"""Pictures of where a sparse network's weights are, sent to the loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from math import prod
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of
+from lightning_sparse.callbacks.probing.figure_logging import send_figure
+from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
+from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
+from lightning_sparse.network import SparseNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class SparsityPictures(Callback):
+    """Draw where the active weights of sparse training are and went, and send the pictures to the Trainer's loggers.
+
+    To be put into the Trainer beside `SparseMomentumCallback` or another `SparseTrainingCallback`, before or after it.
+    Loggers that take no figures, and a Trainer without loggers, get PNG files in the folder `figures`
+    (`lightning_sparse.callbacks.probing.figure_logging.send_figure`). The pictures, by name:
+
+    - `sparsity/density_per_layer`: over epochs, or over steps if updates come after steps;
+    - `sparsity/redistribution`: which part of the regrown weights each layer was to get, at each update;
+    - `sparsity/empty_channels`: the part of each layer's channels that has no active weight;
+    - `sparsity/first_layer`: how many connections each pixel has, if the first masked layer is a linear one that gets
+      square images; else its mask.
+
+    The run is not changed: nothing is drawn from random numbers, and a picture that fails is a warning.
+
+    Args:
+        every_n_epochs: Draw after every so many epochs, too; default: only at the end of training.
+
+    Raises:
+        ValueError: If the period is not a positive integer.
+    """
+
+    def __init__(self, every_n_epochs: int | None = None) -> None:
+        super().__init__()
+        self._period = _checked(every_n_epochs)
+        self._forget()
+
+    def _forget(self) -> None:
+        # Shapes of the images in the first batch of a fit, by which the first layer's inputs are known as pixels.
+        self._images: list[tuple[int, ...]] | None = None
+        self._drawn_at = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit, and see to it that there is something to draw, and what draws.
+
+        Raises:
+            MisconfigurationException: If the Trainer has no callback for sparse training.
+            ModuleNotFoundError: If matplotlib is not installed.
+        """
+        if stage == "fit":
+            import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
+
+            self._forget()
+            _sparse_callback(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Note the shapes of the first batch's images."""
+        if self._images is None:
+            self._images = image_shapes(batch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw after every so many epochs."""
+        completed = trainer.current_epoch + 1
+        if self._period is not None and completed % self._period == 0:
+            self._draw(trainer, completed)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw at the end, unless that was done after the last epoch."""
+        self._draw(trainer, trainer.current_epoch)
+
+    def _draw(self, trainer: Trainer, completed: int) -> None:
+        sparse = _sparse_callback(trainer)
+        # Weight averaging adds an epoch of its own, in which nothing is trained.
+        completed = completed if sparse._max_epochs in (None, -1) else min(completed, sparse._max_epochs or 0)
+        if sparse.network is None or completed == self._drawn_at:
+            return
+        self._drawn_at = completed
+        masks = cache(partial(_masks, sparse.network))
+        if sparse.network.is_sharded:  # then every process has to ask for them; else no failure gets past send_figure
+            masks()
+        for name, draw in {
+            "density_per_layer": partial(_densities, sparse, sparse.network, completed),
+            "redistribution": partial(_redistribution, sparse, sparse.network),
+            "empty_channels": partial(_empty_channels, masks),
+            "first_layer": partial(_first_layer, masks, self._images or []),
+        }.items():
+            if name != "redistribution" or sparse.history:
+                send_figure(trainer, f"sparsity/{name}", draw)
+
+
+def _checked(every_n_epochs: Any) -> int | None:
+    if every_n_epochs is None:
+        return None
+    if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, Integral) or every_n_epochs < 1:
+        raise ValueError(
+            f"Expected a period of at least 1 epoch, an integer; got {every_n_epochs!r}. Cure: None draws at the end "
+            "of training only."
+        )
+    return int(every_n_epochs)
+
+
+def _sparse_callback(trainer: Trainer) -> SparseTrainingCallback:
+    found = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseTrainingCallback)]
+    if not found:
+        raise MisconfigurationException(
+            "Expected a callback for sparse training, whose pictures are to be drawn; got none in the Trainer. Cure: "
+            "add SparseMomentumCallback() to its callbacks, or leave SparsityPictures out."
+        )
+    return found[0]
+
+
+def _masks(network: SparseNetwork) -> dict[str, Tensor]:
+    masks = network.masks
+    return {name: masks[name] for name, layer in network.layers.items() if not layer.dense}
+
+
+def _unit(sparse: SparseTrainingCallback) -> tuple[Unit, str]:
+    """Return what the run's updates are counted in, and its name."""
+    return ("step", "optimizer steps") if sparse._timetable.every_n_steps else ("epoch", "epochs completed")
+
+
+def _densities(sparse: SparseTrainingCallback, network: SparseNetwork, completed: int) -> Figure:
+    from lightning_sparse.analysis.pictures import plot_layer_densities
+
+    (unit, name), counters = _unit(sparse), sparse._counters
+    now = completed if unit == "epoch" else network.steps - counters.step_offset
+    first = counters.first[0] if unit == "epoch" else counters.first[1]
+    return plot_layer_densities(*density_curves(sparse.history, network.layers, unit, (first, now)), xlabel=name)
+
+
+def _redistribution(sparse: SparseTrainingCallback, network: SparseNetwork) -> Figure:
+    from lightning_sparse.analysis.pictures import plot_redistribution
+
+    unit, name = _unit(sparse)
+    return plot_redistribution(*share_curves(sparse.history, network.layers, unit), xlabel=name)
+
+
+def _empty_channels(masks: Callable[[], dict[str, Tensor]]) -> Figure:
+    from lightning_sparse.analysis.pictures import plot_empty_channels
+
+    return plot_empty_channels(masks())
+
+
+def _first_layer(masks: Callable[[], dict[str, Tensor]], images: list[tuple[int, ...]]) -> Figure:
+    from lightning_sparse.analysis.pictures import plot_input_connectivity, plot_mask
+
+    mask = next(iter(masks().values()))
+    fitting = [shape for shape in images if mask.dim() == 2 and prod(shape) == mask.shape[1]]
+    return plot_input_connectivity(mask, fitting[0]) if fitting else plot_mask(mask)

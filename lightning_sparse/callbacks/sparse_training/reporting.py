@@ -1,0 +1,119 @@
+"""What a run says about its sparsity: numbers for its loggers, and a table before it starts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from rich import box, get_console
+from rich.table import Table
+from torch import Tensor
+
+from lightning_sparse._compat import Trainer, callbacks_of, is_a
+from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.selection.patterns import plain_name
+
+
+def density_metrics(network: SparseNetwork) -> dict[str, float]:
+    """Return `sparsity/density` and `sparsity/density/<layer>`, fractions in [0, 1]."""
+    return {
+        "sparsity/density": network.density,
+        **{f"sparsity/density/{name}": layer.density for name, layer in network.layers.items()},
+    }
+
+
+def update_metrics(record: UpdateRecord) -> dict[str, float]:
+    """Return `sparsity/prune_rate`, `/pruned` and `/grown` (weights) and `/share/<layer>` of an update."""
+    return {
+        "sparsity/prune_rate": record.prune_rate,
+        "sparsity/pruned": float(record.pruned),
+        "sparsity/grown": float(record.grown),
+        **{f"sparsity/share/{name}": change.share for name, change in record.layers.items()},
+    }
+
+
+def specialization_metrics(
+    result: Mapping[str, Mapping[str, Tensor]], prefix: str = "specialization"
+) -> dict[str, float]:
+    """Return `<prefix>/<layer>/mean`, `/q25`, `/median`, `/q75` (in [0, 1]) and `/dead` (channels) of each layer.
+
+    Only the channels that have a specialization count; where there are none, neither has the layer.
+    """
+    metrics: dict[str, float] = {}
+    for layer, computed in result.items():
+        values = computed["specialization"]
+        values = values[~values.isnan()]
+        metrics[f"{prefix}/{layer}/dead"] = float(computed["dead"])
+        if len(values):
+            metrics[f"{prefix}/{layer}/mean"] = float(values.mean())
+            for name, part in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
+                metrics[f"{prefix}/{layer}/{name}"] = float(values.quantile(part))
+    return metrics
+
+
+def log(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Hand numbers to the Trainer's loggers now, whatever its logging interval, and to its callback metrics.
+
+    Updates are rare, and would mostly fall between two of the steps that are logged. `sparsity/density` also goes to
+    the progress bar, where it stays. None goes through `LightningModule.log`: the Trainer would go through all of them
+    after every batch, and wait for the device for what it shows.
+    """
+    if trainer.barebones:
+        return
+    trainer.progress_bar_metrics["sparsity/density"] = metrics["sparsity/density"]
+    log_now(trainer, metrics)
+
+
+def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Hand numbers to the Trainer's loggers, whatever its logging interval, and to its callback metrics."""
+    if trainer.barebones:
+        return
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+    if trainer.is_global_zero:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
+        for logger in trainer.loggers:
+            logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
+
+
+def print_summary(trainer: Trainer, network: SparseNetwork) -> None:
+    """Print what is masked, what stays dense and why, if the Trainer prints a summary of its model."""
+    if trainer.is_global_zero and any(is_a(callback, "ModelSummary") for callback in callbacks_of(trainer)):
+        for table in (masked_table(network), dense_table(network)):
+            if table.row_count:
+                get_console().print(table)
+
+
+def masked_table(network: SparseNetwork) -> Table:
+    """Return a table of the masked weights."""
+    layers = network.layers
+    active, size = (sum(getattr(layer, field) for layer in layers.values()) for field in ("active", "size"))
+    table = Table(
+        title=f"Sparse training: {active:,} of {size:,} weights active, density {network.density:.3g}",
+        box=box.SIMPLE,
+        show_footer=False,
+    )
+    table.add_column("weight", overflow="fold")
+    for heading in ("shape", "weights", "active", "density"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, layer in layers.items():
+        shape = " x ".join(map(str, layer.shape))
+        table.add_row(name, shape, f"{layer.size:,}", f"{layer.active:,}", f"{layer.density:.3g}")
+    return table
+
+
+def dense_table(network: SparseNetwork) -> Table:
+    """Return a table of the parameters that have no mask, by reason."""
+    sizes = {plain_name(name): parameter.numel() for name, parameter in network.model.named_parameters()}
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in network.left_dense.items():
+        by_reason[reason].append(name)
+    table = Table(title="Dense parameters", box=box.SIMPLE)
+    table.add_column("reason")
+    table.add_column("parameters", overflow="fold")
+    table.add_column("weights", justify="right", no_wrap=True)
+    for reason, names in by_reason.items():
+        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        table.add_row(reason, listed, f"{sum(sizes.get(name, 0) for name in names):,}")
+    return table

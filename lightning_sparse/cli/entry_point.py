@@ -1,0 +1,90 @@
+"""The command line: `lightning-sparse demo | configs | reproduce | report | fit | validate | test | predict`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import jsonargparse
+
+from lightning_sparse import configs
+from lightning_sparse._version import __version__
+from lightning_sparse.cli.errors import refusal
+
+_USAGE = """\
+lightning-sparse: train sparse neural networks from scratch
+
+  lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about a minute
+  lightning-sparse configs                    list the shipped experiments
+  lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table2_as_coded, table3,
+                                              table5, figure2, compression, sensitivity or regrowth
+  lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
+  lightning-sparse fit --config NAME_OR_FILE  train; likewise validate, test, predict
+  lightning-sparse COMMAND --help             options of a command
+  lightning-sparse --version
+"""
+
+
+def list_configs() -> None:
+    """List the shipped experiments by name."""
+    titles = configs.available()
+    width = max(map(len, titles))
+    for name, title in titles.items():
+        print(f"{name:<{width}}  {title}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    What we refuse ends it with one line, and so does Ctrl+C, with status 130; other errors keep their traceback.
+
+    Args:
+        arguments: What follows the program's name; default: what this process was called with.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = given[0] if given else "--help"
+    try:
+        _run(command, given)
+    except (KeyboardInterrupt, SystemExit) as end:  # a Trainer turns the first into the second
+        if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        resumes = "; the same command goes on" if command == "reproduce" else ""
+        print(f"lightning-sparse: interrupted{resumes}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if text := refusal(error):
+            sys.exit(f"lightning-sparse: {text}")
+        raise
+
+
+def _run(command: str, given: list[str]) -> None:
+    if command in ("-h", "--help"):
+        print(_USAGE)
+    elif command == "--version":
+        print(__version__)
+    elif function := _function(command):
+        jsonargparse.auto_cli(function, args=given[1:], as_positional=True)
+    else:
+        from lightning_sparse.experiments.sparse_cli import SparseCLI
+
+        SparseCLI(given)
+
+
+def _function(command: str) -> Callable[..., None] | None:
+    """Return what a command of ours calls, None for Lightning's; imported here, as PyTorch takes seconds."""
+    if command == "configs":
+        return list_configs
+    if command == "demo":
+        from lightning_sparse.cli.demo import demo
+
+        return demo
+    if command == "reproduce":
+        from lightning_sparse.reproduction import reproduce
+
+        return reproduce
+    if command == "report":
+        from lightning_sparse.report import report
+
+        return report
+    return None

@@ -1,0 +1,31 @@
+"""Result files: one JSON file per finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_sparse.experiments.setting import Experiment
+
+
+def is_finished(experiment: Experiment, results: Path) -> bool:
+    """Tell whether an experiment has a result."""
+    return experiment.result_file(results).exists()
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Return the content of a result file.
+
+    Raises:
+        ValueError: If the file is not a result.
+    """
+    try:
+        run = json.loads(file.read_text())
+        int(run["seed"]), None if run.get("diverged") else float(run["metrics"]["accuracy"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected the result of a run, as JSON, in {file}; got something else ({error!r}). Cure: delete it, and "
+            "the run is made again."
+        ) from error
+    return dict(run)

@@ -1,0 +1,211 @@
+"""Runs what is missing, several experiments side by side, and shows how far they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lightning_sparse.experiments import worker
+from lightning_sparse.experiments.machine import shares
+from lightning_sparse.experiments.results import is_finished
+from lightning_sparse.experiments.setting import Experiment
+
+# Runs take minutes: looking more often, and drawing more often, takes time from them and shows nothing.
+_POLL_SECONDS = 0.5
+_DRAWN_PER_SECOND = 1
+_SECONDS_TO_END = 10.0
+
+
+@dataclass
+class _Job:
+    """A running process, and the environment variables that say what it has of the machine."""
+
+    experiment: Experiment
+    process: subprocess.Popen[bytes]
+    task: TaskID
+    share: dict[str, str]
+
+
+class FailedRunsError(RuntimeError):
+    """Some runs ended with an error."""
+
+
+def run_missing(
+    experiments: Sequence[Experiment],
+    data: Path,
+    results: Path,
+    jobs: int,
+    console: Console,
+    after_each: Callable[[], object] = lambda: None,
+) -> None:
+    """Run the experiments that have no result yet, each in a process of its own; an interrupted one goes on.
+
+    Several commands may work in the same folder of results: each leaves alone what another is running.
+
+    Args:
+        experiments: What to run, in this order.
+        data: Root folder of the data sets.
+        results: Folder of the results.
+        jobs: How many run at once; they share the machine's GPUs and cores.
+        console: Where to show progress.
+        after_each: Called when another run is done.
+
+    Raises:
+        FailedRunsError: If runs fail, after all others are done.
+    """
+    waiting = [experiment for experiment in reversed(experiments) if not is_finished(experiment, results)]
+    done = len(experiments) - len(waiting)
+    console.print(f"{done} of {len(experiments)} runs are done; {len(waiting)} to go, {jobs} at a time")
+    free = shares(jobs, waiting[0].scale.trainer.get("devices", 1)) if waiting else []
+    failed = []
+    with _progress(console) as progress, _ended_together() as running:
+        overall = progress.add_task("all runs", total=len(experiments), completed=done)
+        while waiting or running:
+            while waiting and free:
+                experiment = waiting.pop()
+                if is_finished(experiment, results):  # by another command meanwhile
+                    progress.advance(overall)
+                else:
+                    running.append(_start(experiment, data, results, free.pop(0), progress))
+            for job in [job for job in running if _is_over(job, results, progress)]:
+                running.remove(job)
+                free.append(job.share)
+                if not _ended_well(job, results, console):
+                    failed.append(job.experiment)
+                progress.advance(overall)
+                _without_ending(after_each, console)
+            time.sleep(_POLL_SECONDS)
+    if failed:
+        raise FailedRunsError(_describe(failed, results))
+
+
+def _without_ending(after_each: Callable[[], object], console: Console) -> None:
+    """Call it; if it fails, the other runs go on, and it will have another chance after each of them."""
+    try:
+        after_each()
+    except (OSError, ValueError) as error:
+        console.print(f"not written: {error}", markup=False)
+
+
+@contextmanager
+def _ended_together() -> Iterator[list[_Job]]:
+    """Yield a list of jobs that are ended when this process is interrupted or terminated."""
+    running: list[_Job] = []
+    with _terminated_by_an_exception():
+        try:
+            yield running
+        finally:
+            _end([job.process for job in running])
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes with those that they have started, which one that is killed would leave behind."""
+    for process in processes:
+        if os.name == "posix":
+            # Not SIGTERM: processes that train together would wait for each other in Lightning's handler.
+            process.send_signal(signal.SIGINT)
+        else:
+            process.terminate()
+    end = time.monotonic() + _SECONDS_TO_END
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait()
+
+
+@contextmanager
+def _terminated_by_an_exception() -> Iterator[None]:
+    """Make signals to end an exception in here: without it, Python ends at once and runs no `finally`."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may do that
+        yield
+        return
+    ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in ending}
+    handled = [number for number in ending if before[number] != signal.SIG_IGN]  # as nohup has it
+    for number in handled:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, refresh_per_second=_DRAWN_PER_SECOND)
+
+
+def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, str], progress: Progress) -> _Job:
+    with _log(experiment.work_folder(results)) as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", worker.__name__, experiment.to_json(), str(data), str(results)],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **share},
+            start_new_session=True,  # a group of its own, which can be ended as a whole
+        )
+    return _Job(experiment, process, progress.add_task(experiment.name, total=None), share)
+
+
+def _log(work: Path) -> BinaryIO:
+    """Open the log in a run's folder."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        return (work / "log.txt").open("ab")
+    except FileNotFoundError:  # another command has finished the run and removed the folder in between
+        work.mkdir(parents=True, exist_ok=True)
+        return (work / "log.txt").open("ab")
+
+
+def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
+    """Show how far a job is, and tell whether it ended."""
+    try:
+        epochs, total = (job.experiment.work_folder(results) / "progress").read_text().split()
+        progress.update(job.task, completed=int(epochs), total=int(total))
+    except (FileNotFoundError, ValueError):  # not started yet, or just being written
+        pass
+    if job.process.poll() is None:
+        return False
+    progress.remove_task(job.task)
+    return True
+
+
+def _ended_well(job: _Job, results: Path, console: Console) -> bool:
+    """Tell whether a job left a result, or left the run to another command; then remove its checkpoint and its log."""
+    if is_finished(job.experiment, results):
+        # The other command may be removing it, too.
+        shutil.rmtree(job.experiment.work_folder(results), ignore_errors=True)
+        return True
+    if job.process.returncode == worker.RUN_ELSEWHERE:
+        console.print(f"left alone, as another command runs it: {job.experiment.name}")
+        return True
+    return False
+
+
+def _describe(failed: Sequence[Experiment], results: Path) -> str:
+    first = failed[0].work_folder(results) / "log.txt"
+    lines = first.read_text(errors="replace").strip().splitlines() if first.exists() else []
+    return (
+        f"Expected {len(failed)} more results; got errors in {'; '.join(each.name for each in failed)}. The first ends "
+        f"with: {lines[-1] if lines else 'nothing'!s}. Cure: see {first}, and start again: finished runs are kept."
+    )

@@ -1,0 +1,5 @@
+"""Masks bound to a model and its optimizers, for any PyTorch loop."""
+
+from lightning_sparse.network.sparse_network import SparseNetwork
+
+__all__ = ["SparseNetwork"]

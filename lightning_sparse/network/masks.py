@@ -1,0 +1,105 @@
+"""The masks of some weights, kept where the weights are, and their application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_sparse.network.dtensor import gather, local, shard_of, take_part
+from lightning_sparse.topology.digest import fingerprint
+from lightning_sparse.topology.packing import pack_mask, unpack_mask
+
+
+class Masks:
+    """Masks by parameter name, all inactive at first.
+
+    They have the dtype and device of their weight, since multiplying by them is then the fastest way to apply them,
+    and follow it when it moves. Of a sharded parameter, a process holds the local part of the mask.
+
+    Args:
+        parameters: The weights by name.
+
+    Attributes:
+        names: Names of the weights, in the order given.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self.names = tuple(parameters)
+        self._parameters = dict(parameters)
+        self._masks = {name: torch.zeros_like(local(weight)) for name, weight in parameters.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the mask of a weight: bool, shape and device of its local part."""
+        return self.kept(name).bool()
+
+    def __setitem__(self, name: str, mask: Tensor) -> None:
+        """Replace the values of a mask, in place; shape of the local part."""
+        self._masks[name].copy_(mask)
+
+    def draw(self, name: str, whole: Tensor) -> None:
+        """Replace a mask by the local part of one for the whole weight."""
+        self[name] = take_part(whole, self._parameters[name])
+
+    def kept(self, name: str) -> Tensor:
+        """Return the mask of a weight as it is kept: 0 or 1, dtype, device and shape of its local part; no copy."""
+        weight, mask = local(self._parameters[name]), self._masks[name]
+        if mask.device != weight.device or mask.dtype != weight.dtype:
+            mask = self._masks[name] = mask.to(weight.device, weight.dtype)
+        return mask
+
+    @torch.no_grad()
+    def apply(self, names: Iterable[str] | None = None) -> None:
+        """Set the inactive weights to zero, of all masked weights or of those named."""
+        chosen = self.names if names is None else tuple(names)
+        if chosen:
+            torch._foreach_mul_([local(self._parameters[name]) for name in chosen], [*map(self.kept, chosen)])
+
+    @torch.no_grad()
+    def apply_to(self, copies: Mapping[str, Tensor]) -> None:
+        """Set the same positions to zero in copies of the weights, wherever these are.
+
+        Raises:
+            ValueError: If a weight is missing among the copies or has another shape.
+        """
+        for name in self.names:
+            expected, copy = self._parameters[name], copies.get(name)
+            if copy is None or copy.shape != expected.shape:
+                raise ValueError(
+                    f"Expected a copy of {name!r}, shape {tuple(expected.shape)}; got "
+                    f"{'none' if copy is None else tuple(copy.shape)}. Cure: pass a copy of the masked model."
+                )
+        for name in self.names:
+            part = local(copies[name])
+            part.mul_(self._masks[name].to(part.device, part.dtype))
+
+    def whole(self, name: str) -> Tensor:
+        """Return the mask of a whole weight, bool; of a sharded one, every process must ask for it."""
+        # Collectives know bytes everywhere, truth values not.
+        return gather(self[name].to(torch.uint8), self._parameters[name]).bool()
+
+    def packed(self) -> dict[str, Tensor]:
+        """Return the masks of the whole weights at one bit per weight, on the CPU."""
+        return {name: pack_mask(self.whole(name)).cpu() for name in self.names}
+
+    def load(self, packed: Mapping[str, Tensor]) -> None:
+        """Take over packed masks of the whole weights."""
+        for name, mask in packed.items():
+            self.draw(name, unpack_mask(mask, self._parameters[name].shape))
+
+    def fingerprint(self) -> Tensor:
+        """Return two integers, int64, shape `(2,)`, which are the same on every process unless something went wrong.
+
+        They depend on the masks and on the weights' values; of a sharded weight, on the number of its active weights,
+        counted anew over all processes.
+        """
+        total = torch.zeros(2, dtype=torch.int64)
+        for name in self.names:
+            mask, shard = self[name], shard_of(self._parameters[name])
+            if shard is None:
+                found = fingerprint(mask, self._parameters[name])
+            else:
+                found = shard.all_reduce(torch.count_nonzero(mask)).expand(2)
+            total = total.to(found.device) * 31 + found
+        return total

@@ -1,0 +1,343 @@
+"""Masks bound to a model and its optimizers, for any PyTorch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_sparse.network.budget import Density, LayerDensity, as_density, initial_counts
+from lightning_sparse.network.dtensor import local, shard_of
+from lightning_sparse.network.masks import Masks
+from lightning_sparse.network.seeding import check_seed, own_generator
+from lightning_sparse.network.signals import Signals
+from lightning_sparse.network.state import check_network_state, sealed
+from lightning_sparse.selection.patterns import Patterns, as_patterns, listed, plain_name
+from lightning_sparse.selection.weights import find_weights, reasons_against, weights_by_obstacle
+from lightning_sparse.topology.layer import LayerView, LazyLayers, NonFiniteError
+from lightning_sparse.topology.packing import pack_mask, unpack_mask
+from lightning_sparse.topology.plan import LayerChange
+from lightning_sparse.topology.recipes import as_recipe
+from lightning_sparse.topology.rewire import Recipe, rewire_into
+from lightning_sparse.topology.select import top_k_mask
+
+
+class SparseNetwork:
+    """A model whose weights are sparse, and stay as sparse while they train and move.
+
+    The weights remain ordinary parameters of an ordinary module. Initially every layer gets a random mask with an
+    exact number of active weights (biases and normalization stay dense: Dettmers & Zettlemoyer 2019, section 3.2).
+
+    Args:
+        model: Any module; its weights are zeroed where they are inactive.
+        density: Fraction in (0, 1] of the maskable weights that are active, in all exactly `round(density * N)`; or a
+            mapping of layer patterns to densities, of which the first match counts.
+            Default: 0.05.
+        sparsity: 1 - density, to give instead; or a mapping, likewise.
+        distribution: How the active weights are spread over layers: "uniform" (the paper), "erdos_renyi" or
+            "erdos_renyi_kernel".
+        include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names,
+            or module types. Also the way to mask LSTM or attention weights.
+        exclude: Leave these out, likewise; they don't count in N.
+        dense: These stay dense, likewise, but count in N: the other layers share what is left of the budget.
+        minimum: No layer has fewer active weights than this.
+        seed: Of the random masks and of random growth; default: PyTorch's current initial seed.
+        state: What `state_dict` returned, to go on from instead of random masks. Load the model's weights before:
+            random masks would zero some of them.
+
+    Raises:
+        ValueError: If nothing matches, or the density is out of reach (with the feasible range).
+
+    >>> network = SparseNetwork(torch.nn.Linear(40, 10), density=0.05)
+    >>> network.layers["weight"].active, network.density
+    (20, 0.05)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        density: Density | None = None,
+        *,
+        sparsity: Density | None = None,
+        distribution: str = "uniform",
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        dense: Patterns | None = None,
+        minimum: int = 1,
+        seed: int | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        seed = check_seed(seed)
+        density = as_density(density, sparsity)
+        self.model = model
+        self._choice: dict[str, Any] = {"include": include, "exclude": exclude, "dense": dense}
+        weights = find_weights(model, include, exclude)
+        kept_dense = as_patterns(dense)
+        self._active = initial_counts(weights, density, distribution, kept_dense, minimum)
+        self._parameters = {name: weight.parameter for name, weight in weights.items()}
+        self._minimum = int(minimum)
+        self._generator = own_generator(torch.initial_seed() if seed is None else seed)
+        masked = {
+            name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, kept_dense))
+        }
+        self._masks = Masks(masked)
+        self._shards = {name: shard_of(parameter) for name, parameter in masked.items()}
+        self._signals = Signals(masked)
+        if state is None:
+            self._draw_masks()
+        else:
+            self.load_state_dict(state)
+
+    def _draw_masks(self) -> None:
+        for name in self._masks.names:
+            shape = self._parameters[name].shape
+            noise = torch.rand(shape, generator=self._generator, dtype=torch.float32, device="cpu")
+            self._masks.draw(name, top_k_mask(noise, self._active[name]))
+        self.enforce()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: a copy is not attached to any optimizer."""
+        return {**self.__dict__, "_generator": self._generator.get_state(), "_shards": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._generator = torch.Generator()
+        self._generator.set_state(state["_generator"])
+        self._shards = {name: shard_of(self._parameters[name]) for name in self._masks.names}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Copies of the masks by parameter name: bool, the weight's shape and device, True = active.
+
+        Of a sharded weight it is the whole mask, which every process must ask for.
+        """
+        return {
+            name: self._masks.whole(name)
+            if name in self._masks.names
+            else torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
+            for name, parameter in self._parameters.items()
+        }
+
+    def local_mask(self, name: str) -> Tensor | None:
+        """Return the mask of a weight as it is kept: 0 or 1 in the weight's dtype, the part that this process holds.
+
+        It is no copy, and not to be written to. None for a weight that has none and is dense.
+        """
+        return self._masks.kept(name) if name in self._masks.names else None
+
+    @property
+    def layers(self) -> dict[str, LayerDensity]:
+        """Sizes and active counts by parameter name, in the order of the model."""
+        return {
+            name: LayerDensity(
+                tuple(parameter.shape), parameter.numel(), self._active[name], dense=name not in self._masks.names
+            )
+            for name, parameter in self._parameters.items()
+        }
+
+    @property
+    def density(self) -> float:
+        """Active fraction of all maskable weights, in (0, 1]."""
+        return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
+
+    @property
+    def left_dense(self) -> dict[str, str]:
+        """Why each parameter that has no mask has none, by parameter name."""
+        reasons = reasons_against(self.model, self._choice["include"], self._choice["exclude"])
+        kept = (name for name in self._parameters if name not in self._masks.names)
+        return {**dict.fromkeys(kept, "kept dense on request"), **reasons}
+
+    @property
+    def steps(self) -> int:
+        """Steps of the attached optimizer; with several, those of the busiest one."""
+        return self._signals.steps
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether some masked weight is spread over processes."""
+        return any(shard is not None for shard in self._shards.values())
+
+    def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
+        """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
+
+        From then on the same goes for every other optimizer that steps a masked weight: one that replaces this one, or
+        that it wraps. Gradients are left alone: growth needs the momentum of inactive weights.
+
+        Args:
+            optimizer: An optimizer that steps some or all of the masked weights. Call once for each.
+            track_momentum: Where the optimizer keeps no momentum, keep an exponential moving average of gradients
+                (smoothing factor 0.9, one tensor per weight) in its place.
+            track_gradients: Hold on to the gradients of each step until the next one, for a recipe that decides by
+                them after they were set to None.
+
+        Raises:
+            ValueError: If the optimizer steps none of the masked weights or is attached already.
+        """
+        self._signals.follow(
+            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._masks.apply
+        )
+
+    def is_stepped_by(self, optimizer: Optimizer) -> bool:
+        """Tell whether the optimizer steps at least one masked weight."""
+        return bool(self._signals.names_stepped_by(optimizer))
+
+    @property
+    def unattached(self) -> list[str]:
+        """Names of the masked weights that could be trained but that no attached optimizer steps."""
+        trainable = [name for name in self._masks.names if self._parameters[name].requires_grad]
+        return [name for name in trainable if not self._signals.is_stepped(name)]
+
+    @property
+    def untrained(self) -> list[str]:
+        """Names of the masked weights that never had a gradient in a step, though others had."""
+        return self._signals.untrained()
+
+    def detach(self) -> None:
+        """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
+        self._signals.detach()
+
+    def enforce(self) -> None:
+        """Set every inactive weight to zero. After `attach` this happens by itself after every optimizer step."""
+        self._masks.apply()
+
+    def enforce_on(self, copy: nn.Module) -> None:
+        """Set the same weights of a copy of the model to zero: of a moving average of its weights, for instance.
+
+        Raises:
+            ValueError: If a masked weight is missing in the copy or has another shape.
+            TypeError: If it is no module.
+        """
+        if not isinstance(copy, nn.Module):
+            raise TypeError(f"Expected a module, a copy of the masked one; got {copy!r}. Cure: pass the copy itself.")
+        self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
+
+    def check_finite(self) -> None:
+        """Raise if a masked weight is NaN or infinite: masked, it would stay so. Every process must call this.
+
+        Raises:
+            NonFiniteError: With the weight's name.
+        """
+        for name in self._masks.names:
+            layer = self._view(name, frozenset())
+            found = layer.total(torch.count_nonzero(~torch.isfinite(layer.weight)).reshape(1)).item()
+            if found:
+                raise NonFiniteError(
+                    f"Expected finite numbers in {name!r} to train from; got NaN or infinity in {int(found)} of "
+                    f"{layer.size}. Cure: initialize the weight, or load one from before training diverged."
+                )
+
+    def check_weights(self) -> None:
+        """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
+
+        Raises:
+            ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
+        """
+        own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
+        include, exclude = self._choice["include"], self._choice["exclude"]
+        found = weights_by_obstacle(self.model, include, exclude)
+        new = [name for name in found if name not in self._parameters]
+        gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
+        for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
+            if names:
+                raise ValueError(
+                    f"Expected the weights that were masked when sparse training began; got others: {listed(names)} "
+                    f"{'was' if len(names) == 1 else 'were'} {what} since. Cure: change layers before sparse training "
+                    "begins, leave out with exclude what stays dense, and use a new callback for a new set of layers."
+                )
+
+    def fingerprint(self) -> Tensor:
+        """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.
+
+        The first depends on the masks, the second on the values of the masked weights. Cheap enough for every update:
+        one pass over the weights, nothing is copied to the host. Of a sharded weight only the number of active
+        weights counts.
+        """
+        return self._masks.fingerprint()
+
+    def rewire(self, recipe: str | Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
+        """Update the topology once and return what changed in each layer; the number of active weights stays.
+
+        Pruned weights become zero, grown weights start at zero (for those pruned in the same update the recipe may
+        say otherwise). On any error nothing is changed.
+
+        Args:
+            recipe: The rules, from `lightning_sparse.topology.recipes` (also by name) or your own.
+            prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
+
+        Raises:
+            ValueError: If the prune rate is out of range or a rule returns something unusable.
+            MissingSignalError: If a rule needs momentum or gradients before there are any.
+            NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
+        """
+        recipe = as_recipe(recipe)
+        before = self._generator.get_state()
+        try:
+            with torch.no_grad():
+                # Packed, the new masks of all layers together are smaller than a single layer's weight.
+                # A frozen weight would be regrown where it can't be trained.
+                names = [name for name in self._masks.names if self._parameters[name].requires_grad]
+                layers = LazyLayers([partial(self._view, name, recipe.signals) for name in names])
+                rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, minimum=self._minimum)
+        except BaseException:
+            self._generator.set_state(before)
+            raise
+        for change in rewiring.changes:
+            self._put(change.name, rewiring.survivors[change.name], rewiring.masks[change.name])
+            self._active[change.name] = change.active
+        return rewiring.changes
+
+    @torch.no_grad()
+    def _put(self, name: str, survivors: Tensor, mask: Tensor) -> None:
+        weight = local(self._parameters[name])
+        weight.mul_(unpack_mask(survivors, weight.shape).to(weight.dtype))
+        self._masks[name] = unpack_mask(mask, weight.shape)
+
+    def _view(self, name: str, signals: frozenset[str]) -> LayerView:
+        return LayerView(
+            name=name,
+            weight=local(self._parameters[name]).detach(),
+            mask=self._masks[name],
+            generator=self._generator,
+            momentum=self._signals.momentum(name) if "momentum" in signals else None,
+            gradient=self._signals.gradient(name) if "gradient" in signals else None,
+            shard=self._shards[name],
+        )
+
+    def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
+        """Return copies of masks, random state and averages; tensors and plain Python values only.
+
+        The state doesn't depend on how weights are sharded. Where they are, every process must call this.
+
+        Args:
+            gradients: Whether to add the gradients of the last step, which an exact resume needs if the recipe
+                decides by gradients.
+        """
+        return sealed(
+            {
+                "masks": self._masks.packed(),
+                "shapes": {name: list(self._parameters[name].shape) for name in self._masks.names},
+                "generator": self._generator.get_state(),
+                **self._signals.state_dict(gradients=gradients),
+            }
+        )
+
+    @torch.inference_mode(False)  # what is made in an evaluation must serve in training too
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state; weights are zeroed where it says that they are inactive.
+
+        Raises:
+            ValueError: If the state is damaged, or that of another model, choice of layers or density. Then nothing
+                is changed.
+        """
+        shapes = {name: self._parameters[name].shape for name in self._masks.names}
+        counts = check_network_state(state, shapes, sum(self._active[name] for name in shapes))
+        self._signals.check_state_dict(state)
+        self._masks.load(state["masks"])
+        self._active.update(counts)
+        self._generator.set_state(state["generator"])
+        self._signals.load_state_dict(state)
+        self.enforce()

@@ -1,0 +1,1 @@
+"""Which weights and layers of a model are chosen, by name, pattern or type."""

@@ -1,0 +1,266 @@
+"""Which weights of a model can be masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, as_patterns, listed, plain_name
+
+DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_NEVER: tuple[type[nn.Module], ...] = (
+    _NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+FROZEN = "frozen"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter that can be masked, and where it sits.
+
+    Attributes:
+        name: Name of the parameter in the model, without what wrappers add.
+        module: The module that owns it.
+        parameter: The parameter, at least two-dimensional.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: nn.Parameter
+
+    def matches(self, pattern: Pattern) -> bool:
+        """Tell whether a type, or a glob on the layer's, the parameter's or the type's name, means this weight."""
+        if isinstance(pattern, type):
+            return isinstance(self.module, pattern)
+        names = (self.name, self.name.rpartition(".")[0], type(self.module).__name__)
+        return any(fnmatchcase(name, pattern) for name in names)
+
+
+def find_weights(
+    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
+) -> dict[str, Weight]:
+    """Return the weights to mask by parameter name, in the order of the model.
+
+    By default these are the weights of linear and (transposed) convolutional layers outside of attention. Biases,
+    frozen parameters and whatever belongs to a normalization or embedding layer (a weight tied to an embedding too)
+    are never masked. A tied weight counts once.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: Take these instead of the default: module types, or globs on layer, parameter or type names. Other
+            trainable parameters with two or more dimensions (LSTM, attention, your own) are masked if included.
+        exclude: Leave these out, likewise.
+
+    Raises:
+        ValueError: If nothing is left to mask or a pattern matches nothing.
+        TypeError: If a pattern is neither a string nor a module type.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected a torch.nn.Module to mask; got {model!r}. Cure: pass the model itself.")
+    candidates = {weight.name: weight for weight in _candidates(model)}
+    included, excluded = as_included(include), as_patterns(exclude)
+    frozen = {weight.name: weight for weight, obstacle in _examined(model) if obstacle == FROZEN}
+    for pattern in included:
+        matching(candidates, pattern, model)
+    for pattern in excluded:  # what is frozen now may be unfrozen later, and is not to be masked then
+        matching({**candidates, **frozen}, pattern, model)
+    chosen = {name: weight for name, weight in candidates.items() if _is_chosen(weight, included, excluded)}
+    if not chosen:
+        obstacles = "" if candidates else _obstacles(model, "*")
+        raise ValueError(
+            f"Expected at least one weight to mask; got none from {type(model).__name__} with include={include!r}, "
+            f"exclude={exclude!r}{obstacles and f', but {obstacles}'}. {_cure(candidates)}"
+        )
+    return chosen
+
+
+def _is_chosen(weight: Weight, included: Sequence[Pattern], excluded: Sequence[Pattern]) -> bool:
+    wanted = any(map(weight.matches, included)) if included else _is_default(weight)
+    return wanted and not any(map(weight.matches, excluded))
+
+
+def find_trained(
+    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
+) -> dict[str, Weight]:
+    """Return the weights that `find_weights` chooses and those that `torch.nn.utils.prune` masks, in order.
+
+    A weight that PyTorch prunes has the name that it had before (``fc1.weight``), and is what is trained in its place
+    (``fc1.weight_orig``). Its mask is the module's buffer ``weight_mask``.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: As `find_weights` takes it; a pattern may match nothing.
+        exclude: Likewise.
+    """
+    included, excluded = as_included(include), as_patterns(exclude)
+    found = [weight for weight in [*_candidates(model), *_pruned(model)] if _is_chosen(weight, included, excluded)]
+    place = {id(parameter): index for index, parameter in enumerate(model.parameters())}
+    return {weight.name: weight for weight in sorted(found, key=lambda weight: place[id(weight.parameter)])}
+
+
+def _pruned(model: nn.Module) -> Iterator[Weight]:
+    for path, module in model.named_modules():
+        for buffer, _ in module.named_buffers(recurse=False):
+            local, _, kind = buffer.rpartition("_")
+            parameter = module._parameters.get(f"{local}_orig")
+            if kind == "mask" and parameter is not None and parameter.requires_grad and parameter.dim() > 1:
+                yield Weight(plain_name(f"{path}.{local}" if path else local), module, parameter)
+
+
+def weights_by_obstacle(
+    model: nn.Module, include: Patterns | None, exclude: Patterns | None, obstacle: str = ""
+) -> dict[str, Weight]:
+    """Return the chosen weights that can't be masked for one reason, or those that can be, by name.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: As `find_weights` takes it; a pattern may match nothing.
+        exclude: Likewise.
+        obstacle: The reason, `FROZEN` for instance; "" for the weights that can be masked.
+    """
+    included, excluded = as_included(include), as_patterns(exclude)
+    return {
+        weight.name: weight
+        for weight, found in _examined(model)
+        if found == obstacle and _is_chosen(weight, included, excluded)
+    }
+
+
+def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | None = None) -> list[str]:
+    """Return the names of the weights that a pattern means.
+
+    Args:
+        weights: What can be masked.
+        pattern: What is looked for.
+        model: Where to look for the reason if nothing is found.
+
+    Raises:
+        ValueError: If there are none: most likely a typing error, which must not pass for an empty wish.
+    """
+    names = [name for name, weight in weights.items() if weight.matches(pattern)]
+    if not names:
+        means = "" if model is None else _obstacles(model, pattern)
+        raise ValueError(
+            f"Expected a pattern that matches a maskable weight; got {pattern!r}{means and f', which is {means}'}. "
+            f"{_cure(weights)}"
+        )
+    return names
+
+
+def _obstacles(model: nn.Module, pattern: Pattern) -> str:
+    """Return what a pattern means that can't be masked, and why, as a list; empty if it means nothing."""
+    modules = {plain_name(path): module for path, module in model.named_modules()}
+    found = {}
+    for weight, obstacle in _examined(model):
+        # A weight that is parametrized is meant by the name that it had before.
+        owner, _, rest = f".{weight.name}".partition(".parametrizations.")
+        before = f"{owner}.{rest.partition('.')[0]}"[1:]
+        written = Weight(before, modules[owner[1:]], weight.parameter) if rest else weight
+        if obstacle and (weight.matches(pattern) or written.matches(pattern)):
+            found[written.name] = obstacle
+    return listed([f"{name} ({reason})" for name, reason in found.items()])
+
+
+def _cure(weights: dict[str, Weight]) -> str:
+    if not weights:
+        return "Cure: the model needs trainable linear or convolutional layers."
+    return f"Cure: choose from {listed(list(weights))}."
+
+
+def _is_default(weight: Weight) -> bool:
+    if isinstance(weight.module, NonDynamicallyQuantizableLinear):  # a part of an attention layer
+        return False
+    return isinstance(weight.module, DEFAULT_TYPES) and weight.name.rpartition(".")[2] == "weight"
+
+
+def reasons_against(
+    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
+) -> dict[str, str]:
+    """Return why `find_weights` leaves a parameter out, by name, for each that it leaves out."""
+    chosen = find_weights(model, include, exclude)
+    excluded = as_patterns(exclude)
+    reasons = {}
+    for weight, obstacle in _examined(model):
+        if weight.name in chosen:
+            continue
+        if obstacle:
+            reasons[weight.name] = obstacle
+        elif any(map(weight.matches, excluded)):
+            reasons[weight.name] = "excluded on request"
+        elif include is not None:
+            reasons[weight.name] = "not among the layers to include"
+        else:
+            reasons[weight.name] = "neither linear nor convolutional: masked on request only (include)"
+    return reasons
+
+
+def _candidates(model: nn.Module) -> Iterator[Weight]:
+    return (weight for weight, obstacle in _examined(model) if not obstacle)
+
+
+def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
+    """Yield each parameter once, with the reason why it can't be masked at all, if there is one."""
+    never = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NEVER)
+        for parameter in module.parameters(recurse=False)
+    }
+    of_metrics = {id(parameter) for module in model.modules() if is_metric(module) for parameter in module.parameters()}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for local, parameter in module.named_parameters(recurse=False):
+            name = plain_name(f"{path}.{local}" if path else local)
+            if is_lazy(parameter):
+                raise ValueError(
+                    f"Expected initialized parameters; got the lazy {name!r}. Cure: run one forward pass before."
+                )
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                obstacle = _obstacle(module, local, parameter, id(parameter) in never)
+                yield Weight(name, module, parameter), "of a metric" if id(parameter) in of_metrics else obstacle
+
+
+def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: bool) -> str:
+    if never:
+        return "of a normalization or embedding layer"
+    if parameter.dim() < 2:
+        return "a bias, or otherwise of fewer than two dimensions"
+    if isinstance(module, ParametrizationList) or _is_computed_from(module, local):
+        return "parametrized: the weight is computed anew in every step"
+    if not parameter.numel() or not parameter.is_floating_point():
+        return "empty, or not of real floating-point numbers"
+    # Last: what is frozen for now could be masked otherwise.
+    return "" if parameter.requires_grad else FROZEN
+
+
+def is_metric(module: nn.Module) -> bool:
+    """Tell whether this is a metric of torchmetrics, whose networks are no part of the model."""
+    return any(cls.__name__ == "Metric" and cls.__module__.startswith("torchmetrics") for cls in type(module).__mro__)
+
+
+def _is_computed_from(module: nn.Module, local: str) -> bool:
+    """Tell whether a hook makes a weight out of this parameter, as `torch.nn.utils.weight_norm` does."""
+    weight, _, part = local.rpartition("_")
+    return part in ("g", "v", "orig") and isinstance(vars(module).get(weight), Tensor)

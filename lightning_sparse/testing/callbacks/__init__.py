@@ -1,0 +1,1 @@
+"""What every sparse-training callback must satisfy."""

@@ -1,0 +1,144 @@
+"""What callbacks must keep after every step, and let go of in the end."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.testing.callbacks.runs import (
+    DENSITY,
+    Factory,
+    active_weights,
+    masks_of,
+    new,
+    quiet,
+    stray_weights,
+    takes_density,
+    train,
+    watchers_of,
+)
+from lightning_sparse.testing.callbacks.training import At, Batch, ShufflingLoader, TinyModule, trainer
+from lightning_sparse.testing.contract import expect
+
+OPTIMIZERS = ("momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
+WAYS: dict[str, dict[str, Any]] = {
+    "plainly": {},
+    # Five batches in twos: the last step of an epoch has one batch only.
+    "with accumulated gradients": {"accumulate_grad_batches": 2, "loader": ShufflingLoader(5), "max_epochs": 2},
+    "with clipped gradients": {"gradient_clip_val": 0.01},
+}
+MOMENTS = ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_train_end")
+
+
+class Sight(NamedTuple):
+    """What is seen of a run at one moment.
+
+    Attributes:
+        moment: The hook.
+        active: Active weights, counted in the masks.
+        size: Masked weights, active or not.
+        stray: Inactive weights that are not zero, by layer.
+    """
+
+    moment: str
+    active: int
+    size: int
+    stray: dict[str, int]
+
+
+def budget_is_exact_after_every_step(factory: Factory) -> None:
+    """Ask for `round(density * N)` active weights at every moment of training, from its start on."""
+    for number, optimizer in enumerate(OPTIMIZERS):
+        way = list(WAYS)[number % len(WAYS)]
+        sights = _watch(factory, optimizer, way)
+        # Where the density is not known, the first masks count.
+        budget = round(DENSITY * sights[0].size) if takes_density(factory) else sights[0].active
+        wrong = [(each.moment, each.active) for each in sights if each.active != budget]
+        expect(
+            not wrong,
+            f"{budget} of {sights[0].size} weights active at every moment, with {optimizer} {way}",
+            f"others at {len(wrong)} of {len(sights)} moments, first {wrong[:1]}",
+            "change masks through network.rewire only",
+        )
+
+
+def inactive_weights_are_zero_after_every_step(factory: Factory) -> None:
+    """Ask for exact zeros outside of the masks, whatever optimizer steps and however."""
+    for optimizer, way in product(OPTIMIZERS, WAYS):
+        sights = _watch(factory, optimizer, way)
+        wrong = [(each.moment, each.stray) for each in sights if each.stray]
+        expect(
+            not wrong,
+            f"zeros at all inactive weights at every moment, with {optimizer} {way}",
+            f"other values at {len(wrong)} of {len(sights)} moments, first {wrong[:1]}",
+            "leave the network attached to the optimizers from on_fit_start to teardown",
+        )
+
+
+def _watch(factory: Factory, optimizer: str, way: str) -> list[Sight]:
+    """Train and look before and after every batch, and at more moments."""
+    callback, sights = new(factory), list[Sight]()
+
+    def spy(moment: str) -> At:
+        def look(_: Trainer, module: LightningModule) -> None:
+            size = sum(mask.numel() for mask in masks_of(callback).values())
+            sights.append(Sight(moment, active_weights(callback), size, stray_weights(callback, module)))
+
+        return At(moment, look)
+
+    train(callback, *map(spy, MOMENTS), module=TinyModule(optimizer), **WAYS[way])
+    return sights
+
+
+def optimizers_are_free_after_fit(factory: Factory) -> None:
+    """Ask that no hook stays on an optimizer: it would keep the network alive, and mask the next model's run."""
+    for optimizer in OPTIMIZERS:
+        run = train(new(factory), module=TinyModule(optimizer))
+        _check_free(run, f"after fit with {optimizer}")
+
+
+class Failing(TinyModule):
+    """Fails in its fourth step, once."""
+
+    has_failed = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Fail or return the loss."""
+        if self.global_step == 3 and not self.has_failed:
+            self.has_failed = True
+            raise ArithmeticError("meant to fail")
+        return super().training_step(batch, batch_idx)
+
+
+def optimizers_are_free_after_an_exception(factory: Factory) -> None:
+    """Ask that a failing step leaves no hook behind, and that the same objects can train on."""
+    callback, module = new(factory), Failing()
+    with quiet():
+        run = trainer(callback)
+        try:
+            run.fit(module, ShufflingLoader(), ShufflingLoader(1))
+        except ArithmeticError:
+            pass
+        else:
+            expect(False, "a fit that ends with the exception of a training step", "none", "return None from hooks")
+    _check_free(run, "after an exception in a step")
+    again = train(callback, module=module)
+    stray = stray_weights(callback, module)
+    expect(again.global_step == 6 and not stray, "a second fit with exact zeros", stray, "reset what failed in setup")
+
+
+def _check_free(run: Trainer, when: str) -> None:
+    hooks = watchers_of(run)
+    expect(not hooks, f"optimizers without hooks {when}", hooks, "call super().teardown and super().on_exception")
+
+
+# Whatever is added here is asked of every callback.
+PROPERTIES = (
+    budget_is_exact_after_every_step,
+    inactive_weights_are_zero_after_every_step,
+    optimizers_are_free_after_fit,
+    optimizers_are_free_after_an_exception,
+)

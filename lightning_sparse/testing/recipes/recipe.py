@@ -1,0 +1,102 @@
+"""The contract of recipes."""
+
+from __future__ import annotations
+
+from lightning_sparse.testing.contract import check, expect, named
+from lightning_sparse.testing.equality import copied, differences, listed
+from lightning_sparse.testing.recipes import preserved_state as recipe_state
+from lightning_sparse.testing.recipes import weight_values as recipe_values
+from lightning_sparse.testing.small_networks import CASES, SmallRun
+from lightning_sparse.topology.rewire import Recipe
+
+PRUNE_RATES = (0.3, 1.0, 0.0, 0.5)
+
+
+def budget_is_exact_at_all_times(recipe: Recipe) -> None:
+    """Ask for exactly `round(density * N)` active weights, no layer above its size or below the minimum."""
+    for case in CASES:
+        run = SmallRun(case)
+        _check_counts(run, case.minimum, f"initially in {case}")
+        for number, prune_rate in enumerate(PRUNE_RATES, start=1):
+            run.step()
+            run.update(recipe, prune_rate)
+            _check_counts(run, case.minimum, f"after update {number} at prune rate {prune_rate} in {case}")
+
+
+def _check_counts(run: SmallRun, minimum: int, when: str) -> None:
+    counts = {name: int(mask.sum()) for name, mask in run.network.masks.items()}
+    reported = {name: layer.active for name, layer in run.network.layers.items()}
+    expect(
+        sum(counts.values()) == run.budget and counts == reported,
+        f"{run.budget} active weights {when}, in the layers {reported}",
+        f"{sum(counts.values())}, in the layers {counts}",
+        "change no mask in a rule",
+    )
+    sizes = {name: weight.numel() for name, weight in run.weights.items()}
+    outside = [name for name, size in sizes.items() if not min(minimum, size) <= counts.get(name, -1) <= size]
+    expect(not outside, f"every layer between {minimum} and all weights active {when}", counts, "change no mask")
+
+
+def a_prune_rate_of_zero_changes_nothing(recipe: Recipe) -> None:
+    """Ask that masks and weights have the same bits after an update without pruning."""
+    for case in CASES:
+        run = SmallRun(case)
+        run.step(2)
+        _check_unchanged(run, recipe, 0.0, f"after an update at prune rate 0 in {case}")
+
+
+def a_prune_rate_above_zero_changes_something_unless_static(recipe: Recipe) -> None:
+    """Ask that updates of networks with room change them; and that without a pruning rule no update ever does."""
+    if recipe.prune is None:
+        for case in CASES:
+            run = SmallRun(case)
+            run.step(2)
+            _check_unchanged(run, recipe, 0.5, f"after an update without a pruning rule in {case}")
+        return
+    for case in (each for each in CASES if each.model != "tiny" and each.density < 0.5):
+        run = SmallRun(case)
+        run.step(2)
+        before = copied(_topology(run))
+        run.update(recipe, 0.5)
+        expect(
+            bool(differences(_topology(run), before)),
+            f"other masks or weights after an update at prune rate 0.5 in {case}",
+            "the same",
+            "grow other weights than those that were just pruned, or state the fixed topology with prune=None",
+        )
+
+
+def _check_unchanged(run: SmallRun, recipe: Recipe, prune_rate: float, when: str) -> None:
+    before = copied(_topology(run))
+    run.update(recipe, prune_rate)
+    changed = differences(_topology(run), before)
+    expect(not changed, f"masks and weights as they were {when}", f"others: {listed(changed)}", "change no input")
+
+
+def _topology(run: SmallRun) -> dict[str, object]:
+    return {"masks": run.network.masks, "model": run.model.state_dict()}
+
+
+# Whatever is added here holds for every registered recipe, and is asked of every user's.
+RECIPE_PROPERTIES = named(
+    budget_is_exact_at_all_times,
+    a_prune_rate_of_zero_changes_nothing,
+    a_prune_rate_above_zero_changes_something_unless_static,
+    *recipe_values.PROPERTIES,
+    *recipe_state.PROPERTIES,
+)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check a recipe of your own, on small networks in training, against everything that the library expects of one.
+
+    Args:
+        recipe: The three rules; check each by itself first, its messages are closer to the cause.
+
+    Raises:
+        ContractError: With every property that the recipe lacks.
+
+    >>> from lightning_sparse.topology.recipes import SET
+    >>> check_recipe(SET)
+    """
+    check("recipe", recipe, RECIPE_PROPERTIES)

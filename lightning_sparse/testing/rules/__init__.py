@@ -1,0 +1,1 @@
+"""What every pruning, redistribution and growth rule must satisfy."""

@@ -1,0 +1,96 @@
+"""Boundaries and how many of them a run has: arithmetic, against a run played through."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_sparse.callbacks.sparse_training.update_schedule import RunLength, Timetable, progress
+
+small = st.integers(1, 12)
+
+
+def play(timetable: Timetable, steps_per_epoch: int, steps: int, first: int = 0) -> list[tuple[int, int]]:
+    """Return completed epochs and steps at each update of a fit: one is looked for before every step."""
+    last = first // steps_per_epoch, first
+    updates = []
+    for step in range(first, steps):
+        now = step // steps_per_epoch, step
+        if timetable.is_due(now, last):
+            updates.append(now)
+            last = now
+    return updates
+
+
+@given(period=small, steps_per_epoch=small, epochs=small, first=st.integers(0, 6))
+def test_updates_in_epochs_are_as_many_as_foreseen(period: int, steps_per_epoch: int, epochs: int, first: int) -> None:
+    timetable = Timetable(every_n_epochs=period, every_n_steps=None)
+    updates = play(timetable, steps_per_epoch, steps_per_epoch * epochs, steps_per_epoch * first)
+    assert [epoch for epoch, _ in updates] == [epoch for epoch in range(period, epochs, period) if epoch > first]
+    for per_epoch in (steps_per_epoch, inf):
+        assert len(updates) == timetable.total_updates(RunLength(epochs, inf, per_epoch), (first, -1))
+
+
+@given(period=small, steps_per_epoch=small, epochs=small, steps=st.integers(1, 60))
+def test_updates_in_epochs_of_a_run_limited_by_steps_are_as_many_as_foreseen(
+    period: int, steps_per_epoch: int, epochs: int, steps: int
+) -> None:
+    timetable = Timetable(every_n_epochs=period, every_n_steps=None)
+    updates = play(timetable, steps_per_epoch, min(steps, epochs * steps_per_epoch))
+    assert len(updates) == timetable.total_updates(RunLength(epochs, steps, steps_per_epoch), (0, 0))
+
+
+@given(period=small, steps_per_epoch=small, epochs=small, steps=st.integers(1, 60), first=st.integers(0, 20))
+def test_updates_in_steps_are_as_many_as_foreseen(
+    period: int, steps_per_epoch: int, epochs: int, steps: int, first: int
+) -> None:
+    timetable, end = Timetable(every_n_epochs=None, every_n_steps=period), min(steps, epochs * steps_per_epoch)
+    updates = play(timetable, steps_per_epoch, end, first)
+    assert [step for _, step in updates] == [step for step in range(period, end, period) if step > first]
+    assert len(updates) == timetable.total_updates(RunLength(epochs, steps, steps_per_epoch), (-1, first))
+    assert len(updates) == timetable.total_updates(RunLength(inf, end, inf), (-1, first))
+
+
+def test_a_boundary_that_was_passed_between_two_looks_is_not_lost() -> None:
+    timetable = Timetable(every_n_epochs=None, every_n_steps=10)
+    assert timetable.is_due((0, 23), (0, 9))
+    assert timetable.is_due((0, 23), (0, 19))
+    assert not timetable.is_due((0, 23), (0, 20))
+    assert not timetable.is_due((0, 29), (0, 23))
+
+
+@pytest.mark.parametrize(
+    ("timetable", "length"),
+    [
+        (Timetable(None, 10), RunLength(inf, inf, 5)),
+        (Timetable(None, 10), RunLength(5, inf, inf)),
+        (Timetable(1, None), RunLength(inf, inf, 5)),
+        (Timetable(1, None), RunLength(inf, 100, inf)),
+        (Timetable(1, None), RunLength(10, 100, inf)),
+    ],
+    ids=str,
+)
+def test_of_a_run_of_unknown_length_the_updates_are_not_known(timetable: Timetable, length: RunLength) -> None:
+    assert timetable.total_updates(length, (0, 0)) == inf
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(None, None), (1, 1), (0, None), (None, -1), (1.0, None), (True, None)])
+def test_a_period_that_is_none_or_two_or_no_positive_integer_is_refused(epochs: int | None, steps: int | None) -> None:
+    with pytest.raises(ValueError, match=r"Expected .* period .*got"):
+        Timetable(epochs, steps)
+
+
+@given(total=st.integers(2, 50))
+def test_progress_runs_from_0_to_1_in_equal_steps(total: int) -> None:
+    values = [progress(update, total) for update in range(total)]
+    assert values[0] == 0
+    assert values[-1] == 1
+    assert values == pytest.approx([update / (total - 1) for update in range(total)])
+    assert progress(total + 3, total) == 1
+
+
+def test_there_is_no_progress_without_an_end_or_with_one_update() -> None:
+    assert [progress(5, inf), progress(0, 1), progress(0, 0)] == [0, 0, 0]
