@@ -13,6 +13,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lightning_sparse.validation.errors import MissingPackageError, UsageError
+
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 
@@ -25,8 +27,10 @@ def _installed() -> list[ModuleType]:
             if error.name not in (name, name.partition(".")[0]):  # it is there, but something that it needs is not
                 raise
     if not found:
-        raise ModuleNotFoundError(
-            "Expected the package lightning or pytorch_lightning; got neither. Cure: pip install lightning."
+        raise MissingPackageError(
+            expected="the package lightning or pytorch_lightning",
+            got="neither",
+            cure="pip install lightning",
         )
     return found
 
@@ -87,8 +91,13 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+class ConfigurationError(UsageError, MisconfigurationException):
+    """A Trainer, strategy or callback can't be used together with what is asked for."""
+
+
 __all__ = [
     "Callback",
+    "ConfigurationError",
     "DDPStrategy",
     "DummyLogger",
     "LRSchedulerCallable",

@@ -15,8 +15,9 @@ PACKAGE = "lightning_sparse"
 ROOT = Path(lightning_sparse.__file__).parent
 
 # A unit is a room (a folder) or module right below ours; "" is the package's own __init__.
-TOPOLOGY = {"topology"}
-SELECTION = {"selection"}
+VALIDATION = {"validation"}
+TOPOLOGY = {"topology", *VALIDATION}
+SELECTION = {"selection", *VALIDATION}
 NETWORK = {"network", *SELECTION, *TOPOLOGY}
 PURE = NETWORK
 ANALYSIS = {"analysis", *NETWORK}
@@ -29,7 +30,8 @@ LIBRARY = {*CALLBACKS, "models", "data", "configs", "_version", ""}
 EXPERIMENTS = {"experiments", *LIBRARY}
 MAY_USE: dict[str, set[str]] = {
     "_version": set(),
-    "_compat": {"_compat"},
+    "_compat": {"_compat", *VALIDATION},
+    "validation": VALIDATION,
     "topology": TOPOLOGY,
     "selection": SELECTION,
     "network": NETWORK,
@@ -38,9 +40,9 @@ MAY_USE: dict[str, set[str]] = {
     "deploy": DEPLOY,
     "methods": METHODS,
     "rounds": ROUNDS,
-    "models": {"models", "_compat"},
-    "data": {"data", "_compat"},
-    "configs": {"configs"},
+    "models": {"models", "_compat", *VALIDATION},
+    "data": {"data", "_compat", *VALIDATION},
+    "configs": {"configs", *VALIDATION},
     "callbacks": CALLBACKS,
     "testing": {"testing", *LIBRARY},
     "report": {"report", *LIBRARY},
@@ -129,7 +131,19 @@ def test_the_check_sees_the_imports_that_the_package_has() -> None:
 
 
 # What stands in the planted houses below: every room, and a module in each that a plan has today.
-ROOMS = ("analysis", "callbacks", "cli", "data", "experiments", "models", "network", "selection", "testing", "topology")
+ROOMS = (
+    "analysis",
+    "callbacks",
+    "cli",
+    "data",
+    "experiments",
+    "models",
+    "network",
+    "selection",
+    "testing",
+    "topology",
+    "validation",
+)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +182,7 @@ ROOMS = ("analysis", "callbacks", "cli", "data", "experiments", "models", "netwo
         ("experiments/worker.py", "from lightning_sparse.reproduction import paper_tables"),
         ("cli/entry_point.py", "from pytorch_lightning.cli import LightningCLI"),
         ("experiments/sparse_cli.py", "from lightning_sparse import cli"),
+        ("validation/numbers.py", "from lightning_sparse.topology import rewire"),
         ("newcomer.py", "import torch"),
         ("newcomer/module.py", "import torch"),
         ("testing/contract.py", "import pytest"),

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sparse.validation.errors import InvalidValueError, MissingPackageError
+
 Values = NDArray[np.float64]
 
 
@@ -96,9 +98,10 @@ def _fitted(**data: Sequence[Any] | Values) -> Any:
     try:
         formula, anova = import_module("statsmodels.formula.api"), import_module("statsmodels.stats.anova")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Expected statsmodels for an analysis of variance; got none. Cure: pip install statsmodels, or "
-            "lightning_sparse with its extra 'analysis'.",
+        raise MissingPackageError(
+            expected="statsmodels for an analysis of variance",
+            got="none",
+            cure="pip install statsmodels, or lightning_sparse with its extra 'analysis'",
             name=error.name,
         ) from error
     frame = import_module("pandas").DataFrame(data)  # statsmodels needs it, too
@@ -107,13 +110,15 @@ def _fitted(**data: Sequence[Any] | Values) -> Any:
 
 def _check(values: Mapping[str, tuple[Values, Values]]) -> None:
     if len(values) < 2:
-        raise ValueError(
-            f"Expected at least two layers with values in both networks; got {list(values)}. Cure: give more layers, "
-            "or compare one with layer_difference."
+        raise InvalidValueError(
+            expected="at least two layers with values in both networks",
+            got=list(values),
+            cure="give more layers, or compare one with layer_difference",
         )
     groups = [group for pair in values.values() for group in pair]
     if not any(np.ptp(group) > 0 for group in groups):
-        raise ValueError(
-            "Expected values that vary within a layer of a network; got one value, or equal ones, in each. Cure: "
-            "compare layers of several channels."
+        raise InvalidValueError(
+            expected="values that vary within a layer of a network",
+            got="one value, or equal ones, in each",
+            cure="compare layers of several channels",
         )

@@ -7,6 +7,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -15,13 +17,16 @@ def check_options(num_classes: int | None, drop_fraction: float) -> None:
     if num_classes is not None and (
         isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2
     ):
-        raise ValueError(
-            f"Expected num_classes >= 2, an integer; got {num_classes!r}. Cure: give the number of classes."
+        raise InvalidValueError(
+            expected="num_classes >= 2, an integer",
+            got=repr(num_classes),
+            cure="give the number of classes",
         )
     if not isinstance(drop_fraction, Real) or not 0 <= drop_fraction < 1:
-        raise ValueError(
-            f"Expected 0 <= drop_fraction < 1; got {drop_fraction!r}. Cure: 0 drops no channel, 0.05 those that the "
-            "authors' code drops."
+        raise InvalidValueError(
+            expected="0 <= drop_fraction < 1",
+            got=repr(drop_fraction),
+            cure="0 drops no channel, 0.05 those that the authors' code drops",
         )
 
 
@@ -33,30 +38,39 @@ def check_batch(features: Tensor, labels: Tensor) -> None:
         ValueError: If shapes or devices don't fit together.
     """
     if not isinstance(features, Tensor) or not features.is_floating_point():
-        raise TypeError(f"Expected a tensor of floating-point features; got {_kind(features)}. Cure: features.float().")
+        raise InvalidTypeError(
+            expected="a tensor of floating-point features",
+            got=_kind(features),
+            cure="features.float()",
+        )
     check_labels(labels)
     if features.ndim < 2 or not features.shape[1]:
-        raise ValueError(
-            f"Expected features of shape (batch, channels, *spatial); got {tuple(features.shape)}. Cure: put images "
-            "first and channels second."
+        raise InvalidValueError(
+            expected="features of shape (batch, channels, *spatial)",
+            got=tuple(features.shape),
+            cure="put images first and channels second",
         )
     if labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"Expected one label per image, shape ({len(features)},); got {tuple(labels.shape)}. Cure: give class "
-            "indices, and features and labels of the same batch."
+        raise InvalidValueError(
+            expected=f"one label per image, shape ({len(features)},)",
+            got=tuple(labels.shape),
+            cure="give class indices, and features and labels of the same batch",
         )
     if labels.device != features.device:
-        raise ValueError(
-            f"Expected features and labels on one device; got {features.device} and {labels.device}. Cure: "
-            "labels.to(features.device)."
+        raise InvalidValueError(
+            expected="features and labels on one device",
+            got=f"{features.device} and {labels.device}",
+            cure="labels.to(features.device)",
         )
 
 
 def check_labels(labels: object) -> None:
     """Raise a TypeError unless labels are a tensor of integers."""
     if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
-        raise TypeError(
-            f"Expected a tensor of integer labels; got {_kind(labels)}. Cure: class indices, labels.long()."
+        raise InvalidTypeError(
+            expected="a tensor of integer labels",
+            got=_kind(labels),
+            cure="class indices, labels.long()",
         )
 
 

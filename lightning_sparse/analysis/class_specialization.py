@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_sparse.analysis.checks import check_batch, check_options
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 # Features that are held in float64 at a time, by devices that cast them all before they sum: 128 MB.
 _AT_ONCE = 2**24
@@ -204,22 +205,30 @@ class ClassSpecialization(Metric):
             ValueError: If features were not finite or labels out of range.
         """
         if self.activity.shape == _UNKNOWN:
-            raise RuntimeError(
-                "Expected features to compute from; got none. Cure: call update(features, labels) before."
+            raise InvalidStateError(
+                expected="features to compute from",
+                got="none",
+                cure="call update(features, labels) before",
             )
         self._check_table((len(self.activity), self.num_classes))
         infinite, unknown = self.invalid.tolist()
         if infinite:
-            raise ValueError(
-                f"Expected finite features; got NaN or infinity for {infinite} images. Cure: look for where the "
-                "network diverges or images are not finite, or use a precision with a larger range; a metric of your "
-                "own needs a reset, too."
+            raise InvalidValueError(
+                expected="finite features",
+                got=f"NaN or infinity for {infinite} images",
+                cure=(
+                    "look for where the network diverges or images are not finite, or use a precision with a "
+                    "larger range; a metric of your own needs a reset, too"
+                ),
             )
         if unknown:
-            raise ValueError(
-                f"Expected 0 <= label < {self.num_classes}; got other labels for {unknown} images. Cure: "
-                "give the number of classes as num_classes, and labels from 0 on; a metric of your own needs a reset, "
-                "too."
+            raise InvalidValueError(
+                expected=f"0 <= label < {self.num_classes}",
+                got=f"other labels for {unknown} images",
+                cure=(
+                    "give the number of classes as num_classes, and labels from 0 on; a metric of your own "
+                    "needs a reset, too"
+                ),
             )
         activity = per_image(self.activity, self.images) if self.balanced else self.activity
         return specialization_of(activity, self.drop_fraction)
@@ -235,9 +244,10 @@ class ClassSpecialization(Metric):
     def _check_table(self, shape: tuple[int, ...]) -> None:
         here = tuple(self.activity.shape)
         if shape != here and _UNKNOWN not in (shape, here):
-            raise ValueError(
-                f"Expected {here[0]} channels and {here[1]} classes, as before; got {shape[0]} and {shape[1]}. Cure: "
-                "use one metric per layer, and reset it if the layer is replaced."
+            raise InvalidValueError(
+                expected=f"{here[0]} channels and {here[1]} classes, as before",
+                got=f"{shape[0]} and {shape[1]}",
+                cure="use one metric per layer, and reset it if the layer is replaced",
             )
 
 
@@ -246,8 +256,10 @@ def _gather(result: Tensor, group: Any = None) -> list[Tensor]:
     gathered = gather_all_tensors(result, group)
     shapes = {tuple(state.shape) for state in gathered} - {_UNKNOWN}
     if len(shapes) > 1:
-        raise ValueError(
-            f"Expected states of the same shape in all processes; got {sorted(shapes)}. Cure: use one metric per layer."
+        raise InvalidValueError(
+            expected="states of the same shape in all processes",
+            got=sorted(shapes),
+            cure="use one metric per layer",
         )
     (shape,) = shapes or {_UNKNOWN}
     return [state.expand(shape) for state in gathered]

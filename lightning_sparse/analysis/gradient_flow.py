@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 Gradients = Sequence[Tensor | None] | Mapping[str, Tensor | None]
 
 # As many values as stay in a core's cache together with what is computed from them.
@@ -51,7 +53,11 @@ def effective_gradient_flow(
     tensor(5.5000)
     """
     if normalize not in (None, "active"):
-        raise ValueError(f"Expected normalize as None or 'active'; got {normalize!r}. Cure: None is the paper's.")
+        raise InvalidValueError(
+            expected="normalize as None or 'active'",
+            got=repr(normalize),
+            cure="None is the paper's",
+        )
     layers, kept = _paired(gradients, masks)
     norms = layer_norms(layers, (p,), kept)[0]
     if normalize == "active":
@@ -127,9 +133,17 @@ def check_orders(orders: Sequence[float]) -> None:
     """
     for p in orders:
         if isinstance(p, (bool, str)) or not p >= 1:
-            raise ValueError(f"Expected the order of a norm, 1 <= p <= inf; got {p!r}. Cure: 1 and 2 are the paper's.")
+            raise InvalidValueError(
+                expected="the order of a norm, 1 <= p <= inf",
+                got=repr(p),
+                cure="1 and 2 are the paper's",
+            )
     if not orders:
-        raise ValueError("Expected at least one order; got none. Cure: 1 and 2 are the paper's.")
+        raise InvalidValueError(
+            expected="at least one order",
+            got="none",
+            cure="1 and 2 are the paper's",
+        )
 
 
 def norm_name(p: float) -> str:
@@ -199,26 +213,38 @@ def _norm(values: Tensor, p: float) -> Tensor:
 def _paired(gradients: Gradients, masks: Gradients | None) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Return gradients and masks as lists in one order, checked against each other."""
     if not gradients:
-        raise ValueError("Expected the gradient of at least one layer; got none. Cure: pass those of the weights.")
+        raise InvalidValueError(
+            expected="the gradient of at least one layer",
+            got="none",
+            cure="pass those of the weights",
+        )
     names = list(gradients) if isinstance(gradients, Mapping) else [str(index) for index in range(len(gradients))]
     layers = list(gradients.values()) if isinstance(gradients, Mapping) else list(gradients)
     if masks is None:
         return layers, [None] * len(layers)
     by_name = isinstance(masks, Mapping)
     if isinstance(gradients, Mapping) != by_name or (not by_name and len(masks) != len(layers)):
-        raise ValueError(
-            f"Expected one mask per gradient, both in sequences or both by name; got {len(layers)} gradients in a "
-            f"{type(gradients).__name__}, {len(masks)} masks in a {type(masks).__name__}. Cure: None stands for the "
-            "mask of a dense layer."
+        raise InvalidValueError(
+            expected="one mask per gradient, both in sequences or both by name",
+            got=(
+                f"{len(layers)} gradients in a {type(gradients).__name__}, {len(masks)} masks in a "
+                f"{type(masks).__name__}"
+            ),
+            cure="None stands for the mask of a dense layer",
         )
     kept = [masks.get(name) for name in names] if isinstance(masks, Mapping) else list(masks)
     unknown = [name for name in masks if name not in gradients] if isinstance(masks, Mapping) else []
     if unknown:
-        raise ValueError(f"Expected masks of {names}; got one of {unknown[0]!r}. Cure: name them as the gradients.")
+        raise InvalidValueError(
+            expected=f"masks of {names}",
+            got=f"one of {unknown[0]!r}",
+            cure="name them as the gradients",
+        )
     for name, gradient, mask in zip(names, layers, kept, strict=True):
         if gradient is not None and mask is not None and gradient.shape != mask.shape:
-            raise ValueError(
-                f"Expected a mask of shape {tuple(gradient.shape)} for layer {name}; got {tuple(mask.shape)}. "
-                "Cure: pass masks in the order of the gradients."
+            raise InvalidValueError(
+                expected=f"a mask of shape {tuple(gradient.shape)} for layer {name}",
+                got=tuple(mask.shape),
+                cure="pass masks in the order of the gradients",
             )
     return layers, kept

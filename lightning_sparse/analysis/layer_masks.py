@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.selection.patterns import listed, plain_name
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
@@ -23,22 +24,25 @@ def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tenso
     parameters = {plain_name(name): weight for name, weight in model.named_parameters(remove_duplicate=False)}
     given = {plain_name(name): mask for name, mask in masks.items()}
     if unknown := [name for name in given if name not in parameters]:
-        raise ValueError(
-            f"Expected masks of the model's parameters; got one of {', '.join(map(repr, unknown[:3]))}, which "
-            f"{type(model).__name__} has not. Cure: pass the model that the masks were made for; its parameters are "
-            f"{listed(list(parameters)) or 'none'}."
+        raise InvalidValueError(
+            expected="masks of the model's parameters",
+            got=f"one of {', '.join(map(repr, unknown[:3]))}, which {type(model).__name__} has not",
+            cure=f"pass the masks' own model; its parameters are {listed(list(parameters)) or 'none'}",
         )
     found: dict[Tensor, Tensor] = {}
     for name, mask in given.items():
         weight = parameters[name]
         if mask.shape != weight.shape:
-            raise ValueError(
-                f"Expected a mask of shape {tuple(weight.shape)} for {name}; got {tuple(mask.shape)}. Cure: pass the "
-                "masks of this model."
+            raise InvalidValueError(
+                expected=f"a mask of shape {tuple(weight.shape)} for {name}",
+                got=tuple(mask.shape),
+                cure="pass the masks of this model",
             )
         if weight in found and not torch.equal(found[weight] != 0, mask != 0):
-            raise ValueError(
-                f"Expected one mask of a tied parameter; got another one for {name}. Cure: pass that of one name."
+            raise InvalidValueError(
+                expected="one mask of a tied parameter",
+                got=f"another one for {name}",
+                cure="pass that of one name",
             )
         found[weight] = mask
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lightning_sparse.analysis.anova import Anova, Effect, Values, two_way_anova
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def compare(dense: Mapping[str, Any], sparse: Mapping[str, Any]) -> Comparison:
         ModuleNotFoundError: If statsmodels is not installed.
     """
     if set(dense) != set(sparse):
-        raise ValueError(
-            f"Expected the same layers in both networks; got {sorted(set(dense) ^ set(sparse))} in one of them only. "
-            "Cure: compare networks of the same architecture, or leave these layers out."
+        raise InvalidValueError(
+            expected="the same layers in both networks",
+            got=f"{sorted(set(dense) ^ set(sparse))} in one of them only",
+            cure="compare networks of the same architecture, or leave these layers out",
         )
     values = {layer: (_values(layer, dense[layer]), _values(layer, sparse[layer])) for layer in dense}
     compared = {layer: pair for layer, pair in values.items() if all(map(len, pair))}
@@ -129,9 +131,10 @@ def _values(layer: str, given: Any) -> Values:
     values: Values = np.atleast_1d(np.asarray(numbers, dtype=np.float64))  # a layer of one channel may have a scalar
     if values.ndim != 1 or np.isinf(values).any():
         found = f"shape {values.shape}" if values.ndim != 1 else "infinity"
-        raise ValueError(
-            f"Expected one number per channel, finite or NaN; got {found} for layer {layer!r}. Cure: give what "
-            "ClassSpecialization computes, or its specialization."
+        raise InvalidValueError(
+            expected="one number per channel, finite or NaN",
+            got=f"{found} for layer {layer!r}",
+            cure="give what ClassSpecialization computes, or its specialization",
         )
     return values[~np.isnan(values)]
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.analysis.eager_forward import plain_passes
 from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
+from lightning_sparse.validation.errors import InvalidValueError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -85,7 +86,11 @@ def estimate_speedup(
             ``repeats`` is below 1.
     """
     if repeats < 1:
-        raise ValueError(f"Expected at least one timed pass; got repeats={repeats}. Cure: 5, for instance.")
+        raise InvalidValueError(
+            expected="at least one timed pass",
+            got=f"repeats={repeats}",
+            cure="5, for instance",
+        )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     weights = None if masks is None else masks_by_weight(model, masks)
     with plain_passes(model) as plain:
@@ -93,9 +98,10 @@ def estimate_speedup(
         kept = {name: active_part(module.weight, weights) for name, module in layers.items()}
         watched = _watch(plain, layers, arguments, repeats)
     if not watched:
-        raise ValueError(
-            f"Expected a model that calls convolutions; got {type(model).__name__}, which calls none. Cure: FLOPs and "
-            "bytes of linear layers are counted by count_flops and count_bytes."
+        raise InvalidValueError(
+            expected="a model that calls convolutions",
+            got=f"{type(model).__name__}, which calls none",
+            cure="FLOPs and bytes of linear layers are counted by count_flops and count_bytes",
         )
     costs = {name: _cost(layers[name], kept[name], *found) for name, found in watched.items()}
     return speedup_of(costs)

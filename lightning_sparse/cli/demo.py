@@ -20,6 +20,7 @@ from lightning_sparse.analysis.pictures import plot_accuracy, plot_layer_densiti
 from lightning_sparse.callbacks import SparseMomentumCallback
 from lightning_sparse.data import DigitsDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ def demo(out: Path = Path("lightning_sparse_demo"), epochs: int = 60, density: f
         seed: Of initialization, batches and masks.
     """
     if epochs < 2:
-        raise ValueError(
-            f"Expected at least 2 epochs, so that the topology changes between them; got {epochs}. "
-            "Cure: the default takes seconds."
+        raise InvalidValueError(
+            expected="at least 2 epochs, so that the topology changes between them",
+            got=epochs,
+            cure="the default takes seconds",
         )
     console, out = Console(), out.expanduser()
     sparse = SparseMomentumCallback(density=density)

@@ -10,7 +10,7 @@ import jsonargparse
 
 from lightning_sparse import configs
 from lightning_sparse._version import __version__
-from lightning_sparse.cli.errors import refusal
+from lightning_sparse.cli.errors import user_message
 
 _USAGE = """\
 lightning-sparse: train sparse neural networks from scratch
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"lightning-sparse: interrupted{resumes}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if text := refusal(error):
+        if text := user_message(error):
             sys.exit(f"lightning-sparse: {text}")
         raise
 

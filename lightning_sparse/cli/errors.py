@@ -1,18 +1,21 @@
-"""What our own errors say."""
+"""What the command line says of an error."""
 
 from __future__ import annotations
 
-import re
-
-# Also as a process that reads data passes them on.
-_OURS = re.compile(r"\A(?:Caught \w+ in .+\n\w+: )?(Expected .+; got .+\bCure: .+)", re.DOTALL)
+from lightning_sparse.validation.errors import UsageError
 
 
-def refusal(error: BaseException) -> str | None:
-    """Return what an error of ours says, to which a traceback adds nothing; None for other errors.
+def user_message(error: BaseException) -> str | None:
+    """Return the message of a `UsageError`, also of one that another error was raised from; None for other errors.
 
-    >>> refusal(ValueError("Expected 2 of them; got 3. Cure: take one away."))
-    'Expected 2 of them; got 3. Cure: take one away.'
+    >>> from lightning_sparse.validation.errors import InvalidValueError
+    >>> user_message(InvalidValueError(expected="two of them", got="three", cure="take one away"))
+    'Expected two of them; got three. Cure: take one away.'
     """
-    found = _OURS.match(str(error))
-    return None if found is None else found[1].strip()
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, UsageError):
+            # A process that loads data passes its traceback on as text, which ends with type and message.
+            return str(reason).rpartition(f"{type(reason).__name__}: ")[2].strip()
+        reason = reason.__cause__ or reason.__context__
+    return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 _FOLDER = Path(__file__).parent
 
 
@@ -22,7 +24,8 @@ def find(name: str) -> Path:
     for path in (Path(name), shipped):
         if path.is_file():
             return path
-    raise ValueError(
-        f"Expected a YAML file or the name of a shipped configuration ({', '.join(available())}); got {name!r}. "
-        "Cure: check the spelling."
+    raise InvalidValueError(
+        expected=f"a YAML file or the name of a shipped configuration ({', '.join(available())})",
+        got=repr(name),
+        cure="check the spelling",
     )

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError, MissingFileError
+
 Array = np.ndarray[Any, Any]
 
 # What NumPy and zipfile raise on a damaged file.
@@ -75,9 +77,13 @@ def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_class
     check_num_classes(num_classes)
     train, test = _images(x_train, "x_train"), _images(x_test, "x_test")
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
-        raise ValueError(
-            f"Expected training and test images alike; got {tuple(train.shape[1:])} {train.dtype} in x_train "
-            f"and {tuple(test.shape[1:])} {test.dtype} in x_test (channels first). Cure: convert them the same way."
+        raise InvalidValueError(
+            expected="training and test images alike",
+            got=(
+                f"{tuple(train.shape[1:])} {train.dtype} in x_train and {tuple(test.shape[1:])} {test.dtype} "
+                "in x_test (channels first)"
+            ),
+            cure="convert them the same way",
         )
     train_labels = _labels(y_train, "y_train", len(train))
     test_labels = _labels(y_test, "y_test", len(test))
@@ -91,7 +97,11 @@ def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_class
 def check_num_classes(num_classes: int | None) -> None:
     """Raise a ValueError unless it is an integer >= 1, or None."""
     if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
-        raise ValueError(f"Expected num_classes >= 1, an integer; got {num_classes!r}. Cure: None counts them.")
+        raise InvalidValueError(
+            expected="num_classes >= 1, an integer",
+            got=repr(num_classes),
+            cure="None counts them",
+        )
 
 
 def check_pixels(arrays: ImageArrays, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -114,10 +124,16 @@ def check_pixels(arrays: ImageArrays, mean: Sequence[float], std: Sequence[float
             continue
         low, high = (value.item() / arrays.white for value in images.aminmax())
         if low < -_SLACK or high > 1 + _SLACK:
-            raise ValueError(
-                f"Expected floating-point pixels from 0 to 1 in {name}, as mean={tuple(mean)} and std={tuple(std)} are "
-                f"of such; got {low:.4g} to {high:.4g}. Cure: divide them by 255, or save them as uint8; if they are "
-                "normalized already, give mean=[0.0] and std=[1.0]."
+            raise InvalidValueError(
+                expected=(
+                    f"floating-point pixels from 0 to 1 in {name}, as mean={tuple(mean)} and std={tuple(std)} "
+                    "are of such"
+                ),
+                got=f"{low:.4g} to {high:.4g}",
+                cure=(
+                    "divide them by 255, or save them as uint8; if they are normalized already, give "
+                    "mean=[0.0] and std=[1.0]"
+                ),
             )
 
 
@@ -132,10 +148,18 @@ def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
         ValueError: If it is damaged, no ``.npz`` file, or lacks one of the arrays.
     """
     if not isinstance(path, (str, PathLike)):
-        raise TypeError(f"Expected the path of an .npz file; got {path!r}. Cure: check the path.")
+        raise InvalidTypeError(
+            expected="the path of an .npz file",
+            got=repr(path),
+            cure="check the path",
+        )
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"Expected an .npz file; got {path}, which does not exist. Cure: check the path.")
+        raise MissingFileError(
+            expected="an .npz file",
+            got=f"{path}, which does not exist",
+            cure="check the path",
+        )
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -145,14 +169,16 @@ def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
             missing = [key for key in NPZ_KEYS if key not in file]
             arrays = {key: file[key] for key in NPZ_KEYS if key in file}
     except _UNREADABLE as error:
-        raise ValueError(
-            f"Expected an intact .npz file of numbers; got {path}, which cannot be read ({error}). "
-            "Cure: write it again with numpy.savez."
+        raise InvalidValueError(
+            expected="an intact .npz file of numbers",
+            got=f"{path}, which cannot be read ({error})",
+            cure="write it again with numpy.savez",
         ) from error
     if missing:
-        raise ValueError(
-            f"Expected the arrays {', '.join(NPZ_KEYS)}; got {path} without {', '.join(missing)}. "
-            "Cure: write all four with numpy.savez(path, x_train=..., ...)."
+        raise InvalidValueError(
+            expected=f"the arrays {', '.join(NPZ_KEYS)}",
+            got=f"{path} without {', '.join(missing)}",
+            cure="write all four with numpy.savez(path, x_train=..., ...)",
         )
     return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
 
@@ -160,18 +186,24 @@ def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
 def _images(array: Any, name: str) -> Tensor:
     images = _tensor(array, name)
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(
-            f"Expected {name} to be uint8 (0 to 255) or floating point (0 to 1); got {images.dtype}. "
-            "Cure: convert it with astype('uint8')."
+        raise InvalidTypeError(
+            expected=f"{name} to be uint8 (0 to 255) or floating point (0 to 1)",
+            got=images.dtype,
+            cure="convert it with astype('uint8')",
         )
     if images.ndim not in (3, 4) or 0 in images.shape or _looks_channels_first(images):
-        raise ValueError(
-            f"Expected {name} of shape (images, height, width) or (images, height, width, channels), "
-            f"at least one image; got {tuple(images.shape)}. Cure: {_shape_cure(images)}."
+        raise InvalidValueError(
+            expected=f"{name} of shape (images, height, width) or (images, height, width, channels), not empty",
+            got=tuple(images.shape),
+            cure=_shape_cure(images),
         )
     channels_first = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if images.is_floating_point() and images.numel() and not torch.isfinite(images).all():
-        raise ValueError(f"Expected finite pixels in {name}; got NaN or infinity. Cure: clean the images up.")
+        raise InvalidValueError(
+            expected=f"finite pixels in {name}",
+            got="NaN or infinity",
+            cure="clean the images up",
+        )
     stored = torch.uint8 if images.dtype == torch.uint8 else torch.float32
     return _own(channels_first.to(stored).contiguous(), array)
 
@@ -204,9 +236,10 @@ def _tensor(array: Any, name: str) -> Tensor:
         # A copy: NumPy's array may be read-only, and may be changed later.
         return torch.tensor(np.asarray(array))
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"Expected {name} to be an array of numbers; got {type(array).__name__} ({error}). "
-            "Cure: convert it with numpy.asarray(..., dtype='uint8')."
+        raise InvalidTypeError(
+            expected=f"{name} to be an array of numbers",
+            got=f"{type(array).__name__} ({error})",
+            cure="convert it with numpy.asarray(..., dtype='uint8')",
         ) from error
 
 
@@ -218,11 +251,16 @@ def _looks_channels_first(images: Tensor) -> bool:
 def _labels(array: Any, name: str, count: int) -> Tensor:
     labels = _tensor(array, name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"Expected {name} to be integers; got {labels.dtype}. Cure: convert it with astype('int64').")
+        raise InvalidTypeError(
+            expected=f"{name} to be integers",
+            got=labels.dtype,
+            cure="convert it with astype('int64')",
+        )
     if labels.shape != (count,):
-        raise ValueError(
-            f"Expected {name} of shape ({count},), one label per image; got {tuple(labels.shape)}. "
-            "Cure: use reshape(-1) on labels in a column; otherwise check that images and labels belong together."
+        raise InvalidValueError(
+            expected=f"{name} of shape ({count},), one label per image",
+            got=tuple(labels.shape),
+            cure="use reshape(-1) on labels in a column; otherwise check that images and labels belong together",
         )
     return _own(labels.long(), array)
 
@@ -230,7 +268,8 @@ def _labels(array: Any, name: str, count: int) -> Tensor:
 def _check_range(labels: Tensor, name: str, num_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"Expected labels from 0 to {num_classes - 1} in {name}; got {low} to {high}. "
-            "Cure: number the classes from 0, or give the right num_classes."
+        raise InvalidValueError(
+            expected=f"labels from 0 to {num_classes - 1} in {name}",
+            got=f"{low} to {high}",
+            cure="number the classes from 0, or give the right num_classes",
         )

@@ -7,6 +7,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 
 class PadCropFlip:
     """Pads each image with its own reflection, crops it back to its size at a random place, and flips half of them.
@@ -25,7 +27,11 @@ class PadCropFlip:
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
         if not isinstance(padding, Integral) or padding < 0:
-            raise ValueError(f"Expected padding >= 0, an integer; got {padding!r}. Cure: 4 is customary for CIFAR.")
+            raise InvalidValueError(
+                expected="padding >= 0, an integer",
+                got=repr(padding),
+                cure="4 is customary for CIFAR",
+            )
         self.padding: int = padding
         self.flip: bool = flip
 
@@ -113,9 +119,10 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, paddi
 def check_padding(padding: int, height: int, width: int) -> None:
     """Raise a ValueError unless images of this size have so many pixels to reflect: 0 <= padding < each side."""
     if not 0 <= padding < min(height, width):
-        raise ValueError(
-            f"Expected 0 <= padding < {min(height, width)}, less than the images' sides; got {padding} for images of "
-            f"{height} x {width}. Cure: lower the padding."
+        raise InvalidValueError(
+            expected=f"0 <= padding < {min(height, width)}, less than the images' sides",
+            got=f"{padding} for images of {height} x {width}",
+            cure="lower the padding",
         )
 
 

@@ -14,6 +14,7 @@ from lightning_sparse.data.in_memory_loader import InMemoryLoader
 from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
 from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes, check_seed
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class InMemoryDataModule(SeededDataModule, ABC):
@@ -147,9 +148,10 @@ class InMemoryDataModule(SeededDataModule, ABC):
         if mean is None or std is None:
             return Normalize.fit(train_images, arrays.white)
         if len(mean) not in (1, train_images.shape[1]):
-            raise ValueError(
-                f"Expected one mean and std per channel, {train_images.shape[1]}; got {len(mean)}. "
-                "Cure: leave both out to have them computed."
+            raise InvalidValueError(
+                expected=f"one mean and std per channel, {train_images.shape[1]}",
+                got=len(mean),
+                cure="leave both out to have them computed",
             )
         check_pixels(arrays, mean, std)
         return Normalize(mean, std, arrays.white)
@@ -177,13 +179,16 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
     count = len(arrays.x_train)
     held_out = round(val_fraction * count)
     if held_out == count:
-        raise ValueError(
-            f"Expected val_fraction to leave images to train on; got {val_fraction} of {count} images. Cure: lower it."
+        raise InvalidValueError(
+            expected="val_fraction to leave images to train on",
+            got=f"{val_fraction} of {count} images",
+            cure="lower it",
         )
     if held_out == 0 and val_fraction > 0:
-        raise ValueError(
-            f"Expected val_fraction to hold out at least one image; got {val_fraction} of {count} images, which is "
-            "none. Cure: 0 for no validation, or a larger share."
+        raise InvalidValueError(
+            expected="val_fraction to hold out at least one image",
+            got=f"{val_fraction} of {count} images, which is none",
+            cure="0 for no validation, or a larger share",
         )
     if seed is None:
         order = torch.arange(count - 1, -1, -1)
@@ -197,14 +202,19 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
 
 def _check_fraction(val_fraction: float) -> None:
     if not isinstance(val_fraction, Real) or not 0 <= val_fraction < 1:
-        raise ValueError(
-            f"Expected 0 <= val_fraction < 1; got {val_fraction!r}. Cure: give the share of the training images that "
-            "is held out, such as 0.1."
+        raise InvalidValueError(
+            expected="0 <= val_fraction < 1",
+            got=repr(val_fraction),
+            cure="give the share of the training images that is held out, such as 0.1",
         )
 
 
 def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     if (mean is None) != (std is None):
-        raise ValueError(f"Expected mean and std together; got mean={mean}, std={std}. Cure: give both or neither.")
+        raise InvalidValueError(
+            expected="mean and std together",
+            got=f"mean={mean}, std={std}",
+            cure="give both or neither",
+        )
     if mean is not None and std is not None:
         Normalize(mean, std)  # refuses lengths and values that do not fit

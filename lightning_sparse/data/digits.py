@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_sparse.data.arrays import ImageArrays, image_arrays
 from lightning_sparse.data.datamodule import InMemoryDataModule
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class DigitsDataModule(InMemoryDataModule):
@@ -28,9 +29,10 @@ class DigitsDataModule(InMemoryDataModule):
         super().__init__(**options)
         # Fewer than 10 images on a side could not have the same share of every class.
         if not isinstance(test_fraction, Real) or not 0.006 <= test_fraction <= 0.994:
-            raise ValueError(
-                f"Expected 0.006 <= test_fraction <= 0.994; got {test_fraction!r}. Cure: give the share of "
-                "the images that are test images, such as 0.2."
+            raise InvalidValueError(
+                expected="0.006 <= test_fraction <= 0.994",
+                got=repr(test_fraction),
+                cure="give the share of the images that are test images, such as 0.2",
             )
         self.test_fraction: float = test_fraction
 

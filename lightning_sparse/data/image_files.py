@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_sparse.data.normalize import Batch
 from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
+from lightning_sparse.validation.errors import InvalidValueError
 
 # What Pillow raises for files that it can't read, among them ones that have gone since the folder was listed.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
@@ -145,14 +146,16 @@ def _read(path: str) -> Any:
         with Image.open(path) as image:
             mode, rgb = image.mode, _rgb(image)
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"Expected an intact image; got {path}, which cannot be read ({error}). "
-            "Cure: replace the file, or delete it."
+        raise InvalidValueError(
+            expected="an intact image",
+            got=f"{path}, which cannot be read ({error})",
+            cure="replace the file, or delete it",
         ) from error
     if rgb is None:
-        raise ValueError(
-            f"Expected an image whose white is known, of 8 or 16 bits a channel; got {path}, of Pillow's mode "
-            f"{mode!r}. Cure: save it with 8 bits a channel."
+        raise InvalidValueError(
+            expected="an image whose white is known, of 8 or 16 bits a channel",
+            got=f"{path}, of Pillow's mode {mode!r}",
+            cure="save it with 8 bits a channel",
         )
     return rgb
 

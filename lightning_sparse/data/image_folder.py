@@ -14,6 +14,7 @@ from lightning_sparse.data.image_files import ImageFileLoader, ImageFiles
 from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
 from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
+from lightning_sparse.validation.errors import InvalidValueError, MissingFileError
 
 
 class ImageFolderDataModule(SeededDataModule):
@@ -69,8 +70,10 @@ class ImageFolderDataModule(SeededDataModule):
         _check_options(num_workers, image_size, resize)
         Normalize(mean, std)  # refuses values that make no sense
         if len(mean) not in (1, 3):
-            raise ValueError(
-                f"Expected one mean and std for each of 3 colours; got {len(mean)}. Cure: the defaults are ImageNet's."
+            raise InvalidValueError(
+                expected="one mean and std for each of 3 colours",
+                got=len(mean),
+                cure="the defaults are ImageNet's",
             )
         self.data_dir, self.test_folder = data_dir, test_folder
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
@@ -194,9 +197,10 @@ class ImageNetDataModule(ImageFolderDataModule):
     def _classes(self, folder: Path) -> list[str]:
         classes = super()._classes(folder)
         if len(classes) != self.num_classes:
-            raise ValueError(
-                f"Expected the {self.num_classes} class folders of ImageNet in {folder}; got {len(classes)}. "
-                "Cure: unpack all of the training archives; for a subset use ImageFolderDataModule."
+            raise InvalidValueError(
+                expected=f"the {self.num_classes} class folders of ImageNet in {folder}",
+                got=len(classes),
+                cure="unpack all of the training archives; for a subset use ImageFolderDataModule",
             )
         return classes
 
@@ -204,16 +208,18 @@ class ImageNetDataModule(ImageFolderDataModule):
 def _class_folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted. Raises a FileNotFoundError or ValueError if there are none."""
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"Expected a folder {folder} with one folder of images per class; got none. "
-            "Cure: give the folder that contains train and val as data_dir."
+        raise MissingFileError(
+            expected=f"a folder {folder} with one folder of images per class",
+            got="none",
+            cure="give the folder that contains train and val as data_dir",
         )
     entries = list(folder.iterdir())
     classes = sorted(entry.name for entry in entries if entry.is_dir())
     if not classes:
-        raise ValueError(
-            f"Expected one folder of images per class in {folder}; got {len(entries)} files and no folder. "
-            "Cure: move each image into a folder that is named after its class."
+        raise InvalidValueError(
+            expected=f"one folder of images per class in {folder}",
+            got=f"{len(entries)} files and no folder",
+            cure="move each image into a folder that is named after its class",
         )
     return classes
 
@@ -221,15 +227,17 @@ def _class_folders(folder: Path) -> list[str]:
 def _listed(folder: Path, classes: list[str], transform: Callable[[Any], Tensor]) -> ImageFiles:
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
-        raise ValueError(
-            f"Expected the class folders of train in {folder}; got others as well: {_some(unknown)}. "
-            "Cure: name a class alike in both, and remove folders that are none."
+        raise InvalidValueError(
+            expected=f"the class folders of train in {folder}",
+            got=f"others as well: {_some(unknown)}",
+            cure="name a class alike in both, and remove folders that are none",
         )
     files = ImageFiles(folder, classes, transform)
     if not len(files):
-        raise ValueError(
-            f"Expected images in the class folders of {folder}; got none. "
-            "Cure: put them there, as .jpg, .png or another format that torchvision knows."
+        raise InvalidValueError(
+            expected=f"images in the class folders of {folder}",
+            got="none",
+            cure="put them there, as .jpg, .png or another format that torchvision knows",
         )
     return files
 
@@ -237,9 +245,10 @@ def _listed(folder: Path, classes: list[str], transform: Callable[[Any], Tensor]
 def _check_every_class_has_images(files: ImageFiles) -> None:
     present = {label for _, label in files.samples}
     if empty := [name for label, name in enumerate(files.classes) if label not in present]:
-        raise ValueError(
-            f"Expected images of every class in {files.folder}; got none of {_some(empty)}. "
-            "Cure: add some, or remove the empty folder, whose label would never be learned."
+        raise InvalidValueError(
+            expected=f"images of every class in {files.folder}",
+            got=f"none of {_some(empty)}",
+            cure="add some, or remove the empty folder, whose label would never be learned",
         )
 
 
@@ -249,11 +258,14 @@ def _some(names: list[str]) -> str:
 
 def _check_options(num_workers: int, image_size: int, resize: int) -> None:
     if not all(isinstance(number, Integral) for number in (num_workers, image_size, resize)) or num_workers < 0:
-        raise ValueError(
-            f"Expected integers, num_workers >= 0; got num_workers={num_workers!r}, image_size={image_size!r}, "
-            f"resize={resize!r}. Cure: give as many workers as there are cores to spare."
+        raise InvalidValueError(
+            expected="integers, num_workers >= 0",
+            got=f"num_workers={num_workers!r}, image_size={image_size!r}, resize={resize!r}",
+            cure="give as many workers as there are cores to spare",
         )
     if not 1 <= image_size <= resize:
-        raise ValueError(
-            f"Expected 1 <= image_size <= resize, in pixels; got {image_size} and {resize}. Cure: 224 and 256, say."
+        raise InvalidValueError(
+            expected="1 <= image_size <= resize, in pixels",
+            got=f"{image_size} and {resize}",
+            cure="224 and 256, say",
         )

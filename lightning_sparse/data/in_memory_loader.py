@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_sparse.data.augment import PadCropFlip
 from lightning_sparse.data.normalize import Batch
 from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Changes a batch of stored images at random, with a generator on the CPU, into new images; as `PadCropFlip`."""
@@ -114,14 +115,20 @@ def _at_once(images: Tensor, batch_size: int, augment: Augmentation | None) -> i
 
 def _check_tensors(images: Tensor, labels: Tensor) -> None:
     if images.ndim != 4 or not len(images):
-        raise ValueError(
-            "Expected images of shape (images, channels, height, width), at least one; "
-            f"got {tuple(images.shape)}. Cure: use images.unsqueeze(1) for images without a channel dimension."
+        raise InvalidValueError(
+            expected="images of shape (images, channels, height, width), at least one",
+            got=tuple(images.shape),
+            cure="use images.unsqueeze(1) for images without a channel dimension",
         )
     if labels.dtype != torch.int64:
-        raise TypeError(f"Expected int64 labels; got {labels.dtype}. Cure: use labels.long().")
+        raise InvalidTypeError(
+            expected="int64 labels",
+            got=labels.dtype,
+            cure="use labels.long()",
+        )
     if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"Expected one label per image, shape ({len(images)},); got {tuple(labels.shape)}. "
-            "Cure: check that images and labels belong together."
+        raise InvalidValueError(
+            expected=f"one label per image, shape ({len(images)},)",
+            got=tuple(labels.shape),
+            cure="check that images and labels belong together",
         )

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 
 def check_last_batch(trainer: Any, images: int, batch_size: int) -> None:
     """Refuse, or warn of, a last training batch of one image if the network normalizes over batches.
@@ -30,14 +32,16 @@ def check_last_batch(trainer: Any, images: int, batch_size: int) -> None:
     if not norms:
         return
     certain = [name for name, layer in norms.items() if isinstance(layer, nn.BatchNorm1d)]
-    message = (
-        f"Expected at least 2 images in the last training batch, as {(certain or list(norms))[0]} normalizes over "
-        f"batches; got 1, of {_share(images, trainer)} per process in batches of {batch_size}. Cure: drop_last=True, "
-        "or another batch_size."
+    error = InvalidValueError(
+        expected=(
+            f"at least 2 images in the last training batch, as {(certain or list(norms))[0]} normalizes over batches"
+        ),
+        got=f"1, of {_share(images, trainer)} per process in batches of {batch_size}",
+        cure="drop_last=True, or another batch_size",
     )
     if certain:
-        raise ValueError(message)
-    warnings.warn(message, stacklevel=2)
+        raise error
+    warnings.warn(str(error), stacklevel=2)
 
 
 def _share(images: int, trainer: Any) -> int:

@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, channels, height, width)`` and int64 labels ``(batch,)``."""
 
@@ -69,18 +71,22 @@ def _check_statistics(mean: Sequence[float], std: Sequence[float], white: float)
     given = {"mean": mean, "std": std}
     for name, values in given.items():
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or not all(map(_is_finite, values)):
-            raise ValueError(
-                f"Expected a list of finite numbers as {name}, one per channel; got {values!r}. Cure: [0.5], say."
+            raise InvalidValueError(
+                expected=f"a list of finite numbers as {name}, one per channel",
+                got=repr(values),
+                cure="[0.5], say",
             )
     if not len(mean) or len(mean) != len(std):
-        raise ValueError(
-            f"Expected as many values in mean as in std, one per channel; got {len(mean)} and {len(std)}. "
-            "Cure: give one value of each per channel."
+        raise InvalidValueError(
+            expected="as many values in mean as in std, one per channel",
+            got=f"{len(mean)} and {len(std)}",
+            cure="give one value of each per channel",
         )
     if min(std) <= 0 or white <= 0:
-        raise ValueError(
-            f"Expected every std and white to be greater than 0; got std={tuple(std)}, white={white}. "
-            "Cure: use 1.0 for a channel that is not to be scaled."
+        raise InvalidValueError(
+            expected="every std and white to be greater than 0",
+            got=f"std={tuple(std)}, white={white}",
+            cure="use 1.0 for a channel that is not to be scaled",
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.data.normalize import Batch
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class BatchPlan(NamedTuple):
@@ -71,9 +72,10 @@ class ResumableLoader(ABC):
         self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
         self._share = -(-count // world_size) if even else len(range(rank, count, world_size))
         if len(self) == 0:
-            raise ValueError(
-                f"Expected at least one batch of {batch_size} images; got {self._share} images per process and "
-                f"drop_last={drop_last}. Cure: lower batch_size, set drop_last=False, or use fewer processes."
+            raise InvalidValueError(
+                expected=f"at least one batch of {batch_size} images",
+                got=f"{self._share} images per process and drop_last={drop_last}",
+                cure="lower batch_size, set drop_last=False, or use fewer processes",
             )
         self._epoch = 0
         self._batch = 0  # handed out in this epoch
@@ -184,31 +186,41 @@ def _hashed(*numbers: int) -> int:
 
 def _check_options(batch_size: int, rank: int, world_size: int) -> None:
     if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"Expected batch_size >= 1; got {batch_size!r}. Cure: give the number of images per step.")
+        raise InvalidValueError(
+            expected="batch_size >= 1",
+            got=repr(batch_size),
+            cure="give the number of images per step",
+        )
     if not 0 <= rank < world_size:
-        raise ValueError(
-            f"Expected 0 <= rank < world_size; got rank={rank}, world_size={world_size}. "
-            "Cure: use trainer.global_rank and trainer.world_size."
+        raise InvalidValueError(
+            expected="0 <= rank < world_size",
+            got=f"rank={rank}, world_size={world_size}",
+            cure="use trainer.global_rank and trainer.world_size",
         )
 
 
 def _check_state(state: dict[str, Any], layout: dict[str, Any], batches: int, loader: str) -> None:
     missing = {"epoch", "batch", "offset", "seed", *layout} - set(state if isinstance(state, dict) else ())
     if missing:
-        raise ValueError(
-            f"Expected the state of an {loader}; got one without {sorted(missing)}. "
-            "Cure: resume with the same kind of loader that the checkpoint was saved with."
+        raise InvalidValueError(
+            expected=f"the state of an {loader}",
+            got=f"one without {sorted(missing)}",
+            cure="resume with the same kind of loader that the checkpoint was saved with",
         )
     differing = [f"{key}={state[key]} (here {here})" for key, here in layout.items() if state[key] != here]
     if differing:
-        raise ValueError(
-            f"Expected the state of a loader with the same data and options; got one with "
-            f"{', '.join(differing)}. Cure: use the same ones, or resume from a checkpoint of an epoch's end."
+        raise InvalidValueError(
+            expected="the state of a loader with the same data and options",
+            got=f"one with {', '.join(differing)}",
+            cure="use the same ones, or resume from a checkpoint of an epoch's end",
         )
     numbers = all(isinstance(state[key], int) for key in ("epoch", "batch", "offset", "seed"))
     if not numbers or state["epoch"] < 0 or not 0 <= state["batch"] <= batches:
-        raise ValueError(
-            f"Expected integers, epoch >= 0 and 0 <= batch <= {batches}; got epoch={state['epoch']!r}, "
-            f"batch={state['batch']!r}, offset={state['offset']!r}, seed={state['seed']!r}. "
-            "Cure: the state is damaged, resume from another checkpoint."
+        raise InvalidValueError(
+            expected=f"integers, epoch >= 0 and 0 <= batch <= {batches}",
+            got=(
+                f"epoch={state['epoch']!r}, batch={state['batch']!r}, offset={state['offset']!r}, "
+                f"seed={state['seed']!r}"
+            ),
+            cure="the state is damaged, resume from another checkpoint",
         )

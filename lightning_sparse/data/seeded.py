@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import torch
 
 from lightning_sparse._compat import LightningDataModule
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 
 class LoaderOptions(TypedDict):
@@ -64,17 +65,19 @@ class SeededDataModule(LightningDataModule):
         """
         seed = state_dict.get("shuffle_seed")
         if not isinstance(seed, int):
-            raise ValueError(
-                f"Expected the state of a data module, with its shuffle_seed; got {state_dict!r}. "
-                "Cure: resume with the same data module that the checkpoint was saved with."
+            raise InvalidValueError(
+                expected="the state of a data module, with its shuffle_seed",
+                got=repr(state_dict),
+                cure="resume with the same data module that the checkpoint was saved with",
             )
         self._seed = seed
 
     def _loader_options(self, *, loaded: bool) -> LoaderOptions:
         if self._seed is None or not loaded:
-            raise RuntimeError(
-                "Expected the data to be loaded; got a request for batches before setup. "
-                "Cure: call prepare_data() and setup(), or let a Trainer do it."
+            raise InvalidStateError(
+                expected="the data to be loaded",
+                got="a request for batches before setup",
+                cure="call prepare_data() and setup(), or let a Trainer do it",
             )
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return {"seed": self._seed, "rank": rank, "world_size": world_size}
@@ -86,7 +89,11 @@ class SeededDataModule(LightningDataModule):
             ValueError: If there is no such split.
         """
         if split not in sizes:
-            raise ValueError(f"Expected a split from {', '.join(sizes)}; got {split!r}. Cure: name one of these.")
+            raise InvalidValueError(
+                expected=f"a split from {', '.join(sizes)}",
+                got=repr(split),
+                cure="name one of these",
+            )
         return sizes[split] > (0 if self.trainer is None else self.trainer.global_rank)
 
     def _overfits(self) -> bool:
@@ -97,13 +104,18 @@ class SeededDataModule(LightningDataModule):
 def check_seed(name: str, seed: int | None) -> None:
     """Raise a ValueError unless it is an integer or None."""
     if seed is not None and not isinstance(seed, Integral):
-        raise ValueError(f"Expected an integer or None as {name}; got {seed!r}. Cure: the default will do.")
+        raise InvalidValueError(
+            expected=f"an integer or None as {name}",
+            got=repr(seed),
+            cure="the default will do",
+        )
 
 
 def check_batch_sizes(batch_size: int, eval_batch_size: int) -> None:
     """Raise a ValueError unless both are integers >= 1."""
     if not all(isinstance(size, Integral) and size >= 1 for size in (batch_size, eval_batch_size)):
-        raise ValueError(
-            f"Expected batch_size and eval_batch_size >= 1, integers; got {batch_size!r} and {eval_batch_size!r}. "
-            "Cure: give the number of images per batch."
+        raise InvalidValueError(
+            expected="batch_size and eval_batch_size >= 1, integers",
+            got=f"{batch_size!r} and {eval_batch_size!r}",
+            cure="give the number of images per batch",
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
 from lightning_sparse.data.datamodule import InMemoryDataModule
 from lightning_sparse.data.locking import alone
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError, MissingFileError
 
 # What torchvision raises for missing and damaged files, and what comes out of a broken connection or a full disk.
 _FAILURES = (
@@ -72,9 +73,10 @@ class TorchvisionDataModule(InMemoryDataModule):
         arrays = image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
         height, width, *channels = self.image_shape
         if arrays.x_train.shape[1:] != (*(channels or [1]), height, width):
-            raise ValueError(
-                f"Expected the images of {self.dataset}, of shape {self.image_shape}; got {tuple(x_train.shape[1:])} "
-                f"in {self.data_dir}. Cure: give the right file, or use NpzDataModule for images of another kind."
+            raise InvalidValueError(
+                expected=f"the images of {self.dataset}, of shape {self.image_shape}",
+                got=f"{tuple(x_train.shape[1:])} in {self.data_dir}",
+                cure="give the right file, or use NpzDataModule for images of another kind",
             )
         return arrays._replace(mean=self.customary_mean, std=self.customary_std)
 
@@ -105,20 +107,24 @@ class TorchvisionDataModule(InMemoryDataModule):
         missing = [name for name in checksums if not (folder / name).is_file()]
         damaged = [name for name, md5 in checksums.items() if not check_integrity(folder / name, md5)]
         if damaged and download:  # missing files among them
-            return RuntimeError(
-                f"Expected to download {self.dataset} to {self._root()}; got {type(error).__name__}: {error}. "
-                "Cure: check the network connection, and that the directory can be written to; or put "
-                f"{', '.join(damaged)} into {folder} by other means."
+            return InvalidStateError(
+                expected=f"to download {self.dataset} to {self._root()}",
+                got=f"{type(error).__name__}: {error}",
+                cure=(
+                    "check the network connection, and that the directory can be written to; or put "
+                    f"{', '.join(damaged)} into {folder} by other means"
+                ),
             )
         if missing:
-            return FileNotFoundError(
-                f"Expected the files of {self.dataset} in {folder}; got no {', '.join(missing)}. "
-                "Cure: set download=True, or put them there."
+            return MissingFileError(
+                expected=f"the files of {self.dataset} in {folder}",
+                got=f"no {', '.join(missing)}",
+                cure="set download=True, or put them there",
             )
-        found = f"a wrong checksum of {', '.join(damaged)}" if damaged else f"{type(error).__name__}: {error}"
-        return ValueError(
-            f"Expected intact files of {self.dataset} in {folder}; got {found}. Cure: delete this folder, and set "
-            "download=True to fetch it again."
+        return InvalidValueError(
+            expected=f"intact files of {self.dataset} in {folder}",
+            got=f"a wrong checksum of {', '.join(damaged)}" if damaged else f"{type(error).__name__}: {error}",
+            cure="delete this folder, and set download=True to fetch it again",
         )
 
     def _root(self) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.experiments.setting import Experiment
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 def is_finished(experiment: Experiment, results: Path) -> bool:
@@ -24,8 +25,9 @@ def read_result(file: Path) -> dict[str, Any]:
         run = json.loads(file.read_text())
         int(run["seed"]), None if run.get("diverged") else float(run["metrics"]["accuracy"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"Expected the result of a run, as JSON, in {file}; got something else ({error!r}). Cure: delete it, and "
-            "the run is made again."
+        raise InvalidValueError(
+            expected=f"the result of a run, as JSON, in {file}",
+            got=f"something else ({error!r})",
+            cure="delete it, and the run is made again",
         ) from error
     return dict(run)

@@ -22,6 +22,7 @@ from lightning_sparse.experiments import worker
 from lightning_sparse.experiments.machine import shares
 from lightning_sparse.experiments.results import is_finished
 from lightning_sparse.experiments.setting import Experiment
+from lightning_sparse.validation.errors import InvalidStateError
 
 # Runs take minutes: looking more often, and drawing more often, takes time from them and shows nothing.
 _POLL_SECONDS = 0.5
@@ -39,7 +40,7 @@ class _Job:
     share: dict[str, str]
 
 
-class FailedRunsError(RuntimeError):
+class FailedRunsError(InvalidStateError):
     """Some runs ended with an error."""
 
 
@@ -89,7 +90,7 @@ def run_missing(
                 _without_ending(after_each, console)
             time.sleep(_POLL_SECONDS)
     if failed:
-        raise FailedRunsError(_describe(failed, results))
+        raise _failure(failed, results)
 
 
 def _without_ending(after_each: Callable[[], object], console: Console) -> None:
@@ -202,10 +203,12 @@ def _ended_well(job: _Job, results: Path, console: Console) -> bool:
     return False
 
 
-def _describe(failed: Sequence[Experiment], results: Path) -> str:
+def _failure(failed: Sequence[Experiment], results: Path) -> FailedRunsError:
     first = failed[0].work_folder(results) / "log.txt"
     lines = first.read_text(errors="replace").strip().splitlines() if first.exists() else []
-    return (
-        f"Expected {len(failed)} more results; got errors in {'; '.join(each.name for each in failed)}. The first ends "
-        f"with: {lines[-1] if lines else 'nothing'!s}. Cure: see {first}, and start again: finished runs are kept."
+    names = "; ".join(experiment.name for experiment in failed)
+    return FailedRunsError(
+        expected=f"{len(failed)} more results",
+        got=f"errors in {names}. The first ends with: {lines[-1] if lines else 'nothing'}",
+        cure=f"see {first}, and start again: finished runs are kept",
     )

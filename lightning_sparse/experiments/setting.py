@@ -18,6 +18,7 @@ from lightning_sparse.experiments.trainer_options import (
     may_shorten,
     process_count,
 )
+from lightning_sparse.validation.errors import InvalidValueError
 
 _BATCH = "data.init_args.batch_size"
 # Short names of what studies change, and where that stands in a configuration.
@@ -147,9 +148,10 @@ class Scale:
         if processes > 1:  # share a batch out, so that steps and learning rates stay the protocol's
             batch = int(changes.get(_BATCH, setting.data_options()["batch_size"]))
             if batch % processes:
-                raise ValueError(
-                    f"Expected devices that share a batch of {batch} images evenly, as {setting.config} has them; got "
-                    f"{processes} processes. Cure: another number of devices."
+                raise InvalidValueError(
+                    expected=f"devices that share a batch of {batch} images evenly, as {setting.config} has them",
+                    got=f"{processes} processes",
+                    cure="another number of devices",
                 )
             changes[_BATCH] = str(batch // processes)
         return [text for option, value in changes.items() for text in (f"--{option}", value)]

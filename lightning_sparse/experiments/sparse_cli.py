@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 
 from lightning_sparse import callbacks, configs, data, models
 from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
-
-# What a part of our errors says, as the parser passes it on.
-_REFUSAL = re.compile(r"Expected .+; got .+\. Cure: .+")
 
 
 class SparseCLI(LightningCLI):
@@ -36,15 +32,6 @@ class SparseCLI(LightningCLI):
                 args=_with_config_files(args),
                 run=run,
             )
-
-    def instantiate_classes(self) -> None:
-        """Build trainer, model and data. What one of them refuses ends the program, without a traceback."""
-        try:
-            super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            if found := _REFUSAL.search(str(error)):
-                sys.exit(f"lightning-sparse: {found[0]}")
-            raise
 
 
 def _with_config_files(arguments: Sequence[str]) -> list[str]:

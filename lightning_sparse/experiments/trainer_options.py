@@ -12,6 +12,7 @@ from urllib.parse import quote
 import torch
 
 from lightning_sparse._compat import Trainer
+from lightning_sparse.validation.errors import InvalidValueError
 
 # A run sets these itself: what it logs, saves and shows is read again. One that is stopped by the clock has no result.
 # Several nodes would have to be started as such, and share their results.
@@ -31,9 +32,10 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     known = set(signature(Trainer).parameters) - _TAKEN
     for name in options:
         if name not in known:
-            raise ValueError(
-                f"Expected an option of the Trainer that a run leaves open; got {name!r}. Cure: one of "
-                f"{', '.join(sorted(known))}."
+            raise InvalidValueError(
+                expected="an option of the Trainer that a run leaves open",
+                got=repr(name),
+                cure=f"one of {', '.join(sorted(known))}",
             )
 
 

@@ -25,6 +25,7 @@ from lightning_sparse.experiments.results import is_finished
 from lightning_sparse.experiments.setting import Experiment
 from lightning_sparse.experiments.sparse_cli import SparseCLI
 from lightning_sparse.topology.layer import NonFiniteError
+from lightning_sparse.validation.errors import InvalidStateError
 
 # The exit status of a run that another process is at.
 RUN_ELSEWHERE = 75  # sysexits.h: a temporary failure
@@ -148,9 +149,10 @@ def _check_end(trainer: Trainer) -> None:
     """Raise a RuntimeError if a training was stopped, whose result would pass for a whole one's."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     if not (0 <= epochs <= trainer.current_epoch or 0 <= steps <= trainer.global_step):
-        raise RuntimeError(
-            f"Expected {epochs} epochs of training; got {trainer.current_epoch} before it was stopped. Cure: start "
-            "again, without what stopped it; the run goes on from its last checkpoint."
+        raise InvalidStateError(
+            expected=f"{epochs} epochs of training",
+            got=f"{trainer.current_epoch} before it was stopped",
+            cure="start again, without what stopped it; the run goes on from its last checkpoint",
         )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_sparse.models.sizes import check_count, check_images, scaled
+from lightning_sparse.validation.errors import InvalidValueError
 
 # Output channels, kernel size and padding of the convolutions; each has stride 2, which leaves 1 x 1 of 32 x 32.
 _CONVOLUTIONS = ((96, 11, 2), (256, 5, 2), (384, 3, 1), (384, 3, 1), (256, 3, 1))
@@ -37,7 +38,11 @@ class AlexNet(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in list(_HIDDEN):
-            raise ValueError(f"Expected a variant of AlexNet: 's' or 'b'; got {variant!r}. Cure: use one of these.")
+            raise InvalidValueError(
+                expected="a variant of AlexNet: 's' or 'b'",
+                got=repr(variant),
+                cure="use one of these",
+            )
         check_count("num_classes", num_classes)
         check_count("in_channels", in_channels)
         self.in_channels = in_channels

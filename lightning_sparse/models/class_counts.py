@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
 
 def check_data_classes(data: Any, num_classes: int) -> None:
     """Refuse a data module with more classes than a classifier knows, and warn of one with fewer.
@@ -21,13 +23,14 @@ def check_data_classes(data: Any, num_classes: int) -> None:
     found = getattr(data, "num_classes", None)
     if not isinstance(found, int) or found == num_classes:
         return
-    message = (
-        f"Expected data of num_classes={num_classes} classes; got {found} of them from {type(data).__name__}. "
-        f"Cure: give the classifier num_classes={found}, and its network as many outputs."
+    error = InvalidValueError(
+        expected=f"data of num_classes={num_classes} classes",
+        got=f"{found} of them from {type(data).__name__}",
+        cure=f"give the classifier num_classes={found}, and its network as many outputs",
     )
     if found > num_classes:
-        raise ValueError(message)
-    warnings.warn(f"{message} As it is, {num_classes - found} of its classes never occur.", stacklevel=2)
+        raise error
+    warnings.warn(f"{error} As it is, {num_classes - found} of its classes never occur.", stacklevel=2)
 
 
 def check_logits(logits: Any, num_classes: int) -> None:
@@ -42,17 +45,20 @@ def check_logits(logits: Any, num_classes: int) -> None:
         ValueError: If it has another shape than ``(batch, num_classes)``.
     """
     if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"Expected logits of shape (batch, {num_classes}) from the network; got a {type(logits).__name__}. "
-            "Cure: a network that returns one tensor."
+        raise InvalidTypeError(
+            expected=f"logits of shape (batch, {num_classes}) from the network",
+            got=f"a {type(logits).__name__}",
+            cure="a network that returns one tensor",
         )
     if logits.ndim != 2:
-        raise ValueError(
-            f"Expected logits of shape (batch, {num_classes}) from the network; got {tuple(logits.shape)}. "
-            "Cure: flatten what it returns."
+        raise InvalidValueError(
+            expected=f"logits of shape (batch, {num_classes}) from the network",
+            got=tuple(logits.shape),
+            cure="flatten what it returns",
         )
     if logits.shape[1] != num_classes:
-        raise ValueError(
-            f"Expected num_classes={num_classes} outputs from the network; got {logits.shape[1]}. "
-            f"Cure: give the classifier num_classes={logits.shape[1]}, or the network {num_classes} outputs."
+        raise InvalidValueError(
+            expected=f"num_classes={num_classes} outputs from the network",
+            got=f"{logits.shape[1]}",
+            cure=f"give the classifier num_classes={logits.shape[1]}, or the network {num_classes} outputs",
         )

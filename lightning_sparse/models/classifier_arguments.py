@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from lightning_sparse.models.factory import create_model, has_option, model_names
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
@@ -20,21 +21,24 @@ def make_network(model: str | nn.Module, options: dict[str, Any] | None, num_cla
     """
     if isinstance(model, nn.Module):
         if options:
-            raise ValueError(
-                f"Expected model_options with the name of a model only; got {options!r} with a "
-                f"{type(model).__name__}. Cure: give them to the model itself, or name it."
+            raise InvalidValueError(
+                expected="model_options with the name of a model only",
+                got=f"{options!r} with a {type(model).__name__}",
+                cure="give them to the model itself, or name it",
             )
         return model
     options = {} if options is None else options
     if not isinstance(options, dict) or not _is_plain(options):
-        raise ValueError(
-            f"Expected model_options as a dictionary of plain Python values; got {options!r}. Cure: give names instead "
-            "of objects, or the model itself."
+        raise InvalidValueError(
+            expected="model_options as a dictionary of plain Python values",
+            got=repr(options),
+            cure="give names instead of objects, or the model itself",
         )
     if options.get("num_classes", num_classes) != num_classes:
-        raise ValueError(
-            f"Expected one number of classes; got num_classes={num_classes} and {options['num_classes']!r} in "
-            "model_options. Cure: give num_classes only."
+        raise InvalidValueError(
+            expected="one number of classes",
+            got=f"num_classes={num_classes} and {options['num_classes']!r} in model_options",
+            cure="give num_classes only",
         )
     classes = {"num_classes": num_classes} if has_option(model, "num_classes") else {}
     return create_model(model, **{**classes, **options})
@@ -52,33 +56,49 @@ def _is_plain(value: object) -> bool:
 def check_options(lr_interval: str, num_classes: int, compile_mode: str | None) -> None:
     """Raise a ValueError if one of them is outside its range."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
-        raise ValueError(
-            f"Expected num_classes >= 2; got {num_classes!r}. Cure: give the number of the model's outputs."
+        raise InvalidValueError(
+            expected="num_classes >= 2",
+            got=repr(num_classes),
+            cure="give the number of the model's outputs",
         )
     if lr_interval not in ("step", "epoch"):
-        raise ValueError(f"Expected lr_interval 'step' or 'epoch'; got {lr_interval!r}. Cure: use one of these.")
+        raise InvalidValueError(
+            expected="lr_interval 'step' or 'epoch'",
+            got=repr(lr_interval),
+            cure="use one of these",
+        )
     if compile_mode is not None and compile_mode not in get_args(CompileMode):
         modes = ", ".join(map(repr, get_args(CompileMode)))
-        raise ValueError(f"Expected compile_mode as None or one of {modes}; got {compile_mode!r}. Cure: 'default'.")
+        raise InvalidValueError(
+            expected=f"compile_mode as None or one of {modes}",
+            got=repr(compile_mode),
+            cure="'default'",
+        )
 
 
 def check_switches(**switches: object) -> None:
     """Raise a TypeError if an argument is no bool."""
     for name, value in switches.items():
         if not isinstance(value, bool):
-            raise TypeError(f"Expected {name} as True or False; got {value!r}. Cure: use one of these.")
+            raise InvalidTypeError(
+                expected=f"{name} as True or False",
+                got=repr(value),
+                cure="use one of these",
+            )
 
 
 def check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:
     """Raise a TypeError if one of them is not of its kind."""
     if not isinstance(model, (str, nn.Module)):
-        raise TypeError(
-            f"Expected a torch.nn.Module or a name as model; got {model!r}. Cure: LeNet300100(), for instance, or one "
-            f"of {', '.join(model_names())}."
+        raise InvalidTypeError(
+            expected="a torch.nn.Module or a name as model",
+            got=repr(model),
+            cure=f"LeNet300100(), for instance, or one of {', '.join(model_names())}",
         )
     for name, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
         if not callable(part) and not (name == "lr_scheduler" and part is None):
-            raise TypeError(
-                f"Expected a function that makes the {name}; got a {type(part).__name__}. "
-                "Cure: functools.partial(torch.optim.SGD, lr=0.1), for instance, without the parameters."
+            raise InvalidTypeError(
+                expected=f"a function that makes the {name}",
+                got=f"a {type(part).__name__}",
+                cure="functools.partial(torch.optim.SGD, lr=0.1), for instance, without the parameters",
             )

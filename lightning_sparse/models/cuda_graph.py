@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse._compat import Trainer
+from lightning_sparse.validation.errors import InvalidStateError
 
 # Steps before one is recorded: libraries choose their algorithms, and what is to be compiled is, at the first ones.
 _STEPS_BEFORE = 3
@@ -84,9 +85,13 @@ class GraphedStep:
         try:
             self._graph, self._loss = _recording(lambda: self._compute(self._images, self._labels), self._stream)
         except RuntimeError as error:
-            raise RuntimeError(
-                "Expected a network whose training step can be recorded as a CUDA graph, which doesn't wait for the "
-                f"device in its forward or backward pass; got {error!r}. Cure: cuda_graph=False."
+            raise InvalidStateError(
+                expected=(
+                    "a network whose training step can be recorded as a CUDA graph, which doesn't wait for "
+                    "the device in its forward or backward pass"
+                ),
+                got=repr(error),
+                cure="cuda_graph=False",
             ) from error
         self._gradients = [parameter.grad for parameter in self._parameters]
 

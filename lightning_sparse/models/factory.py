@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
 
@@ -16,6 +15,8 @@ from lightning_sparse.models.mlp import MLP
 from lightning_sparse.models.resnet import ResNet50
 from lightning_sparse.models.vgg import VGG16
 from lightning_sparse.models.wide_resnet import WideResNet
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.import_paths import import_object
 
 # What makes a network a published one is given by position: it is no option of the name any more.
 _PUBLISHED: dict[str, Callable[..., nn.Module]] = {
@@ -66,9 +67,10 @@ def create_model(name: str, /, **options: Any) -> nn.Module:
     _check_options(name, _signature(maker), options)
     model = maker(**options)
     if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"Expected that {name!r} makes a torch.nn.Module, as it is annotated; got a {type(model).__name__}. Cure: "
-            "return the network."
+        raise InvalidTypeError(
+            expected=f"that {name!r} makes a torch.nn.Module, as it is annotated",
+            got=f"a {type(model).__name__}",
+            cure="return the network",
         )
     return model
 
@@ -89,13 +91,19 @@ def has_option(name: str, option: str) -> bool:
 
 def _maker(name: str) -> Callable[..., object]:
     if not isinstance(name, str):
-        raise TypeError(f"Expected the name of a network; got {name!r}. Cure: one of {', '.join(_PUBLISHED)}.")
-    maker = _PUBLISHED.get(name) or _CLASSES.get(name) or _import(name)
+        raise InvalidTypeError(
+            expected="the name of a network",
+            got=repr(name),
+            cure=f"one of {', '.join(_PUBLISHED)}",
+        )
+    expected = f"the name of a network ({', '.join(_PUBLISHED)}) or an import path"
+    maker = _PUBLISHED.get(name) or _CLASSES.get(name) or import_object(name, expected=expected)
     # Names come from checkpoints, too: one of unknown origin must not make us call just anything.
     if not callable(maker) or not _makes_modules(maker):
-        raise TypeError(
-            f"Expected that {name!r} is a subclass of torch.nn.Module or a function annotated to return one; got a "
-            f"{type(maker).__name__}. Cure: annotate it (-> nn.Module), or give the module itself instead of a name."
+        raise InvalidTypeError(
+            expected=f"that {name!r} is a subclass of torch.nn.Module or a function annotated to return one",
+            got=f"a {type(maker).__name__}",
+            cure="annotate it (-> nn.Module), or give the module itself instead of a name",
         )
     return maker
 
@@ -110,17 +118,6 @@ def _makes_modules(maker: Callable[..., object]) -> bool:
     return isinstance(made, type) and issubclass(made, nn.Module)
 
 
-def _import(path: str) -> object:
-    module, _, attribute = path.replace(":", ".").rpartition(".")
-    expected = f"Expected the name of a network ({', '.join(_PUBLISHED)}) or an import path; got {path!r}"
-    if not module:
-        raise ValueError(f"{expected}. Cure: use one of these, or package.module.attribute.")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{expected}, which can't be imported ({error}). Cure: check the path.") from error
-
-
 def _signature(maker: Callable[..., object]) -> Signature:
     try:
         return signature(maker)
@@ -133,6 +130,8 @@ def _check_options(name: str, known: Signature, options: dict[str, Any]) -> None
         known.bind(**options)
     except TypeError as error:
         names = ", ".join(str(parameter.replace(annotation=parameter.empty)) for parameter in known.parameters.values())
-        raise ValueError(
-            f"Expected options of {name!r} from ({names}); got {sorted(options)}: {error}. Cure: use these."
+        raise InvalidValueError(
+            expected=f"options of {name!r} from ({names})",
+            got=f"{sorted(options)}: {error}",
+            cure="use these",
         ) from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.models.sizes import check_count, check_width, flattened, scaled
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class SReLU(nn.Module):
@@ -140,18 +141,23 @@ class HiddenLayer(nn.Module):
 
 def _checked(hidden: Sequence[int], activation: str, skip: bool) -> list[int]:
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise ValueError(
-            f"Expected hidden as a sequence of units per layer; got {hidden!r}. Cure: (300, 100), for instance."
+        raise InvalidValueError(
+            expected="hidden as a sequence of units per layer",
+            got=repr(hidden),
+            cure="(300, 100), for instance",
         )
     for position, units in enumerate(hidden, start=1):
         check_count(f"units of hidden layer {position}", units)
     if activation not in list(ACTIVATIONS):
-        raise ValueError(
-            f"Expected an activation from {', '.join(ACTIVATIONS)}; got {activation!r}. Cure: use one of these."
+        raise InvalidValueError(
+            expected=f"an activation from {', '.join(ACTIVATIONS)}",
+            got=repr(activation),
+            cure="use one of these",
         )
     if skip and all(before != after for before, after in pairwise(hidden)):
-        raise ValueError(
-            "Expected neighbouring hidden layers of as many units for skip connections between them; got "
-            f"hidden={tuple(hidden)}. Cure: skip=False, or layers such as (300, 300)."
+        raise InvalidValueError(
+            expected="neighbouring hidden layers of as many units for skip connections between them",
+            got=f"hidden={tuple(hidden)}",
+            cure="skip=False, or layers such as (300, 300)",
         )
     return list(hidden)

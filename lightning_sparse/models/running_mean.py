@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidStateError
+
 
 class RunningMean:
     """The weighted mean of scalar tensors: one in-place addition per value, and no wait for a device.
@@ -42,7 +44,11 @@ class RunningMean:
             RuntimeError: If nothing was added.
         """
         if self.weight == 0:
-            raise RuntimeError("Expected at least one value; got none. Cure: call add() first.")
+            raise InvalidStateError(
+                expected="at least one value",
+                got="none",
+                cure="call add() first",
+            )
         return torch.tensor(self._start / self.weight) if self._total is None else self._total / self.weight
 
     def reset(self) -> None:

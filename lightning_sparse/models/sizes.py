@@ -7,6 +7,8 @@ from numbers import Integral, Real
 
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 
 def check_width(width: object) -> None:
     """Raise unless a width is a finite number > 0.
@@ -15,8 +17,10 @@ def check_width(width: object) -> None:
         ValueError: If it isn't.
     """
     if isinstance(width, bool) or not isinstance(width, Real) or not math.isfinite(width) or width <= 0:
-        raise ValueError(
-            f"Expected a finite width > 0; got {width!r}. Cure: 1.0 is the published network; 0.5 halves its layers."
+        raise InvalidValueError(
+            expected="a finite width > 0",
+            got=repr(width),
+            cure="1.0 is the published network; 0.5 halves its layers",
         )
 
 
@@ -35,9 +39,10 @@ def scaled(units: int, width: float) -> int:
     """
     check_width(width)
     if (rounded := round(units * float(width))) < 1:
-        raise ValueError(
-            f"Expected a width that leaves every layer a unit; got {width!r}, with which one of {units} units has "
-            f"none. Cure: a width above {0.5 / units:.3g}."
+        raise InvalidValueError(
+            expected="a width that leaves every layer a unit",
+            got=f"{width!r}, with which one of {units} units has none",
+            cure=f"a width above {0.5 / units:.3g}",
         )
     return rounded
 
@@ -49,7 +54,11 @@ def check_count(name: str, value: object, least: int = 1) -> None:
         ValueError: If it isn't.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"Expected {name} as an integer >= {least}; got {value!r}. Cure: count what there is.")
+        raise InvalidValueError(
+            expected=f"{name} as an integer >= {least}",
+            got=repr(value),
+            cure="count what there is",
+        )
 
 
 def check_images(images: Tensor, channels: int, size: int | None = None) -> None:
@@ -61,9 +70,10 @@ def check_images(images: Tensor, channels: int, size: int | None = None) -> None
     if images.dim() != 4 or images.shape[1] != channels or (size and images.shape[2:] != (size, size)):
         sides = f"{size}, {size}" if size else "height, width"
         resize = f"resize them to {size} x {size}, " if size else ""
-        raise ValueError(
-            f"Expected images (batch, {channels}, {sides}); got {tuple(images.shape)}. Cure: {resize}set in_channels, "
-            "or use another model."
+        raise InvalidValueError(
+            expected=f"images (batch, {channels}, {sides})",
+            got=tuple(images.shape),
+            cure=f"{resize}set in_channels, or use another model",
         )
 
 
@@ -75,8 +85,9 @@ def flattened(images: Tensor, expected: int) -> Tensor:
     """
     features = images.flatten(1)
     if features.shape[1] != expected:
-        raise ValueError(
-            f"Expected {expected} features per image; got {features.shape[1]}. Cure: "
-            "in_features = channels * height * width."
+        raise InvalidValueError(
+            expected=f"{expected} features per image",
+            got=f"{features.shape[1]}",
+            cure="in_features = channels * height * width",
         )
     return features

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_sparse.models.sizes import check_count, check_images, scaled
+from lightning_sparse.validation.errors import InvalidValueError
 
 # Channels and number of convolutions of each block, which ends with a pooling.
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -45,8 +46,10 @@ class VGG16(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in list(_VARIANTS):
-            raise ValueError(
-                f"Expected a variant of VGG16: 'C', 'D' or 'like'; got {variant!r}. Cure: use one of these."
+            raise InvalidValueError(
+                expected="a variant of VGG16: 'C', 'D' or 'like'",
+                got=repr(variant),
+                cure="use one of these",
             )
         check_count("num_classes", num_classes)
         check_count("in_channels", in_channels)

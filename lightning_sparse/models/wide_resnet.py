@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, relu
 
 from lightning_sparse.models.sizes import check_count, check_images, scaled
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class WideResNet(nn.Module):
@@ -130,8 +131,14 @@ def _check(depth: int, widen_factor: int, dropout: float) -> None:
     check_count("depth", depth)
     check_count("widen_factor", widen_factor)
     if depth < 10 or depth % 6 != 4:
-        raise ValueError(
-            f"Expected a depth of 6 n + 4 for n >= 1 blocks per group; got {depth}. Cure: 10, 16, 22, 28, 34 or 40."
+        raise InvalidValueError(
+            expected="a depth of 6 n + 4 for n >= 1 blocks per group",
+            got=depth,
+            cure="10, 16, 22, 28, 34 or 40",
         )
     if isinstance(dropout, bool) or not isinstance(dropout, Real) or math.isnan(dropout) or not 0 <= dropout < 1:
-        raise ValueError(f"Expected dropout in [0, 1); got {dropout!r}. Cure: 0 for none.")
+        raise InvalidValueError(
+            expected="dropout in [0, 1)",
+            got=repr(dropout),
+            cure="0 for none",
+        )

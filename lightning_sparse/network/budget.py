@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from lightning_sparse.selection.patterns import Pattern, as_patterns
 from lightning_sparse.selection.weights import Weight, matching
 from lightning_sparse.topology.density import DISTRIBUTIONS, allocate
+from lightning_sparse.validation.errors import InvalidValueError
 
 Density = float | Mapping[str, float]
 
@@ -49,9 +50,10 @@ def as_density(density: Density | None, sparsity: Density | None) -> Density:
     0.05
     """
     if density is not None and sparsity is not None:
-        raise ValueError(
-            f"Expected a density or a sparsity; got density={density!r} and sparsity={sparsity!r}. "
-            "Cure: drop one of them; sparsity is 1 - density."
+        raise InvalidValueError(
+            expected="a density or a sparsity",
+            got=f"density={density!r} and sparsity={sparsity!r}",
+            cure="drop one of them; sparsity is 1 - density",
         )
     if sparsity is None:
         return DEFAULT_DENSITY if density is None else density
@@ -62,9 +64,10 @@ def as_density(density: Density | None, sparsity: Density | None) -> Density:
 
 def _complement(sparsity: float, where: str = "") -> float:
     if not _is_number(sparsity) or not 0 <= sparsity < 1:
-        raise ValueError(
-            f"Expected a sparsity in [0, 1), the fraction of weights that are zero{where}; got {sparsity!r}. "
-            "Cure: for a density of 5 % the sparsity is 0.95, a number."
+        raise InvalidValueError(
+            expected=f"a sparsity in [0, 1), the fraction of weights that are zero{where}",
+            got=repr(sparsity),
+            cure="for a density of 5 % the sparsity is 0.95, a number",
         )
     # In decimals, so that 1 - 0.95 is 0.05 and not a little more.
     return float(1 - Decimal(repr(float(sparsity))))
@@ -114,22 +117,31 @@ def check_options(density: Density, distribution: str, minimum: int) -> None:
             densities per layer come with a distribution.
     """
     if distribution not in tuple(DISTRIBUTIONS):
-        raise ValueError(
-            f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}. Cure: name one of these."
+        raise InvalidValueError(
+            expected=f"a distribution from {', '.join(DISTRIBUTIONS)}",
+            got=repr(distribution),
+            cure="name one of these",
         )
     if isinstance(minimum, bool) or not isinstance(minimum, Integral) or minimum < 0:
-        raise ValueError(
-            f"Expected a minimum of active weights per layer, an integer >= 0; got {minimum!r}. Cure: the default is 1."
+        raise InvalidValueError(
+            expected="a minimum of active weights per layer, an integer >= 0",
+            got=repr(minimum),
+            cure="the default is 1",
         )
     if not isinstance(density, Mapping):
         _check_density(density)
         return
     if not density:
-        raise ValueError("Expected a density for every layer; got an empty mapping. Cure: {'*': 0.05}, say.")
+        raise InvalidValueError(
+            expected="a density for every layer",
+            got="an empty mapping",
+            cure="{'*': 0.05}, say",
+        )
     if distribution != "uniform":
-        raise ValueError(
-            "Expected either densities per layer or a distribution of one density; "
-            f"got {dict(density)!r} and {distribution!r}. Cure: drop one of the two."
+        raise InvalidValueError(
+            expected="either densities per layer or a distribution of one density",
+            got=f"{dict(density)!r} and {distribution!r}",
+            cure="drop one of the two",
         )
     as_patterns(tuple(density))
     for pattern, value in density.items():
@@ -138,9 +150,10 @@ def check_options(density: Density, distribution: str, minimum: int) -> None:
 
 def _check_density(density: float, where: str = "") -> None:
     if not _is_number(density) or not 0 < density <= 1:
-        raise ValueError(
-            f"Expected a density in (0, 1], the fraction of weights that stay active{where}; got {density!r}. "
-            "Cure: for a sparsity of 95 % the density is 0.05, a number."
+        raise InvalidValueError(
+            expected=f"a density in (0, 1], the fraction of weights that stay active{where}",
+            got=repr(density),
+            cure="for a sparsity of 95 % the density is 0.05, a number",
         )
 
 
@@ -153,10 +166,13 @@ def _by_total(
     least = sum(min(minimum, sizes[name]) for name in open_names)
     closed = whole - open_size
     if not closed + least <= total <= whole:
-        raise ValueError(
-            f"Expected a density from {(closed + least) / whole} to 1: of {whole} weights {closed} stay dense and "
-            f"the other {len(open_names)} layers keep at least {minimum} each; got {density}. "
-            "Cure: a higher density, fewer dense layers or a lower minimum."
+        raise InvalidValueError(
+            expected=(
+                f"a density from {(closed + least) / whole} to 1: of {whole} weights {closed} stay dense and "
+                f"the other {len(open_names)} layers keep at least {minimum} each"
+            ),
+            got=density,
+            cure="a higher density, fewer dense layers or a lower minimum",
         )
     shapes = [tuple(weights[name].parameter.shape) for name in open_names]
     if not shapes:
@@ -171,8 +187,10 @@ def _by_pattern(weights: dict[str, Weight], densities: Mapping[str, float], mini
     for name, weight in weights.items():
         matched = [value for pattern, value in densities.items() if weight.matches(pattern)]
         if not matched:
-            raise ValueError(
-                f"Expected a density for every layer; got none for {name!r}. Cure: add '*' as the last pattern."
+            raise InvalidValueError(
+                expected="a density for every layer",
+                got=f"none for {name!r}",
+                cure="add '*' as the last pattern",
             )
         size = weight.parameter.numel()
         counts[name] = max(round(float(matched[0]) * size), min(minimum, size))

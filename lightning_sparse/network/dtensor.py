@@ -47,9 +47,12 @@ def shard_of(parameter: Tensor) -> Shard | None:
             continue
         if type(placement).__name__ != "Shard":
             raise ShardingError(
-                "Expected parameters that are sharded in blocks or replicated along each dimension of the device mesh; "
-                f"got the placements {placements}. Cure: fully_shard over a one-dimensional mesh, without tensor "
-                "parallelism along the same dimension, or DDP."
+                expected="parameters that are sharded in blocks or replicated along each dimension of the device mesh",
+                got=f"the placements {placements}",
+                cure=(
+                    "fully_shard over a one-dimensional mesh, without tensor parallelism along the same "
+                    "dimension, or DDP"
+                ),
             )
         # As torch.chunk splits: blocks of equal size, the last ones smaller or empty.
         block = -(-sizes[placement.dim] // mesh.size(axis))

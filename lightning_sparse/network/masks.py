@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sparse.network.dtensor import gather, local, shard_of, take_part
 from lightning_sparse.topology.digest import fingerprint
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class Masks:
@@ -66,9 +67,10 @@ class Masks:
         for name in self.names:
             expected, copy = self._parameters[name], copies.get(name)
             if copy is None or copy.shape != expected.shape:
-                raise ValueError(
-                    f"Expected a copy of {name!r}, shape {tuple(expected.shape)}; got "
-                    f"{'none' if copy is None else tuple(copy.shape)}. Cure: pass a copy of the masked model."
+                raise InvalidValueError(
+                    expected=f"a copy of {name!r}, shape {tuple(expected.shape)}",
+                    got=f"{'none' if copy is None else tuple(copy.shape)}",
+                    cure="pass a copy of the masked model",
                 )
         for name in self.names:
             part = local(copies[name])

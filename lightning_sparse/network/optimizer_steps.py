@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
 
 @dataclass
 class _Followed:
@@ -79,7 +81,11 @@ class StepWatch(ABC):
     def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
         """Return the names of the parameters that an optimizer has now."""
         if not hasattr(optimizer, "param_groups"):
-            raise TypeError(f"Expected an optimizer; got {optimizer!r}. Cure: ask for the optimizer itself.")
+            raise InvalidTypeError(
+                expected="an optimizer",
+                got=repr(optimizer),
+                cure="ask for the optimizer itself",
+            )
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [name for name, parameter in self._parameters.items() if id(parameter) in stepped]
 
@@ -95,21 +101,33 @@ class StepWatch(ABC):
             TypeError: If it is no optimizer.
         """
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"Expected a torch.optim.Optimizer; got {optimizer!r}. Cure: attach the optimizer itself.")
+            raise InvalidTypeError(
+                expected="a torch.optim.Optimizer",
+                got=repr(optimizer),
+                cure="attach the optimizer itself",
+            )
         if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
-            raise ValueError(
-                f"Expected an optimizer that changes weights in its steps; got a {type(optimizer).__name__}, whose "
-                "train() and eval() exchange them for others that are not masked. Cure: an optimizer that is not "
-                "schedule-free."
+            raise InvalidValueError(
+                expected="an optimizer that changes weights in its steps",
+                got=(
+                    f"a {type(optimizer).__name__}, whose train() and eval() exchange them for others that "
+                    "are not masked"
+                ),
+                cure="an optimizer that is not schedule-free",
             )
         if not self.names_stepped_by(optimizer):
-            raise ValueError(
-                f"Expected an optimizer of the masked weights; got a {type(optimizer).__name__} that steps none of "
-                "them. Cure: build it from the parameters of the same model."
+            raise InvalidValueError(
+                expected="an optimizer of the masked weights",
+                got=f"a {type(optimizer).__name__} that steps none of them",
+                cure="build it from the parameters of the same model",
             )
         followed = self._follow(optimizer)
         if followed.attached:
-            raise ValueError("Expected each optimizer once; got one that is attached already. Cure: detach first.")
+            raise InvalidValueError(
+                expected="each optimizer once",
+                got="one that is attached already",
+                cure="detach first",
+            )
         followed.attached = True
         self._last |= dict.fromkeys(self.names_stepped_by(optimizer), optimizer)
         _WATCHING.add(self)

@@ -7,6 +7,8 @@ from numbers import Integral
 
 import torch
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 
 def check_seed(seed: int | None) -> int | None:
     """Return the seed as Python's integer.
@@ -17,8 +19,10 @@ def check_seed(seed: int | None) -> int | None:
     if seed is None:
         return None
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise ValueError(
-            f"Expected an integer as seed; got {seed!r}. Cure: None takes the seed that PyTorch was given."
+        raise InvalidValueError(
+            expected="an integer as seed",
+            got=repr(seed),
+            cure="None takes the seed that PyTorch was given",
         )
     return int(seed)
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.network.dtensor import gather, local, take_part
 from lightning_sparse.network.optimizer_steps import StepWatch
+from lightning_sparse.validation.errors import InvalidValueError
 
 # Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
 DECAY = 0.9
@@ -187,16 +188,19 @@ class Signals(StepWatch):
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError if a state is not one of these parameters."""
         if type(state["steps"]) is not int or not 0 <= state["steps"] < 2**63:  # True is an integer too
-            raise ValueError(
-                f"Expected a number of optimizer steps >= 0 in the state; got {state['steps']!r}. Cure: load another."
+            raise InvalidValueError(
+                expected="a number of optimizer steps >= 0 in the state",
+                got=f"{state['steps']!r}",
+                cure="load another",
             )
         for kind in ("averages", "gradients"):
             for name, values in state[kind].items():
                 parameter = self._parameters.get(name)
                 if parameter is None or values.shape != parameter.shape or not values.is_floating_point():
-                    raise ValueError(
-                        f"Expected saved {kind} of the masked weights, real numbers; got {name!r} of shape "
-                        f"{tuple(values.shape)}, {values.dtype}. Cure: load the state of a run with the same model."
+                    raise InvalidValueError(
+                        expected=f"saved {kind} of the masked weights, real numbers",
+                        got=f"{name!r} of shape {tuple(values.shape)}, {values.dtype}",
+                        cure="load the state of a run with the same model",
                     )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

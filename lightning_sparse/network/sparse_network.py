@@ -24,6 +24,7 @@ from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.topology.select import top_k_mask
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 
 class SparseNetwork:
@@ -212,7 +213,11 @@ class SparseNetwork:
             TypeError: If it is no module.
         """
         if not isinstance(copy, nn.Module):
-            raise TypeError(f"Expected a module, a copy of the masked one; got {copy!r}. Cure: pass the copy itself.")
+            raise InvalidTypeError(
+                expected="a module, a copy of the masked one",
+                got=repr(copy),
+                cure="pass the copy itself",
+            )
         self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
 
     def check_finite(self) -> None:
@@ -226,8 +231,9 @@ class SparseNetwork:
             found = layer.total(torch.count_nonzero(~torch.isfinite(layer.weight)).reshape(1)).item()
             if found:
                 raise NonFiniteError(
-                    f"Expected finite numbers in {name!r} to train from; got NaN or infinity in {int(found)} of "
-                    f"{layer.size}. Cure: initialize the weight, or load one from before training diverged."
+                    expected=f"finite numbers in {name!r} to train from",
+                    got=f"NaN or infinity in {int(found)} of {layer.size}",
+                    cure="initialize the weight, or load one from before training diverged",
                 )
 
     def check_weights(self) -> None:
@@ -243,10 +249,13 @@ class SparseNetwork:
         gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
         for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
             if names:
-                raise ValueError(
-                    f"Expected the weights that were masked when sparse training began; got others: {listed(names)} "
-                    f"{'was' if len(names) == 1 else 'were'} {what} since. Cure: change layers before sparse training "
-                    "begins, leave out with exclude what stays dense, and use a new callback for a new set of layers."
+                raise InvalidValueError(
+                    expected="the weights that were masked when sparse training began",
+                    got=f"others: {listed(names)} {'was' if len(names) == 1 else 'were'} {what} since",
+                    cure=(
+                        "change layers before sparse training begins, leave out with exclude what stays "
+                        "dense, and use a new callback for a new set of layers"
+                    ),
                 )
 
     def fingerprint(self) -> Tensor:

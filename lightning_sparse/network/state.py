@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.topology.packing import unpack_mask
+from lightning_sparse.validation.errors import InvalidValueError
 
 # Raised whenever an older version of this package could not read the state.
 VERSION = 1
@@ -32,22 +33,29 @@ def check_seal(state: Mapping[str, Any], expected: set[str], source: str) -> Non
     """
     if not isinstance(state, Mapping) or (missing := expected - set(state)):
         found = f"none of {sorted(missing)}" if isinstance(state, Mapping) else repr(state)[:80]
-        raise ValueError(f"Expected a state with {sorted(expected)}; got {found}. Cure: load what {source} returned.")
+        raise InvalidValueError(
+            expected=f"a state with {sorted(expected)}",
+            got=found,
+            cure=f"load what {source} returned",
+        )
     if state.get("version") != VERSION:
-        raise ValueError(
-            f"Expected a state of version {VERSION}; got {state.get('version')!r}. "
-            "Cure: load it with the version of lightning_sparse that wrote it."
+        raise InvalidValueError(
+            expected=f"a state of version {VERSION}",
+            got=f"{state.get('version')!r}",
+            cure="load it with the version of lightning_sparse that wrote it",
         )
     if foreign := set(state) - expected - {"version", "checksum"}:
-        raise ValueError(
-            f"Expected a state with {sorted(expected)} only; got {sorted(map(str, foreign))} too. "
-            f"Cure: load what {source} returned."
+        raise InvalidValueError(
+            expected=f"a state with {sorted(expected)} only",
+            got=f"{sorted(map(str, foreign))} too",
+            cure=f"load what {source} returned",
         )
     found = checksum({name: value for name, value in state.items() if name != "checksum"})
     if found != state.get("checksum"):
-        raise ValueError(
-            f"Expected a state with the checksum {state.get('checksum')!r}, as it was saved; got {found!r}. "
-            "Cure: the file is damaged, load another checkpoint."
+        raise InvalidValueError(
+            expected=f"a state with the checksum {state.get('checksum')!r}, as it was saved",
+            got=repr(found),
+            cure="the file is damaged, load another checkpoint",
         )
 
 
@@ -66,18 +74,20 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
     _check_types(state)
     ours = {name: list(shape) for name, shape in shapes.items()}
     if state["shapes"] != ours or set(state["masks"]) != set(ours):
-        raise ValueError(
-            f"Expected masks of {_briefly(ours)}; got {_briefly(state['shapes'])}. Cure: load the state of a run "
-            "with the same model and the same include, exclude and dense."
+        raise InvalidValueError(
+            expected=f"masks of {_briefly(ours)}",
+            got=f"{_briefly(state['shapes'])}",
+            cure="load the state of a run with the same model and the same include, exclude and dense",
         )
     counts = {
         name: int(torch.count_nonzero(unpack_mask(packed, tuple(ours[name]))))
         for name, packed in state["masks"].items()
     }
     if sum(counts.values()) != budget:
-        raise ValueError(
-            f"Expected masks with {budget} active weights, this network's budget; got {sum(counts.values())}. "
-            "Cure: give the density of the run that the state comes from."
+        raise InvalidValueError(
+            expected=f"masks with {budget} active weights, this network's budget",
+            got=f"{sum(counts.values())}",
+            cure="give the density of the run that the state comes from",
         )
     _check_generator(state["generator"])
     return counts
@@ -88,9 +98,10 @@ def _check_types(state: Mapping[str, Any]) -> None:
     for name, kind in expected.items():
         entries = state[name]
         if not isinstance(entries, Mapping) or not all(isinstance(entry, kind) for entry in entries.values()):
-            raise ValueError(
-                f"Expected the {name} of a state as a dictionary of {kind.__name__}s; got {repr(entries)[:80]}. "
-                "Cure: load what state_dict() of a SparseNetwork returned."
+            raise InvalidValueError(
+                expected=f"the {name} of a state as a dictionary of {kind.__name__}s",
+                got=f"{repr(entries)[:80]}",
+                cure="load what state_dict() of a SparseNetwork returned",
             )
 
 
@@ -98,7 +109,11 @@ def _check_generator(state: Tensor) -> None:
     try:
         torch.Generator().set_state(state)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"Expected a generator's state; got a damaged one ({error}). Cure: load another.") from error
+        raise InvalidValueError(
+            expected="a generator's state",
+            got=f"a damaged one ({error})",
+            cure="load another",
+        ) from error
 
 
 def _briefly(shapes: Mapping[str, Sequence[int]]) -> str:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lightning_sparse.validation.errors import InvalidValueError, MissingFileError
+
 
 class Point(NamedTuple):
     """A logged number, and where in the run it is from; NaN where the log doesn't say."""
@@ -74,9 +76,13 @@ def _newest(folder: Path) -> Path:
         return folder
     logs = [file.parent for file in folder.rglob("metrics.csv")] if folder.is_dir() else []
     if not logs:
-        raise FileNotFoundError(
-            f"Expected the folder of a run, with a metrics.csv; got {str(folder)!r}, which has none. Cure: log with "
-            "lightning.pytorch.loggers.CSVLogger, and give the folder that it writes to (lightning_logs/version_0)."
+        raise MissingFileError(
+            expected="the folder of a run, with a metrics.csv",
+            got=f"{str(folder)!r}, which has none",
+            cure=(
+                "log with lightning.pytorch.loggers.CSVLogger, and give the folder that it writes to "
+                "(lightning_logs/version_0)"
+            ),
         )
     return max(logs, key=lambda each: (each / "metrics.csv").stat().st_mtime)
 
@@ -97,7 +103,11 @@ def _columns(file: Path) -> dict[str, list[Point]]:
                 value = _number(text if isinstance(text, str) else None)
                 columns.setdefault(name, []).append(Point(epoch, step, value))
     if not columns:
-        raise ValueError(f"Expected numbers in {file.name}; got none. Cure: let the run log at least one epoch.")
+        raise InvalidValueError(
+            expected=f"numbers in {file.name}",
+            got="none",
+            cure="let the run log at least one epoch",
+        )
     return columns
 
 

@@ -20,6 +20,7 @@ from lightning_sparse.reproduction.drawing import picture
 from lightning_sparse.reproduction.measured import Results
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Study
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 def reproduce(
@@ -98,9 +99,17 @@ def reproduce(
 
 def _check(seeds: int | None, jobs: int) -> None:
     if seeds is not None and seeds < 0:
-        raise ValueError(f"Expected a number of seeds >= 0; got {seeds}. Cure: 10, as the paper has 10 to 12 runs.")
+        raise InvalidValueError(
+            expected="a number of seeds >= 0",
+            got=seeds,
+            cure="10, as the paper has 10 to 12 runs",
+        )
     if jobs < 1:
-        raise ValueError(f"Expected a number of jobs >= 1; got {jobs}. Cure: the number of cores, at most.")
+        raise InvalidValueError(
+            expected="a number of jobs >= 1",
+            got=jobs,
+            cure="the number of cores, at most",
+        )
 
 
 def _matching(study: Study, rows: str | None) -> list[Setting]:
@@ -111,9 +120,10 @@ def _matching(study: Study, rows: str | None) -> list[Setting]:
     names = [setting.name for setting in settings]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f"Expected rows among {', '.join(names)}; got {pattern!r}. Cure: one of these names, or a pattern "
-                "such as 'mnist_lenet300*'."
+            raise InvalidValueError(
+                expected=f"rows among {', '.join(names)}",
+                got=repr(pattern),
+                cure="one of these names, or a pattern such as 'mnist_lenet300*'",
             )
     return [each for each in settings if any(fnmatchcase(each.name, pattern) for pattern in patterns)]
 

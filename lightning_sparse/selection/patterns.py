@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
 Pattern = str | type[nn.Module]
 Patterns = Pattern | Sequence[Pattern]
 # What wrappers put into module paths; the weights keep the names that the user wrote.
@@ -24,9 +26,10 @@ def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
     given: tuple[Pattern, ...] = (patterns,) if single else tuple(patterns)  # type: ignore[arg-type, assignment]  # checked next
     for pattern in given:
         if not isinstance(pattern, str) and not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
-            raise TypeError(
-                f"Expected a glob or a module type to choose layers by; got {pattern!r}. "
-                "Cure: a string like 'encoder.*', or a type like torch.nn.Linear."
+            raise InvalidTypeError(
+                expected="a glob or a module type to choose layers by",
+                got=repr(pattern),
+                cure="a string like 'encoder.*', or a type like torch.nn.Linear",
             )
     return given
 
@@ -40,8 +43,10 @@ def as_included(include: Patterns | None) -> tuple[Pattern, ...]:
     """
     included = as_patterns(include)
     if include is not None and not included:
-        raise ValueError(
-            "Expected at least one pattern to include; got none. Cure: None stands for the default layers."
+        raise InvalidValueError(
+            expected="at least one pattern to include",
+            got="none",
+            cure="None stands for the default layers",
         )
     return included
 

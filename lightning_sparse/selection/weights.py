@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, as_patterns, listed, plain_name
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
     nn.Linear,
@@ -77,7 +78,11 @@ def find_weights(
         TypeError: If a pattern is neither a string nor a module type.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected a torch.nn.Module to mask; got {model!r}. Cure: pass the model itself.")
+        raise InvalidTypeError(
+            expected="a torch.nn.Module to mask",
+            got=repr(model),
+            cure="pass the model itself",
+        )
     candidates = {weight.name: weight for weight in _candidates(model)}
     included, excluded = as_included(include), as_patterns(exclude)
     frozen = {weight.name: weight for weight, obstacle in _examined(model) if obstacle == FROZEN}
@@ -88,9 +93,13 @@ def find_weights(
     chosen = {name: weight for name, weight in candidates.items() if _is_chosen(weight, included, excluded)}
     if not chosen:
         obstacles = "" if candidates else _obstacles(model, "*")
-        raise ValueError(
-            f"Expected at least one weight to mask; got none from {type(model).__name__} with include={include!r}, "
-            f"exclude={exclude!r}{obstacles and f', but {obstacles}'}. {_cure(candidates)}"
+        raise InvalidValueError(
+            expected="at least one weight to mask",
+            got=(
+                f"none from {type(model).__name__} with include={include!r}, exclude={exclude!r}"
+                f"{obstacles and f', but {obstacles}'}"
+            ),
+            cure=_cure(candidates),
         )
     return chosen
 
@@ -161,9 +170,10 @@ def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | No
     names = [name for name, weight in weights.items() if weight.matches(pattern)]
     if not names:
         means = "" if model is None else _obstacles(model, pattern)
-        raise ValueError(
-            f"Expected a pattern that matches a maskable weight; got {pattern!r}{means and f', which is {means}'}. "
-            f"{_cure(weights)}"
+        raise InvalidValueError(
+            expected="a pattern that matches a maskable weight",
+            got=f"{pattern!r}{means and f', which is {means}'}",
+            cure=_cure(weights),
         )
     return names
 
@@ -184,8 +194,8 @@ def _obstacles(model: nn.Module, pattern: Pattern) -> str:
 
 def _cure(weights: dict[str, Weight]) -> str:
     if not weights:
-        return "Cure: the model needs trainable linear or convolutional layers."
-    return f"Cure: choose from {listed(list(weights))}."
+        return "the model needs trainable linear or convolutional layers"
+    return f"choose from {listed(list(weights))}"
 
 
 def _is_default(weight: Weight) -> bool:
@@ -233,8 +243,10 @@ def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
         for local, parameter in module.named_parameters(recurse=False):
             name = plain_name(f"{path}.{local}" if path else local)
             if is_lazy(parameter):
-                raise ValueError(
-                    f"Expected initialized parameters; got the lazy {name!r}. Cure: run one forward pass before."
+                raise InvalidValueError(
+                    expected="initialized parameters",
+                    got=f"the lazy {name!r}",
+                    cure="run one forward pass before",
                 )
             if id(parameter) not in seen:
                 seen.add(id(parameter))

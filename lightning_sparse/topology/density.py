@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from lightning_sparse.topology.select import apportion
+from lightning_sparse.validation.errors import InvalidValueError
 
 Shape = Sequence[int]
 
@@ -49,14 +50,20 @@ def allocate(shapes: Sequence[Shape], total: int, distribution: str = "uniform",
     [18714, 6906, 1000]
     """
     if distribution not in DISTRIBUTIONS:
-        raise ValueError(
-            f"Expected a distribution from {', '.join(DISTRIBUTIONS)}; got {distribution!r}. Cure: name one."
+        raise InvalidValueError(
+            expected=f"a distribution from {', '.join(DISTRIBUTIONS)}",
+            got=repr(distribution),
+            cure="name one",
         )
     sizes = [prod(shape) for shape in shapes]
     least = [min(minimum, size) for size in sizes]
     if not sum(least) <= total <= sum(sizes):
-        raise ValueError(
-            f"Expected between {sum(least)} and {sum(sizes)} active weights (at least {minimum} per layer), a density "
-            f"from {sum(least) / sum(sizes):.3g} to 1; got {total}. Cure: another density or minimum."
+        raise InvalidValueError(
+            expected=(
+                f"between {sum(least)} and {sum(sizes)} active weights (at least {minimum} per layer), a "
+                f"density from {sum(least) / sum(sizes):.3g} to 1"
+            ),
+            got=total,
+            cure="another density or minimum",
         )
     return apportion(total, [DISTRIBUTIONS[distribution](shape) for shape in shapes], sizes, least, "proportional")

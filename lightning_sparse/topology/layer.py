@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.topology.sharding import Shard, total
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 SIGNALS = ("momentum", "gradient")
 
@@ -20,11 +21,11 @@ _CURES = {
 }
 
 
-class MissingSignalError(RuntimeError):
+class MissingSignalError(InvalidStateError):
     """A rule asked for a signal that its layer does not have."""
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(InvalidValueError):
     """A weight, signal or score that a topology update depends on is NaN or infinite."""
 
 
@@ -94,8 +95,10 @@ class LayerView:
             ValueError: If there is no signal of that name.
         """
         if signal not in SIGNALS:
-            raise ValueError(
-                f"Expected one of the signals {', '.join(SIGNALS)}; got {signal!r}. Cure: ask for one of these."
+            raise InvalidValueError(
+                expected=f"one of the signals {', '.join(SIGNALS)}",
+                got=repr(signal),
+                cure="ask for one of these",
             )
         value: Tensor | None = getattr(self, signal)
         missing = value is None
@@ -104,8 +107,9 @@ class LayerView:
             missing = bool(self.total(flag).item())
         if missing or value is None:
             raise MissingSignalError(
-                f"Expected the {signal} of layer {self.name!r}, which the chosen rule decides by; got none. "
-                f"Cure: {_CURES[signal]}, or choose a rule that does without it."
+                expected=f"the {signal} of layer {self.name!r}, which the chosen rule decides by",
+                got="none",
+                cure=f"{_CURES[signal]}, or choose a rule that does without it",
             )
         return value
 
@@ -121,9 +125,10 @@ def unchanged(layer: LayerView, rule: object) -> Iterator[None]:
     before = {kind: tensor._version for kind, tensor in tensors.items() if tensor is not None}
     yield
     if changed := [kind for kind, version in before.items() if tensors[kind]._version != version]:
-        raise ValueError(
-            f"Expected a rule that leaves layer {layer.name!r} as it is; got {rule!r}, which changes its "
-            f"{' and '.join(changed)} in place. Cure: copy before, with clone(), or use no functions that end in _."
+        raise InvalidValueError(
+            expected=f"a rule that leaves layer {layer.name!r} as it is",
+            got=f"{rule!r}, which changes its {' and '.join(changed)} in place",
+            cure="copy before, with clone(), or use no functions that end in _",
         )
 
 
@@ -181,7 +186,11 @@ def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     """
     for signal in signals:
         if signal not in SIGNALS:
-            raise ValueError(f"Expected signals from {', '.join(SIGNALS)}; got {signal!r}. Cure: uses() declares none.")
+            raise InvalidValueError(
+                expected=f"signals from {', '.join(SIGNALS)}",
+                got=repr(signal),
+                cure="uses() declares none",
+            )
 
     def declare(rule: _Rule) -> _Rule:
         rule.signals = frozenset(signals)  # type: ignore[attr-defined]  # functions take attributes

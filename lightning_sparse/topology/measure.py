@@ -14,6 +14,7 @@ from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteErro
 from lightning_sparse.topology.plan import LayerEvidence
 from lightning_sparse.topology.reduction import extremes, extremes_of, flaws, widest_float
 from lightning_sparse.topology.sharding import Shard, ShardingError, total_each
+from lightning_sparse.validation.errors import InvalidValueError
 
 _SIGNALS = ("weight", "momentum", "gradient")
 # Of the low digit of a count: two digits are exact in single precision too.
@@ -48,7 +49,11 @@ def measure(
     measured = [_measure_layer(layers[index], redistribute, unshardable) for index in range(len(layers))]
     if len({each.name for each in measured}) < len(measured):
         names = [each.name for each in measured]
-        raise ValueError(f"Expected layers of different names; got {names}. Cure: rename one of each pair.")
+        raise InvalidValueError(
+            expected="layers of different names",
+            got=names,
+            cure="rename one of each pair",
+        )
     rows = total_each([each.row for each in measured], [each.shard for each in measured])
     rows = [row if each.shard is None else _row_of_sums(row) for each, row in zip(measured, rows, strict=True)]
     evidence = []
@@ -64,13 +69,16 @@ def measure(
 
 def _check_claim(name: str, claim: float, differs: bool) -> None:
     if differs:
-        raise ValueError(
-            f"Expected the same claim on all parts of layer {name!r}, which is split over processes; got different "
-            "ones. Cure: claim by what LayerView.total returns, and by nothing else of the part."
+        raise InvalidValueError(
+            expected=f"the same claim on all parts of layer {name!r}, which is split over processes",
+            got="different ones",
+            cure="claim by what LayerView.total returns, and by nothing else of the part",
         )
     if not isfinite(claim) or claim < 0:
-        raise ValueError(
-            f"Expected a finite claim >= 0 for layer {name!r}; got {claim} from the rule. Cure: mend the rule."
+        raise InvalidValueError(
+            expected=f"a finite claim >= 0 for layer {name!r}",
+            got=f"{claim} from the rule",
+            cure="mend the rule",
         )
 
 
@@ -78,9 +86,12 @@ def _check_rules(layer: LayerView, unshardable: Sequence[object]) -> None:
     if layer.shard is not None and unshardable:
         names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in unshardable)
         raise ShardingError(
-            f"Expected rules that work on parts of a weight, for layer {layer.name!r} is split over processes; got "
-            f"{names}. Cure: declare a rule @uses(..., shardable=True) if it does, or train by a strategy that keeps "
-            "whole weights in every process, such as DDP."
+            expected=f"rules that work on parts of a weight, for layer {layer.name!r} is split over processes",
+            got=names,
+            cure=(
+                "declare a rule @uses(..., shardable=True) if it does, or train by a strategy that keeps "
+                "whole weights in every process, such as DDP"
+            ),
         )
 
 
@@ -131,8 +142,10 @@ def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
         return claim.detach().reshape(1)
     if isinstance(claim, Tensor) or not isinstance(claim, Real):
         got = f"shape {tuple(claim.shape)}, {claim.dtype}" if isinstance(claim, Tensor) else repr(claim)[:80]
-        raise ValueError(
-            f"Expected a finite claim >= 0 for layer {layer.name!r}; got {got} from {rule!r}. Cure: return one number."
+        raise InvalidValueError(
+            expected=f"a finite claim >= 0 for layer {layer.name!r}",
+            got=f"{got} from {rule!r}",
+            cure="return one number",
         )
     # Filled in on the device: copying it there would synchronize.
     return torch.full((1,), float(claim), dtype=widest_float(layer.weight.device), device=layer.weight.device)
@@ -186,6 +199,7 @@ def check_signals(layer: LayerView) -> None:
             bad += torch.count_nonzero(~torch.isfinite(values))
         if layer.total(bad).item():
             raise NonFiniteError(
-                f"Expected finite numbers in the {kind} of layer {layer.name!r}; got NaN or infinity, so the topology "
-                "was not updated. Cure: find where training diverged (learning rate, loss scaling, gradient clipping)."
+                expected=f"finite numbers in the {kind} of layer {layer.name!r}",
+                got="NaN or infinity, so the topology was not updated",
+                cure="find where training diverged (learning rate, loss scaling, gradient clipping)",
             )

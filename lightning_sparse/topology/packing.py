@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 
 def pack_mask(mask: Tensor) -> Tensor:
     """Return the mask as uint8, shape `(ceil(numel / 8),)`, first entry in the lowest bit, on the same device."""
@@ -24,9 +26,10 @@ def unpack_mask(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     numel = torch.Size(shape).numel()
     expected = (numel + 7) // 8
     if packed.dtype != torch.uint8 or packed.shape != (expected,):
-        raise ValueError(
-            f"Expected a packed mask of {expected} bytes (uint8) for shape {tuple(shape)}; "
-            f"got shape {tuple(packed.shape)}, {packed.dtype}. Cure: the state is damaged, load another."
+        raise InvalidValueError(
+            expected=f"a packed mask of {expected} bytes (uint8) for shape {tuple(shape)}",
+            got=f"shape {tuple(packed.shape)}, {packed.dtype}",
+            cure="the state is damaged, load another",
         )
     if packed.device.type == "cpu":
         bits = np.unpackbits(packed.numpy(), count=numel, bitorder="little")

@@ -8,6 +8,7 @@ from fractions import Fraction
 from numbers import Real
 
 from lightning_sparse.topology.select import apportion
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
         ValueError: If the prune rate is out of range.
     """
     if isinstance(prune_rate, bool) or not isinstance(prune_rate, Real) or not 0 <= prune_rate <= 1:
-        raise ValueError(
-            f"Expected a prune rate in [0, 1], a fraction of the active weights; got {prune_rate!r}. Cure: 0.5, say."
+        raise InvalidValueError(
+            expected="a prune rate in [0, 1], a fraction of the active weights",
+            got=repr(prune_rate),
+            cure="0.5, say",
         )
     movable = any(layer.spare for layer in layers)
     pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.topology.sharding import Shard, total
+from lightning_sparse.validation.errors import InvalidValueError
 
 # Bits per round: 2048 counts are added up over the processes at once, in three rounds for 32 bits and six for 64.
 _DIGIT = 11
@@ -82,7 +83,11 @@ def _find_cut(keys: Tensor, k: int, lowest: int, bits: int, shard: Shard) -> _Cu
         # Counting without weights is deterministic on every device.
         counts = total(torch.bincount(digits, minlength=1 << _DIGIT), shard).tolist()
         if sum(counts) < missing:
-            raise ValueError(f"Expected k at most the {sum(counts)} eligible scores; got {k}. Cure: mark fewer.")
+            raise InvalidValueError(
+                expected=f"k at most the {sum(counts)} eligible scores",
+                got=k,
+                cure="mark fewer",
+            )
         digit = len(counts) - 1
         while counts[digit] < missing:
             missing -= counts[digit]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from inspect import signature
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
+
+from lightning_sparse.validation.errors import InvalidTypeError
+from lightning_sparse.validation.import_paths import import_object
 
 _Entry = TypeVar("_Entry")
 
@@ -47,22 +49,12 @@ def resolve(
     if isinstance(choice, str):
         if choice in known:
             return known[choice]
-        choice = _import(kind, choice, known)
+        choice = import_object(choice, expected=f"a {kind} from {', '.join(known)}, or an import path")
     if not accepts(choice):
         own = "a function of one argument" if accepts is takes_one_argument else "one of your own"
-        raise TypeError(
-            f"Expected a {kind} as a name ({', '.join(known)}), an import path, or {own}; got {choice!r}. "
-            "Cure: name one of these."
+        raise InvalidTypeError(
+            expected=f"a {kind} as a name ({', '.join(known)}), an import path, or {own}",
+            got=repr(choice),
+            cure="name one of these",
         )
     return cast(_Entry, choice)  # of a type that its first use will show
-
-
-def _import(kind: str, path: str, known: Mapping[str, Any]) -> object:
-    module, _, attribute = path.replace(":", ".").rpartition(".")
-    expected = f"Expected a {kind} from {', '.join(known)}, or an import path; got {path!r}"
-    if not module:
-        raise ValueError(f"{expected}. Cure: name one of these, or package.module.attribute.")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{expected}, which can't be imported ({error}). Cure: check the path.") from error

@@ -23,6 +23,7 @@ from lightning_sparse.topology.measure import Extremes, check_signals, fetch_ext
 from lightning_sparse.topology.plan import LayerChange, plan_changes
 from lightning_sparse.topology.registry import takes_one_argument
 from lightning_sparse.topology.select import top_k_mask
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 _Mask = TypeVar("_Mask")
 
@@ -47,20 +48,24 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if (self.prune is None) != (self.grow is None):
-            raise ValueError(
-                "Expected both a pruning and a growth rule, or neither (a fixed topology); "
-                f"got prune={self.prune!r}, grow={self.grow!r}. Cure: name the missing rule."
+            raise InvalidValueError(
+                expected="both a pruning and a growth rule, or neither (a fixed topology)",
+                got=f"prune={self.prune!r}, grow={self.grow!r}",
+                cure="name the missing rule",
             )
         for name in ("prune", "redistribute", "grow"):
             rule = getattr(self, name)
             if rule is not None and not takes_one_argument(rule):
-                raise TypeError(
-                    f"Expected a function of one LayerView, or None, as {name}; got {rule!r}. "
-                    "Cure: pass the function itself; a callback's arguments take names."
+                raise InvalidTypeError(
+                    expected=f"a function of one LayerView, or None, as {name}",
+                    got=repr(rule),
+                    cure="pass the function itself; a callback's arguments take names",
                 )
         if not isinstance(self.keep_regrown, (bool, np.bool_)):
-            raise TypeError(
-                f"Expected keep_regrown to be True or False; got {self.keep_regrown!r}. Cure: the default is False."
+            raise InvalidTypeError(
+                expected="keep_regrown to be True or False",
+                got=repr(self.keep_regrown),
+                cure="the default is False",
             )
 
     @property
@@ -149,8 +154,9 @@ def rewire_into(
         if isnan(lowest) or isnan(highest):
             name = changes[index].name
             raise NonFiniteError(
-                f"Expected scores without NaN for layer {name!r}; got NaN from a rule. "
-                "Cure: mend the rule, which may divide zero by zero."
+                expected=f"scores without NaN for layer {name!r}",
+                got="NaN from a rule",
+                cure="mend the rule, which may divide zero by zero",
             )
     return Rewiring(survivors, masks, changes)
 
@@ -181,9 +187,10 @@ def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
     usable = isinstance(scores, Tensor) and scores.shape == weight.shape and scores.device == weight.device
     if usable and not scores.is_complex():
         return scores.detach()
-    raise ValueError(
-        f"Expected one score per weight of layer {layer.name!r}, shape {tuple(weight.shape)}; "
-        f"got {_brief(scores)} from {rule!r}. Cure: return real numbers, of the weight's shape and on its device."
+    raise InvalidValueError(
+        expected=f"one score per weight of layer {layer.name!r}, shape {tuple(weight.shape)}",
+        got=f"{_brief(scores)} from {rule!r}",
+        cure="return real numbers, of the weight's shape and on its device",
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_sparse.topology.radix import mark_top_k
 from lightning_sparse.topology.sharding import Shard
+from lightning_sparse.validation.errors import InvalidValueError
 
 _Values = NDArray[Any]
 
@@ -47,7 +48,11 @@ def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None, shard: Sh
     """
     size = scores.numel() if shard is None else shard.size
     if not 0 <= k <= size:
-        raise ValueError(f"Expected k between 0 and the {size} scores; got {k}. Cure: mark fewer.")
+        raise InvalidValueError(
+            expected=f"k between 0 and the {size} scores",
+            got=k,
+            cure="mark fewer",
+        )
     if k == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     if shard is not None:
@@ -81,7 +86,11 @@ def _top_k_on_host(flat: Tensor, k: int, eligible: Tensor | None) -> Tensor:
     allowed = np.ones(1, dtype=np.bool_) if eligible is None else eligible.numpy()
     number = values.size if eligible is None else int(np.count_nonzero(allowed))
     if k > number:
-        raise ValueError(f"Expected k at most the {number} eligible scores; got {k}. Cure: mark fewer.")
+        raise InvalidValueError(
+            expected=f"k at most the {number} eligible scores",
+            got=k,
+            cure="mark fewer",
+        )
     threshold = _kth_largest(values, k, allowed, number)
     chosen = (values >= threshold) & allowed
     surplus = np.count_nonzero(chosen) - k
@@ -160,15 +169,22 @@ def apportion(
         return []
     least, most = sum(lows), sum(capacities)
     if not least <= total <= most:
-        raise ValueError(
-            f"Expected a total between {least} and {most}, what the parties can take; got {total}. Cure: change it."
+        raise InvalidValueError(
+            expected=f"a total between {least} and {most}, what the parties can take",
+            got=total,
+            cure="change it",
         )
     if not all(isfinite(claim) and claim >= 0 for claim in claims):
-        raise ValueError(f"Expected finite claims >= 0; got {list(claims)}. Cure: mend the rule.")
+        raise InvalidValueError(
+            expected="finite claims >= 0",
+            got=list(claims),
+            cure="mend the rule",
+        )
     if excess == "proportional" and not all(claims):
-        raise ValueError(
-            f"Expected positive claims where the excess is shared in proportion; got {list(claims)}. "
-            "Cure: share it in equal parts."
+        raise InvalidValueError(
+            expected="positive claims where the excess is shared in proportion",
+            got=list(claims),
+            cure="share it in equal parts",
         )
     weights = [Fraction(claim) for claim in claims] if any(claims) else [Fraction(1)] * len(claims)
     whole = sum(weights)

@@ -9,8 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
 
-class ShardingError(ValueError):
+
+class ShardingError(InvalidValueError):
     """A weight is split over processes in a way, or for a recipe, that can't be worked with."""
 
 
@@ -34,8 +36,9 @@ class Shard:
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.offset) or min((*self.shape, *self.offset, 0)) < 0:
             raise ShardingError(
-                f"Expected as many offsets >= 0 as the weight has dimensions; got offset {self.offset} for shape "
-                f"{self.shape}. Cure: give where the part begins in each dimension."
+                expected="as many offsets >= 0 as the weight has dimensions",
+                got=f"offset {self.offset} for shape {self.shape}",
+                cure="give where the part begins in each dimension",
             )
 
     @property
@@ -55,8 +58,9 @@ class Shard:
         )
         if not fits:
             raise ShardingError(
-                f"Expected a part inside the whole weight, shape {self.shape}; got shape {tuple(part)} at offset "
-                f"{self.offset}. Cure: give shape and offset of the whole weight, and tensors of the part."
+                expected=f"a part inside the whole weight, shape {self.shape}",
+                got=f"shape {tuple(part)} at offset {self.offset}",
+                cure="give shape and offset of the whole weight, and tensors of the part",
             )
 
     def part_of(self, whole: Tensor, part: Sequence[int]) -> Tensor:

@@ -16,9 +16,10 @@ from torch._utils import ExceptionWrapper
 import lightning_sparse
 from lightning_sparse import configs
 from lightning_sparse.cli import entry_point, main
-from lightning_sparse.cli.errors import refusal
+from lightning_sparse.cli.errors import user_message
 from lightning_sparse.experiments.sparse_cli import SparseCLI
 from lightning_sparse.models import ImageClassifier
+from lightning_sparse.validation.errors import InvalidValueError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning"),
@@ -178,22 +179,31 @@ def test_another_exit_status_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert stop.value.code == 3
 
 
-OURS = "Expected an intact image; got a.png, which cannot be read (cut\noff). Cure: replace the file."
+UNREADABLE = InvalidValueError(
+    expected="an intact image", got="a.png, which cannot be read (cut\noff)", cure="replace the file"
+)
+
+
+def test_our_errors_are_known_by_their_type_wherever_they_stand_in_a_chain() -> None:
+    outer = RuntimeError("a library failed")
+    outer.__cause__ = UNREADABLE
+    assert user_message(outer) == str(UNREADABLE)
+    assert user_message(RuntimeError("a library failed")) is None
 
 
 def test_our_errors_are_known_when_a_process_that_reads_data_passes_them_on() -> None:
     passed: list[str] = []
-    for text in (OURS, "a mistake"):
+    for failure in (UNREADABLE, ValueError("a mistake")):
         try:
-            raise ValueError(text)
+            raise failure
         except ValueError:
             wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
         with pytest.raises(ValueError, match="Traceback") as caught:
             wrapped.reraise()
-        passed.append(str(refusal(caught.value)))
-    assert passed == [OURS, "None"]
+        passed.append(str(user_message(caught.value)))
+    assert passed == [str(UNREADABLE), "None"]
 
 
-@pytest.mark.parametrize("text", ["", "Expected 2; got 3.", f"It failed: {OURS}", "no Cure: at all"])
+@pytest.mark.parametrize("text", ["", "no Cure: at all", str(UNREADABLE)])
 def test_errors_of_others_are_not_ours(text: str) -> None:
-    assert refusal(ValueError(text)) is None
+    assert user_message(ValueError(text)) is None

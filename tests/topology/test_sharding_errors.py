@@ -59,7 +59,7 @@ def refused(layers: Sequence[LayerView], recipe: Recipe, error: type[Exception],
     """Return the message of the error that every part raises."""
     divided = [None, *(even_split(layer.mask.shape, 3) for layer in layers[1:])]
     errors = rewire_in_parts(layers, recipe, 0.5, divided, group)
-    assert all(type(each) is error for each in errors), errors
+    assert all(isinstance(each, error) for each in errors), errors
     assert len({str(each) for each in errors}) == 1
     return str(errors[0])
 

@@ -3,6 +3,8 @@
 Each function takes plain data, draws into given axes or new ones, and returns the figure, which `figure.savefig` saves.
 """
 
+from lightning_sparse.validation.errors import MissingPackageError
+
 try:
     from lightning_sparse.analysis.pictures.plot_gradients import plot_gradient_flow, plot_layer_gradient_flow
     from lightning_sparse.analysis.pictures.plot_masks import plot_empty_channels, plot_input_connectivity, plot_mask
@@ -17,8 +19,10 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise
-    raise ModuleNotFoundError(
-        "Expected the package matplotlib, which draws the pictures; got none. Cure: pip install matplotlib.",
+    raise MissingPackageError(
+        expected="the package matplotlib, which draws the pictures",
+        got="none",
+        cure="pip install matplotlib",
         name="matplotlib",
     ) from error
 

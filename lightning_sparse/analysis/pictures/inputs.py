@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 # What fits beside a picture.
 _LONGEST = 26
 
@@ -29,14 +31,16 @@ def as_mask(mask: Tensor | ArrayLike) -> NDArray[np.bool_]:
     """
     array = np.asarray(mask.detach().to("cpu").numpy() if isinstance(mask, Tensor) else mask)
     if array.ndim < 2 or not array.size:
-        raise ValueError(
-            f"Expected a mask of shape (out, in, *kernel); got shape {array.shape}. Cure: pass one of the masks of a "
-            "SparseNetwork."
+        raise InvalidValueError(
+            expected="a mask of shape (out, in, *kernel)",
+            got=f"shape {array.shape}",
+            cure="pass one of the masks of a SparseNetwork",
         )
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-        raise ValueError(
-            f"Expected True and False, or 1 and 0, in a mask; got {array.dtype} of other values. Cure: pass a mask, "
-            "not the weights."
+        raise InvalidValueError(
+            expected="True and False, or 1 and 0, in a mask",
+            got=f"{array.dtype} of other values",
+            cure="pass a mask, not the weights",
         )
     return array.astype(np.bool_, copy=False)
 
@@ -54,14 +58,17 @@ def check_series(xs: Sequence[float], series: Mapping[str, Collection[Any]], of:
     """
     check_some(series, of)
     if not len(xs):
-        raise ValueError(
-            "Expected at least one epoch or step to draw; got none. Cure: draw after something was measured."
+        raise InvalidValueError(
+            expected="at least one epoch or step to draw",
+            got="none",
+            cure="draw after something was measured",
         )
     for name, values in series.items():
         if len(values) != len(xs):
-            raise ValueError(
-                f"Expected one value of {name!r} for each of {len(xs)} epochs or steps; got {len(values)}. Cure: put "
-                "NaN where nothing was measured."
+            raise InvalidValueError(
+                expected=f"one value of {name!r} for each of {len(xs)} epochs or steps",
+                got=len(values),
+                cure="put NaN where nothing was measured",
             )
 
 
@@ -72,7 +79,11 @@ def check_some(series: Mapping[str, Any], of: str) -> None:
         ValueError: If there is nothing in it.
     """
     if not series:
-        raise ValueError(f"Expected at least one {of} to draw; got none. Cure: draw after something was measured.")
+        raise InvalidValueError(
+            expected=f"at least one {of} to draw",
+            got="none",
+            cure="draw after something was measured",
+        )
 
 
 def as_fractions(name: str, values: Tensor | ArrayLike) -> NDArray[np.float64]:
@@ -83,8 +94,10 @@ def as_fractions(name: str, values: Tensor | ArrayLike) -> NDArray[np.float64]:
     """
     array = as_array(values)
     if (outside := array[(array < 0) | (array > 1)]).size:
-        raise ValueError(
-            f"Expected fractions in [0, 1] for {name!r}; got {outside[0]:g}. Cure: divide percentages by 100."
+        raise InvalidValueError(
+            expected=f"fractions in [0, 1] for {name!r}",
+            got=f"{outside[0]:g}",
+            cure="divide percentages by 100",
         )
     return array
 

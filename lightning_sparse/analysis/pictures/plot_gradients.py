@@ -32,6 +32,7 @@ from lightning_sparse.analysis.pictures.style import (
     style,
     whole_ticks,
 )
+from lightning_sparse.validation.errors import InvalidValueError
 
 # One number per step, or one with its standard error.
 Curve = Sequence[float] | Sequence[Point]
@@ -181,8 +182,10 @@ def _kinds(
 ) -> NDArray[np.str_]:
     """Return what is to be marked, by layer and step: a flag, "non-finite" or "zero" without one, or ""."""
     if unknown := [layer for layer in flags if layer not in norms]:
-        raise ValueError(
-            f"Expected flags of layers that are drawn; got {listed(unknown)}. Cure: use the names of the norms."
+        raise InvalidValueError(
+            expected="flags of layers that are drawn",
+            got=listed(unknown),
+            cure="use the names of the norms",
         )
     kinds = np.where(np.isfinite(values), np.where(values == 0, "zero", ""), "non-finite")
     for index, layer in enumerate(norms):
@@ -195,7 +198,11 @@ def _kinds(
 
 def _known(flag: str | None) -> str:
     if flag is not None and flag not in FLAGS:
-        raise ValueError(f"Expected flags among {', '.join(FLAGS)} and None; got {flag!r}. Cure: use these.")
+        raise InvalidValueError(
+            expected=f"flags among {', '.join(FLAGS)} and None",
+            got=repr(flag),
+            cure="use these",
+        )
     return flag or ""
 
 

@@ -26,6 +26,7 @@ from lightning_sparse.analysis.pictures.style import (
     new_axes,
     whole_numbers,
 )
+from lightning_sparse.validation.errors import InvalidValueError
 
 # Cells per side that a picture of usual size can show.
 _CELLS = 512
@@ -122,9 +123,10 @@ def plot_input_connectivity(mask: Tensor | ArrayLike, image_shape: Sequence[int]
     """
     array = as_mask(mask)
     if array.ndim != 2 or len(image_shape) not in (2, 3) or prod(image_shape) != array.shape[1]:
-        raise ValueError(
-            f"Expected a mask of shape (out, pixels) and the shape of an image with as many pixels; got "
-            f"{array.shape} and {tuple(image_shape)}. Cure: (channels, height, width) of the layer's input."
+        raise InvalidValueError(
+            expected="a mask of shape (out, pixels) and the shape of an image with as many pixels",
+            got=f"{array.shape} and {tuple(image_shape)}",
+            cure="(channels, height, width) of the layer's input",
         )
     counts = array.sum(axis=0).reshape(-1, *image_shape[-2:]).sum(axis=0)
     axes = new_axes(ax, width=5.4, height=4.4)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_sparse.analysis.pictures.inputs import as_array, check_some, listed, short_names
 from lightning_sparse.analysis.pictures.style import COLOURS, finish, legend_above, name_ticks, new_axes
+from lightning_sparse.validation.errors import InvalidValueError
 
 _Channels = dict[str, NDArray[np.float64]]
 _BINS = 40
@@ -86,17 +87,26 @@ def _checked(networks: Mapping[str, Mapping[str, Tensor | ArrayLike]], num_class
     last = others[0] if others else first
     check_some(first, "layer")
     if different := sorted(set(first) ^ set(last)):
-        raise ValueError(
-            f"Expected the same layers of both networks; got {listed(different)} in one of them only. Cure: measure "
-            "both in the same way, or leave layers out."
+        raise InvalidValueError(
+            expected="the same layers of both networks",
+            got=f"{listed(different)} in one of them only",
+            cure="measure both in the same way, or leave layers out",
         )
     if num_classes is not None and num_classes < 1:
-        raise ValueError(f"Expected a number of classes; got {num_classes}. Cure: 10 for CIFAR-10.")
+        raise InvalidValueError(
+            expected="a number of classes",
+            got=num_classes,
+            cure="10 for CIFAR-10",
+        )
     known = {
         name: {layer: _known(layer, given[layer], num_classes) for layer in first} for name, given in networks.items()
     }
     if not any(len(values) for channels in known.values() for values in channels.values()):
-        raise ValueError("Expected a channel that is active; got none. Cure: draw after a pass through the data.")
+        raise InvalidValueError(
+            expected="a channel that is active",
+            got="none",
+            cure="draw after a pass through the data",
+        )
     return known
 
 
@@ -106,8 +116,9 @@ def _known(layer: str, values: Tensor | ArrayLike, num_classes: int | None) -> N
     lowest = 0 if num_classes is None else 1 / num_classes
     # The parts of all classes are rounded, so that the largest may be just below.
     if (outside := array[(array < lowest - 1e-6) | (array > 1 + 1e-6)]).size:
-        raise ValueError(
-            f"Expected specialization in [{lowest:g}, 1] in {layer!r}; got {outside[0]:g}. Cure: it is a channel's "
-            "largest part of its activation that is due to one class."
+        raise InvalidValueError(
+            expected=f"specialization in [{lowest:g}, 1] in {layer!r}",
+            got=f"{outside[0]:g}",
+            cure="it is a channel's largest part of its activation that is due to one class",
         )
     return np.clip(array, lowest, 1)

@@ -24,6 +24,7 @@ from lightning_sparse.analysis.pictures.style import (
     plain_log_scale,
     whole_ticks,
 )
+from lightning_sparse.validation.errors import InvalidValueError
 
 _EMPTY = "no active weight"
 
@@ -96,9 +97,10 @@ def plot_redistribution(
     heights = 100 * np.nan_to_num([as_fractions(name, values) for name, values in shares.items()])
     below = 100 - np.cumsum(heights, axis=0)
     if below.min() < -0.1:
-        raise ValueError(
-            f"Expected shares that sum to at most 1 in each update; got {1 - below.min() / 100:g}. Cure: divide "
-            "claims by their sum."
+        raise InvalidValueError(
+            expected="shares that sum to at most 1 in each update",
+            got=f"{1 - below.min() / 100:g}",
+            cure="divide claims by their sum",
         )
     edges = _edges(as_array(epochs))
     for index, (name, height, bottom) in enumerate(zip(names, heights, below, strict=True)):
@@ -115,9 +117,10 @@ def _edges(centres: NDArray[np.float64]) -> NDArray[Any]:
     """Return where one update ends and the next begins: in the middle between them."""
     gaps = np.diff(centres)
     if (gaps <= 0).any():
-        raise ValueError(
-            f"Expected epochs or steps that ascend strictly; got {centres.tolist()}. Cure: give steps where several "
-            "updates are in one epoch."
+        raise InvalidValueError(
+            expected="epochs or steps that ascend strictly",
+            got=centres.tolist(),
+            cure="give steps where several updates are in one epoch",
         )
     first, last = (gaps[0], gaps[-1]) if len(gaps) else (1.0, 1.0)
     return np.concatenate(([centres[0] - first / 2], centres[:-1] + gaps / 2, [centres[-1] + last / 2]))

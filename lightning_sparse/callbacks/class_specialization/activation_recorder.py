@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
 from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, listed, plain_name
 from lightning_sparse.selection.weights import is_metric
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
@@ -50,9 +51,10 @@ def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str,
     missing = [pattern for pattern, names in matched.items() if not names]
     if missing and (patterns is not None or len(missing) == len(matched)):
         what = "convolutions" if patterns is None else f"layers that {missing[0]!r} matches"
-        raise ValueError(
-            f"Expected {what} in {type(model).__name__}; got none. Cure: choose layers from {listed(list(named))}, by "
-            "their names or types."
+        raise InvalidValueError(
+            expected=f"{what} in {type(model).__name__}",
+            got="none",
+            cure=f"choose layers from {listed(list(named))}, by their names or types",
         )
     chosen = {name for names in matched.values() for name in names}
     return {name: module for name, module in named.items() if name in chosen}
@@ -94,9 +96,10 @@ class Listener:
 
     def _hear(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise TypeError(
-                f"Expected a layer that puts out a tensor; got a {type(output).__name__} from {name!r}. Cure: choose "
-                "other layers."
+            raise InvalidTypeError(
+                expected="a layer that puts out a tensor",
+                got=f"a {type(output).__name__} from {name!r}",
+                cure="choose other layers",
             )
         features = _countable(self._activation(output))
         if isinstance(module, nn.Linear):  # whose channels come last
@@ -151,9 +154,10 @@ def check_called(layers: Sequence[str], called: Container[str], *, warns: bool) 
     """
     missing = [name for name in layers if name not in called]
     if len(missing) == len(layers):
-        raise ValueError(
-            f"Expected data and layers that forward calls; got no call of {listed(missing)}. Cure: choose other "
-            "layers, give data that is not empty, or override forward to pass images through them."
+        raise InvalidValueError(
+            expected="data and layers that forward calls",
+            got=f"no call of {listed(missing)}",
+            cure="choose other layers, give data that is not empty, or override forward to pass images through them",
         )
     if missing and warns:
         warnings.warn(

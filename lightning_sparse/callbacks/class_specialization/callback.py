@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 from torch.nn.parameter import is_lazy
 
-from lightning_sparse._compat import LightningModule, MisconfigurationException, Trainer, callbacks_of
+from lightning_sparse._compat import (
+    ConfigurationError,
+    LightningModule,
+    Trainer,
+    callbacks_of,
+)
 from lightning_sparse.analysis.checks import check_options
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
 from lightning_sparse.callbacks.class_specialization.activation_recorder import (
@@ -41,6 +46,7 @@ from lightning_sparse.callbacks.sparse_training.compatibility import check_whole
 from lightning_sparse.callbacks.sparse_training.reporting import log_now, specialization_metrics
 from lightning_sparse.selection.patterns import Patterns, as_included, listed
 from lightning_sparse.topology.digest import checksum
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 _PICTURE = "layers"
 
@@ -124,7 +130,11 @@ class ClassSpecializationCallback(PassingCallback):
         _check_choice("activation", activation, tuple(ACTIVATIONS))
         check_options(num_classes, drop_fraction)
         if name is not None and not (isinstance(name, str) and name.strip()):
-            raise ValueError(f"Expected name to be a word, or None; got {name!r}. Cure: name='val', for instance.")
+            raise InvalidValueError(
+                expected="name to be a word, or None",
+                got=repr(name),
+                cure="name='val', for instance",
+            )
         _check_count("every_n_epochs", every_n_epochs)
         _check_count("limit_batches", limit_batches)
         self._layers, self._num_classes, self._limit_batches = layers, num_classes, limit_batches
@@ -168,9 +178,10 @@ class ClassSpecializationCallback(PassingCallback):
             if not isinstance(other, ClassSpecializationCallback) or other is self:
                 continue
             if both := self._names(pl_module) & other._names(pl_module):
-                raise MisconfigurationException(
-                    f"Expected each {type(self).__name__} to log under names of its own; got two for "
-                    f"{listed(sorted(both))}. Cure: give one of them a name, as in name='val'."
+                raise ConfigurationError(
+                    expected=f"each {type(self).__name__} to log under names of its own",
+                    got=f"two for {listed(sorted(both))}",
+                    cure="give one of them a name, as in name='val'",
                 )
 
     def _names(self, pl_module: LightningModule) -> set[str]:
@@ -215,10 +226,13 @@ class ClassSpecializationCallback(PassingCallback):
 
     def _check_stream(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._every_n_epochs or not (self._num_classes or known_classes(trainer, pl_module)):
-            raise TypeError(
-                "Expected data that can be gone through again, to measure every few epochs or to count classes; got a "
-                "data set that is one iterator, of which training would miss what is looked at. Cure: a data set whose "
-                "__iter__ starts anew (yield in it), other data as dataloader, or num_classes and no every_n_epochs."
+            raise InvalidTypeError(
+                expected="data that can be gone through again, to measure every few epochs or to count classes",
+                got="a data set that is one iterator, of which training would miss what is looked at",
+                cure=(
+                    "a data set whose __iter__ starts anew (yield in it), other data as dataloader, or "
+                    "num_classes and no every_n_epochs"
+                ),
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -307,9 +321,10 @@ class ClassSpecializationCallback(PassingCallback):
         """
         history = state_dict.get("history")
         if not isinstance(history, dict):
-            raise ValueError(
-                f"Expected the state of a {type(self).__name__}, with its history; got {sorted(state_dict)}. Cure: "
-                "resume from a checkpoint of a run with this callback."
+            raise InvalidValueError(
+                expected=f"the state of a {type(self).__name__}, with its history",
+                got=sorted(state_dict),
+                cure="resume from a checkpoint of a run with this callback",
             )
         if self._is_fitting or not self.history:
             self.history = copied(history)
@@ -319,9 +334,17 @@ class ClassSpecializationCallback(PassingCallback):
 
 def _check_choice(name: str, choice: object, known: tuple[str, ...]) -> None:
     if choice not in known:
-        raise ValueError(f"Expected {name} from {', '.join(known)}; got {choice!r}. Cure: name one of these.")
+        raise InvalidValueError(
+            expected=f"{name} from {', '.join(known)}",
+            got=repr(choice),
+            cure="name one of these",
+        )
 
 
 def _check_count(name: str, number: object) -> None:
     if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or number < 1):
-        raise ValueError(f"Expected {name} >= 1, an integer, or None; got {number!r}. Cure: 1, for instance.")
+        raise InvalidValueError(
+            expected=f"{name} >= 1, an integer, or None",
+            got=repr(number),
+            cure="1, for instance",
+        )

@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of
+from lightning_sparse._compat import (
+    Callback,
+    ConfigurationError,
+    LightningModule,
+    Trainer,
+    callbacks_of,
+)
 from lightning_sparse.analysis.gradient_flow import check_orders
 from lightning_sparse.callbacks.gradient_flow.figures import send_pictures
 from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedWeights, measure, network_of, with_masks
@@ -27,6 +33,7 @@ from lightning_sparse.callbacks.probing.gradients import GradientProbe, Loss, as
 from lightning_sparse.callbacks.sparse_training.compatibility import check_strategy
 from lightning_sparse.network.state import check_seal, sealed
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
+from lightning_sparse.validation.errors import InvalidValueError
 
 # So many measurements wait on the device, at most, before they are fetched together.
 _MOST_WAITING = 50
@@ -174,9 +181,10 @@ class GradientFlowCallback(Callback):
     def _check_name(self, trainer: Trainer) -> None:
         others = [each for each in callbacks_of(trainer) if isinstance(each, GradientFlowCallback) and each is not self]
         if any(each._name == self._name for each in others):
-            raise MisconfigurationException(
-                f"Expected another name of each GradientFlowCallback in a Trainer, by which measures are told apart; "
-                f"got {self._name!r} of two. Cure: GradientFlowCallback(name='fixed_batches'), for instance."
+            raise ConfigurationError(
+                expected="another name of each GradientFlowCallback in a Trainer, by which measures are told apart",
+                got=f"{self._name!r} of two",
+                cure="GradientFlowCallback(name='fixed_batches'), for instance",
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -352,9 +360,21 @@ def _step(trainer: Trainer) -> int:
 
 def _check_choices(masks: str, normalize: str | None, vanishing: float, exploding: float) -> None:
     if masks not in ("auto", "zeros", "dense"):
-        raise ValueError(f"Expected masks as 'auto', 'zeros' or 'dense'; got {masks!r}. Cure: 'auto' finds them.")
+        raise InvalidValueError(
+            expected="masks as 'auto', 'zeros' or 'dense'",
+            got=repr(masks),
+            cure="'auto' finds them",
+        )
     if normalize not in (None, "active"):
-        raise ValueError(f"Expected normalize as None or 'active'; got {normalize!r}. Cure: None is the paper's.")
+        raise InvalidValueError(
+            expected="normalize as None or 'active'",
+            got=repr(normalize),
+            cure="None is the paper's",
+        )
     for name, limit in (("vanishing", vanishing), ("exploding", exploding)):
         if isinstance(limit, (bool, str)) or not limit >= 0:
-            raise ValueError(f"Expected {name} >= 0; got {limit!r}. Cure: leave it out for the default.")
+            raise InvalidValueError(
+                expected=f"{name} >= 0",
+                got=repr(limit),
+                cure="leave it out for the default",
+            )

@@ -15,6 +15,7 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.dtensor import local, whole_norms
 from lightning_sparse.selection.patterns import Patterns, listed
 from lightning_sparse.selection.weights import Weight, find_trained
+from lightning_sparse.validation.errors import InvalidValueError
 
 MaskSource = Literal["auto", "zeros", "dense"]
 # So many choices of parameters that are frozen are remembered.
@@ -77,9 +78,10 @@ class TrainedWeights:
         """
         if not self.of(model):
             names = listed(list(find_trained(model, "*")))
-            raise ValueError(
-                f"Expected a trained layer to measure the gradient of; got none from {type(model).__name__} with "
-                f"include={self._include!r}, exclude={self._exclude!r}. Cure: choose from {names or 'trained layers'}."
+            raise InvalidValueError(
+                expected="a trained layer to measure the gradient of",
+                got=f"none from {type(model).__name__} with include={self._include!r}, exclude={self._exclude!r}",
+                cure=f"choose from {names or 'trained layers'}",
             )
 
 

@@ -8,6 +8,7 @@ from numbers import Integral
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.sparse_training.optimizers import run_length
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 def evenly_spread(epochs: int, count: int) -> list[int]:
@@ -46,15 +47,17 @@ class Moments:
     def __post_init__(self) -> None:
         given = [self.every_n_steps, self.every_n_epochs, self.spread_over_epochs]
         if sum(number is not None for number in given) > 1:
-            raise ValueError(
-                f"Expected one of every_n_steps, every_n_epochs and spread_over_epochs; got {given}. Cure: give one, "
-                "or use two callbacks."
+            raise InvalidValueError(
+                expected="one of every_n_steps, every_n_epochs and spread_over_epochs",
+                got=given,
+                cure="give one, or use two callbacks",
             )
         for number in given:
             if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or number < 1):
-                raise ValueError(
-                    f"Expected a number of steps or epochs, an integer of at least 1; got {number!r}. Cure: 1 measures "
-                    "at every one."
+                raise InvalidValueError(
+                    expected="a number of steps or epochs, an integer of at least 1",
+                    got=repr(number),
+                    cure="1 measures at every one",
                 )
         if all(number is None for number in given):
             self.every_n_epochs = 1
@@ -69,9 +72,10 @@ class Moments:
             return
         epochs = run_length(trainer, trainer.max_epochs).in_epochs()
         if epochs == inf:
-            raise ValueError(
-                f"Expected a run of known length to spread {self.spread_over_epochs} epochs over; got max_epochs="
-                f"{trainer.max_epochs}, max_steps={trainer.max_steps}. Cure: set max_epochs, or every_n_epochs here."
+            raise InvalidValueError(
+                expected=f"a run of known length to spread {self.spread_over_epochs} epochs over",
+                got=f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}",
+                cure="set max_epochs, or every_n_epochs here",
             )
         self._planned = set(evenly_spread(int(epochs), int(self.spread_over_epochs)))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.analysis.gradient_flow import norm_name
+from lightning_sparse.validation.errors import InvalidValueError
 
 # What all names begin with.
 ROOT = "gradient_flow"
@@ -179,9 +180,10 @@ class Measurements:
         places = state["places"].tolist()
         sizes = [rows * len(state["kinds"][kind][0]) for *_, kind in places]
         if sum(sizes) != len(values):
-            raise ValueError(
-                f"Expected {sum(sizes)} numbers of measured gradients; got {len(values)}. Cure: resume with the orders "
-                "of the norms that the run began with, from a checkpoint that is not damaged."
+            raise InvalidValueError(
+                expected=f"{sum(sizes)} numbers of measured gradients",
+                got=len(values),
+                cure="resume with the orders that the run began with, from an undamaged checkpoint",
             )
         for (epoch, step, optimizer, kind), part in zip(places, torch.split(values, sizes), strict=True):
             layers, has_total = state["kinds"][kind]

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from lightning_sparse._compat import Trainer
+from lightning_sparse.validation.errors import InvalidStateError
 
 _Result = TypeVar("_Result")
 
@@ -36,7 +37,7 @@ def everywhere(trainer: Trainer, function: Callable[[], _Result]) -> list[_Resul
         raise failure
     for rank, (_, message) in enumerate(gathered):
         if message:
-            raise RuntimeError(
-                f"Expected all processes to go on; got an error on rank {rank}, {message} Cure: that of this error."
+            raise InvalidStateError(
+                expected="all ranks to finish", got=f"an error on rank {rank}, {message}", cure="mend that error"
             )
     return [result for result, _ in gathered]

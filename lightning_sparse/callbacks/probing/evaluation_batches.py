@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_sparse._compat import LightningDataModule, LightningModule, Trainer
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 # By split: for what data is set up that has it, the hook that returns its loader, and where a Trainer keeps the loader.
 _SOURCES = {
@@ -61,9 +62,10 @@ def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | It
 def check_repeatable(loader: object) -> None:
     """Raise a TypeError if something can't be gone through again."""
     if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
-        raise TypeError(
-            f"Expected batches that can be gone through again; got a {type(loader).__name__}. Cure: a DataLoader, a "
-            f"list of (images, labels), or one of {', '.join(SPLITS)}."
+        raise InvalidTypeError(
+            expected="batches that can be gone through again",
+            got=f"a {type(loader).__name__}",
+            cure=f"a DataLoader, a list of (images, labels), or one of {', '.join(SPLITS)}",
         )
 
 
@@ -95,9 +97,10 @@ def _is_overridden(source: object, hook: str) -> bool:
 def _only(loaders: Any, split: str) -> Any:
     several = list(loaders.values() if isinstance(loaders, Mapping) else loaders) if _is_nested(loaders) else [loaders]
     if len(several) != 1 or several[0] is None or _is_nested(several[0]):
-        raise ValueError(
-            f"Expected one {split} loader; got {0 if several == [None] else len(several)}. Cure: give the data to look "
-            "at as dataloader: a DataLoader, a list of (images, labels), or another split."
+        raise InvalidValueError(
+            expected=f"one {split} loader",
+            got=f"{0 if several == [None] else len(several)}",
+            cure="give the data to look at as dataloader: a DataLoader, a list of (images, labels), or another split",
         )
     return several[0]
 
@@ -134,10 +137,10 @@ def _alike(loader: DataLoader[Any], plain: DataLoader[Any]) -> DataLoader[Any]:
     added = {name: value for name, value in vars(loader).items() if name not in vars(plain)}
     kept = [name for name, value in added.items() if isinstance(value, Iterator)]
     if kept:  # as loaders whose workers live on: training would miss what is taken from it
-        raise TypeError(
-            f"Expected a loader that starts anew whenever it is gone through; got a {type(loader).__name__}, which "
-            f"keeps an iterator, {kept[0]}. Cure: give the data to look at as dataloader: a plain DataLoader of the "
-            "same data set."
+        raise InvalidTypeError(
+            expected="a loader that starts anew whenever it is gone through",
+            got=f"a {type(loader).__name__}, which keeps an iterator, {kept[0]}",
+            cure="give the data to look at as dataloader: a plain DataLoader of the same data set",
         )
     ordered = copy(loader)
     vars(ordered).update(vars(plain))

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.analysis.checks import check_labels
 from lightning_sparse.callbacks.probing.evaluation_batches import data_module
+from lightning_sparse.validation.errors import InvalidTypeError
 
 
 class PassingCallback(Callback):
@@ -27,9 +28,10 @@ class PassingCallback(Callback):
         """
         if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
             return batch[0], batch[1]
-        raise TypeError(
-            f"Expected batches of (images, labels); got {_description(batch)}. Cure: override unpack(self, batch) in a "
-            f"subclass of {type(self).__name__}, so that it returns these two."
+        raise InvalidTypeError(
+            expected="batches of (images, labels)",
+            got=_description(batch),
+            cure=f"override unpack(self, batch) in a subclass of {type(self).__name__}, so that it returns these two",
         )
 
     def forward(self, pl_module: LightningModule, images: Any) -> Any:

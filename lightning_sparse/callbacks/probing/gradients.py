@@ -17,6 +17,7 @@ from lightning_sparse.callbacks.probing.forward_pass import on_device
 from lightning_sparse.callbacks.probing.isolation import not_compiled
 from lightning_sparse.callbacks.probing.module_copy import copy_of
 from lightning_sparse.selection.patterns import plain_name
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 Loss = Callable[[LightningModule, Any], Tensor]
 
@@ -67,9 +68,13 @@ class GradientProbe:
         found = _step(shadow, batch, index) if self._loss is None else self._loss(shadow, batch)
         loss = found.get("loss") if isinstance(found, Mapping) else found
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise TypeError(
-                f"Expected the loss of a batch as a scalar tensor with a gradient; got {found!r}. Cure: pass loss=, a "
-                "function of module and batch that returns it, or measure on training batches (batches=None)."
+            raise InvalidTypeError(
+                expected="the loss of a batch as a scalar tensor with a gradient",
+                got=repr(found),
+                cure=(
+                    "pass loss=, a function of module and batch that returns it, or measure on training "
+                    "batches (batches=None)"
+                ),
             )
         return loss
 
@@ -114,7 +119,11 @@ def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
         torch.manual_seed(seed)
         batches = list(islice(_iterate(loader, seed), count))
     if len(batches) < count:
-        raise ValueError(f"Expected {count} batches; got {len(batches)} from the loader. Cure: ask for fewer.")
+        raise InvalidValueError(
+            expected=f"{count} batches",
+            got=f"{len(batches)} from the loader",
+            cure="ask for fewer",
+        )
     return batches
 
 
@@ -123,9 +132,10 @@ def _iterate(loader: object, seed: int) -> Iterator[Any]:
         first: Iterator[Any] = iter(from_start())
         return first
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
-        raise TypeError(
-            f"Expected a DataLoader over a data set with indices to draw batches from; got a {type(loader).__name__}. "
-            "Cure: pass the batches themselves, in a list."
+        raise InvalidTypeError(
+            expected="a DataLoader over a data set with indices to draw batches from",
+            got=f"a {type(loader).__name__}",
+            cure="pass the batches themselves, in a list",
         )
     generator = torch.Generator().manual_seed(seed)
     sampler = SubsetRandomSampler(places_of(loader), generator)
@@ -153,14 +163,16 @@ def make_probe(
         TypeError: If no batches can be drawn from the training data.
     """
     if not is_copyable(module):
-        raise ValueError(
-            f"Expected a model that is whole on every process for fixed batches; got {type(module).__name__}, "
-            "whose weights are split over processes. Cure: measure on training batches (batches=None)."
+        raise InvalidValueError(
+            expected="a model that is whole on every process for fixed batches",
+            got=f"{type(module).__name__}, whose weights are split over processes",
+            cure="measure on training batches (batches=None)",
         )
     if loss is None and not module.automatic_optimization:
-        raise ValueError(
-            f"Expected a loss function for fixed batches in manual optimization; got none for "
-            f"{type(module).__name__}. Cure: pass loss=, a function of module and batch that returns the loss."
+        raise InvalidValueError(
+            expected="a loss function for fixed batches in manual optimization",
+            got=f"none for {type(module).__name__}",
+            cure="pass loss=, a function of module and batch that returns the loss",
         )
     drawn = draw_batches(trainer.train_dataloader, batches, seed) if isinstance(batches, int) else batches
     return GradientProbe(drawn, loss, seed)
@@ -176,7 +188,11 @@ def as_batches(batches: int | Iterable[Any] | None) -> int | list[Any] | None:
         return None
     given = batches if isinstance(batches, int) else list(batches)
     if isinstance(given, bool) or (given if isinstance(given, int) else len(given)) < 1:
-        raise ValueError(f"Expected at least one batch; got {batches!r}. Cure: None measures on training batches.")
+        raise InvalidValueError(
+            expected="at least one batch",
+            got=repr(batches),
+            cure="None measures on training batches",
+        )
     return given
 
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_sparse._compat import DummyLogger, LightningModule, Trainer, is_a
+from lightning_sparse.validation.errors import InvalidTypeError
 
 
 def copy_of(trainer: Trainer, module: LightningModule) -> LightningModule:
@@ -35,9 +36,10 @@ def copy_of(trainer: Trainer, module: LightningModule) -> LightningModule:
         with _Detaching():
             shadow = copy.deepcopy(module, memo)
     except Exception as error:
-        raise TypeError(
-            f"Expected a module that can be copied, for fixed batches; got {type(module).__name__}: {error}. Cure: "
-            "keep what can't be copied out of the module, or measure on training batches (batches=None)."
+        raise InvalidTypeError(
+            expected="a module that can be copied, for fixed batches",
+            got=f"{type(module).__name__}: {error}",
+            cure="keep what can't be copied out of the module, or measure on training batches (batches=None)",
         ) from error
     vars(onlooker)["lightning_module"] = shadow
     for layer in module.modules():

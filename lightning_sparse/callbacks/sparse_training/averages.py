@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from lightning_sparse._compat import MisconfigurationException, Trainer, callbacks_of, is_a
+from lightning_sparse._compat import ConfigurationError, Trainer, callbacks_of, is_a
 from lightning_sparse.network import SparseNetwork
 
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
@@ -22,10 +22,13 @@ def mask_averages(trainer: Trainer, network: SparseNetwork) -> None:
         if is_a(callback, *_AVERAGING):
             average = getattr(callback, "_average_model", None)
             if not isinstance(average, nn.Module):
-                raise MisconfigurationException(
-                    f"Expected {type(callback).__name__} to keep its average in _average_model, as Lightning 2.6 does; "
-                    f"got {average!r}. Cure: put it before the sparse callback, or call enforce_on() of the callback's "
-                    "network yourself, on every update."
+                raise ConfigurationError(
+                    expected=f"{type(callback).__name__} to keep its average in _average_model, as Lightning 2.6 does",
+                    got=repr(average),
+                    cure=(
+                        "put it before the sparse callback, or call enforce_on() of the callback's network "
+                        "yourself, on every update"
+                    ),
                 )
             # PyTorch's AveragedModel wraps what it averages.
             network.enforce_on(average.module if is_a(average, "AveragedModel") else average)  # type: ignore[arg-type]  # a module

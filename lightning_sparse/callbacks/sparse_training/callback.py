@@ -35,6 +35,7 @@ from lightning_sparse.selection.patterns import Patterns, as_included, as_patter
 from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class SparseTrainingCallback(ResumableCallback):
@@ -193,11 +194,16 @@ class SparseTrainingCallback(ResumableCallback):
         self._total_updates = self._timetable.total_updates(run_length(trainer, self._max_epochs), self._counters.first)
         decays = not self._prune_rate.is_constant and self._recipe.prune is not None
         if self._total_updates == inf and decays:
-            raise ValueError(
-                f"Expected a run of known length for a prune rate that decays; got max_epochs={trainer.max_epochs}, "
-                f"max_steps={trainer.max_steps}, {trainer.num_training_batches} batches per epoch. Cure: set "
-                "max_epochs for updates in epochs, max_steps for updates in steps (or limit_train_batches), or "
-                "schedule='constant'."
+            raise InvalidValueError(
+                expected="a run of known length for a prune rate that decays",
+                got=(
+                    f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, "
+                    f"{trainer.num_training_batches} batches per epoch"
+                ),
+                cure=(
+                    "set max_epochs for updates in epochs, max_steps for updates in steps (or "
+                    "limit_train_batches), or schedule='constant'"
+                ),
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:

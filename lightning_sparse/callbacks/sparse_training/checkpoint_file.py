@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 # What zipfile raises on files that are not what they were.
 _DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 _BLOCK = 1 << 20
@@ -41,9 +43,10 @@ def check_intact(path: str | PathLike[str] | None) -> None:
         except _DAMAGED as error:
             damaged = f"an archive that can't be read ({error})"
     if damaged:
-        raise ValueError(
-            f"Expected the checkpoint {str(path)!r} as it was written; got {damaged}. Cure: the file is damaged, load "
-            "another checkpoint, or copy it anew from where it is whole."
+        raise InvalidValueError(
+            expected=f"the checkpoint {str(path)!r} as it was written",
+            got=damaged,
+            cure="the file is damaged, load another checkpoint, or copy it anew from where it is whole",
         )
 
 

@@ -12,6 +12,7 @@ from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.state import check_seal, sealed
+from lightning_sparse.validation.errors import InvalidValueError
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
 
@@ -63,8 +64,10 @@ class ResumableCallback(Callback):
         check_seal(state_dict, _STATE, "a run with this callback")
         Counters.from_dict(state_dict)
         if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
-            raise ValueError(
-                f"Expected the state of a network; got {state_dict['network']!r}. Cure: load another checkpoint."
+            raise InvalidValueError(
+                expected="the state of a network",
+                got=f"{state_dict['network']!r}",
+                cure="load another checkpoint",
             )
         self._restored = state_dict
 
@@ -86,10 +89,13 @@ class ResumableCallback(Callback):
         # Lightning shows callbacks a checkpoint only if it has some callback's state, and holds on to it until now.
         loaded = trainer._checkpoint_connector._loaded_checkpoint
         if self._resumes_without_state or (loaded and self._restored is None):
-            raise ValueError(
-                f"Expected the state of {self.state_key} in the checkpoint to resume from; got none. Cure: resume from "
-                "a full checkpoint of a run with this callback, or load dense weights into the module and fit without "
-                "ckpt_path to start sparse training from them."
+            raise InvalidValueError(
+                expected=f"the state of {self.state_key} in the checkpoint to resume from",
+                got="none",
+                cure=(
+                    "resume from a full checkpoint of a run with this callback, or load dense weights into "
+                    "the module and fit without ckpt_path to start sparse training from them"
+                ),
             )
 
     def _take_over(self, trainer: Trainer) -> None:

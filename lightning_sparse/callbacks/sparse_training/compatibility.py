@@ -7,13 +7,21 @@ import warnings
 import torch
 from torch import Tensor
 
-from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of, is_a
+from lightning_sparse._compat import (
+    Callback,
+    ConfigurationError,
+    LightningModule,
+    Trainer,
+    callbacks_of,
+    is_a,
+)
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.dtensor import local, shard_of
 from lightning_sparse.selection.patterns import Patterns, listed
 from lightning_sparse.selection.weights import FROZEN, find_weights, weights_by_obstacle
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.sharding import total
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 # They flatten or partition the weights, and step a copy that no mask reaches.
 _UNSUPPORTED = {
@@ -30,9 +38,10 @@ def check_strategy(trainer: Trainer) -> None:
     """
     for name, reason in _UNSUPPORTED.items():
         if is_a(trainer.strategy, name):
-            raise MisconfigurationException(
-                f"Expected a strategy that leaves each weight a parameter of its own; got {name}, which {reason}. "
-                "Cure: strategy='ddp', or ModelParallelStrategy with fully_shard (FSDP2) in configure_model to shard."
+            raise ConfigurationError(
+                expected="a strategy that leaves each weight a parameter of its own",
+                got=f"{name}, which {reason}",
+                cure="strategy='ddp', or ModelParallelStrategy with fully_shard (FSDP2) in configure_model to shard",
             )
 
 
@@ -45,10 +54,10 @@ def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) ->
     others = [other for other in callbacks_of(trainer) if isinstance(other, family) and other is not callback]
     others += [other for other in callbacks_of(trainer) if is_a(other, "ModelPruning")]
     if others:
-        raise MisconfigurationException(
-            f"Expected one callback for sparse training; got {type(callback).__name__} and "
-            f"{', '.join(type(other).__name__ for other in others)}. Cure: keep one; densities per layer go into its "
-            "density, a mapping of layer patterns."
+        raise ConfigurationError(
+            expected="one callback for sparse training",
+            got=f"{type(callback).__name__} and {', '.join(type(other).__name__ for other in others)}",
+            cure="keep one; densities per layer go into its density, a mapping of layer patterns",
         )
 
 
@@ -63,10 +72,10 @@ def check_finetuning(
     callbacks = [type(callback).__name__ for callback in callbacks_of(trainer) if is_a(callback, "BaseFinetuning")]
     frozen = weights_by_obstacle(model, include, exclude, FROZEN)
     if callbacks and frozen:
-        raise MisconfigurationException(
-            f"Expected layers that stay frozen or are masked from the start; got {callbacks[0]}, which unfreezes "
-            f"layers during training, and {listed(list(frozen))}, frozen. Cure: exclude them from sparse training, "
-            "or unfreeze them before it."
+        raise ConfigurationError(
+            expected="layers that stay frozen or are masked from the start",
+            got=f"{callbacks[0]}, which unfreezes layers during training, and {listed(list(frozen))}, frozen",
+            cure="exclude them from sparse training, or unfreeze them before it",
         )
 
 
@@ -91,10 +100,16 @@ def check_was_dense(nonzero: float, density: float) -> None:
         ValueError: If many weights were zero.
     """
     if density < 1 and 1 - nonzero > max(0.05, min(0.5, 0.9 * (1 - density))):
-        raise ValueError(
-            f"Expected dense weights to draw masks for; got {100 * (1 - nonzero):.3g} % zeros. Masks are never read "
-            f"off zeros, and new ones would leave {100 * density:.3g} % of the rest. Cure: fit with the callback that "
-            "trained these weights, resume with ckpt_path from a full checkpoint of it, or start from dense weights."
+        raise InvalidValueError(
+            expected="dense weights to draw masks for",
+            got=(
+                f"{100 * (1 - nonzero):.3g} % zeros. Masks are never read off zeros, and new ones would leave "
+                f"{100 * density:.3g} % of the rest"
+            ),
+            cure=(
+                "fit with the callback that trained these weights, resume with ckpt_path from a full "
+                "checkpoint of it, or start from dense weights"
+            ),
         )
 
 
@@ -125,10 +140,13 @@ def check_agreement(trainer: Trainer, network: SparseNetwork, when: str) -> None
     rows = _gather(trainer, network.fingerprint().to(trainer.strategy.root_device)).cpu()
     for kind, column in (("masks", rows[:, 0]), ("values of the masked weights", rows[:, 1])):
         if different := torch.nonzero(column != column[0]).flatten().tolist():
-            raise RuntimeError(
-                f"Expected the same {kind} on all {trainer.world_size} processes {when}; got other ones on rank "
-                f"{', '.join(map(str, different))} than on rank 0. Cure: don't change weights or optimizers on single "
-                "ranks, and choose rules that take randomness from LayerView.generator only."
+            raise InvalidStateError(
+                expected=f"the same {kind} on all {trainer.world_size} processes {when}",
+                got=f"other ones on rank {', '.join(map(str, different))} than on rank 0",
+                cure=(
+                    "don't change weights or optimizers on single ranks, and choose rules that take "
+                    "randomness from LayerView.generator only"
+                ),
             )
 
 
@@ -150,10 +168,14 @@ def check_recipe(network: SparseNetwork, recipe: Recipe) -> None:
     """
     if network.is_sharded and not recipe.shardable:
         names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in recipe.unshardable)
-        raise MisconfigurationException(
-            f"Expected rules that work on weights that are split over processes; got {names}. Cure: another rule, "
-            "@uses(..., shardable=True) on a rule of your own if its scores depend on nothing but their own position, "
-            "or a strategy that keeps whole weights in every process, such as DDP."
+        raise ConfigurationError(
+            expected="rules that work on weights that are split over processes",
+            got=names,
+            cure=(
+                "another rule, @uses(..., shardable=True) on a rule of your own if its scores depend on "
+                "nothing but their own position, or a strategy that keeps whole weights in every process, "
+                "such as DDP"
+            ),
         )
 
 
@@ -169,14 +191,16 @@ def check_whole(trainer: Trainer) -> None:
     """
     name = type(trainer.strategy).__name__
     if is_a(trainer.strategy, *_SPLITTING):
-        raise MisconfigurationException(
-            f"Expected a strategy with the whole module in every process; got {name}. Cure: strategy='ddp', or measure "
-            "the trained network on one device, with trainer.test."
+        raise ConfigurationError(
+            expected="a strategy with the whole module in every process",
+            got=name,
+            cure="strategy='ddp', or measure the trained network on one device, with trainer.test",
         )
     if trainer.world_size > 1 and not torch.distributed.is_initialized():
-        raise MisconfigurationException(
-            f"Expected processes that talk through torch.distributed; got {name}. Cure: strategy='ddp', or measure the "
-            "trained network in one process, with trainer.test."
+        raise ConfigurationError(
+            expected="processes that talk through torch.distributed",
+            got=name,
+            cure="strategy='ddp', or measure the trained network in one process, with trainer.test",
         )
 
 

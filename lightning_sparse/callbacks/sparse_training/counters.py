@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord, is_count
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 @dataclass
@@ -57,8 +58,9 @@ class Counters:
         except (AttributeError, KeyError, TypeError, ValueError):
             valid = False
         if not valid:
-            raise ValueError(
-                f"Expected counters of epochs and steps, and records of updates; got {repr(found)[:120]}. "
-                "Cure: the state is damaged, load another checkpoint."
+            raise InvalidValueError(
+                expected="counters of epochs and steps, and records of updates",
+                got=f"{repr(found)[:120]}",
+                cure="the state is damaged, load another checkpoint",
             )
         return cls((first[0], first[1]), (last[0], last[1]), offset, history)  # type: ignore[arg-type]  # valid

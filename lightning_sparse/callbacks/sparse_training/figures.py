@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_sparse._compat import Callback, LightningModule, MisconfigurationException, Trainer, callbacks_of
+from lightning_sparse._compat import (
+    Callback,
+    ConfigurationError,
+    LightningModule,
+    Trainer,
+    callbacks_of,
+)
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.validation.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,9 +111,10 @@ def _checked(every_n_epochs: Any) -> int | None:
     if every_n_epochs is None:
         return None
     if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, Integral) or every_n_epochs < 1:
-        raise ValueError(
-            f"Expected a period of at least 1 epoch, an integer; got {every_n_epochs!r}. Cure: None draws at the end "
-            "of training only."
+        raise InvalidValueError(
+            expected="a period of at least 1 epoch, an integer",
+            got=repr(every_n_epochs),
+            cure="None draws at the end of training only",
         )
     return int(every_n_epochs)
 
@@ -114,9 +122,10 @@ def _checked(every_n_epochs: Any) -> int | None:
 def _sparse_callback(trainer: Trainer) -> SparseTrainingCallback:
     found = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseTrainingCallback)]
     if not found:
-        raise MisconfigurationException(
-            "Expected a callback for sparse training, whose pictures are to be drawn; got none in the Trainer. Cure: "
-            "add SparseMomentumCallback() to its callbacks, or leave SparsityPictures out."
+        raise ConfigurationError(
+            expected="a callback for sparse training, whose pictures are to be drawn",
+            got="none in the Trainer",
+            cure="add SparseMomentumCallback() to its callbacks, or leave SparsityPictures out",
         )
     return found[0]
 

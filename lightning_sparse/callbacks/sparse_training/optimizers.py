@@ -8,6 +8,7 @@ from math import ceil, inf
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.sparse_training.update_schedule import RunLength
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 def attach_optimizers(network: SparseNetwork, trainer: Trainer, signals: Set[str]) -> None:
@@ -25,16 +26,18 @@ def attach_optimizers(network: SparseNetwork, trainer: Trainer, signals: Set[str
     network.enforce()
     stepping = [optimizer for optimizer in trainer.optimizers if network.is_stepped_by(optimizer)]
     if not stepping:
-        raise ValueError(
-            f"Expected an optimizer that steps a masked weight; got {len(trainer.optimizers)} optimizers that step "
-            "none. Cure: return the model's parameters in configure_optimizers, or choose layers with include."
+        raise InvalidValueError(
+            expected="an optimizer that steps a masked weight",
+            got=f"{len(trainer.optimizers)} optimizers that step none",
+            cure="return the model's parameters in configure_optimizers, or choose layers with include",
         )
     for optimizer in stepping:
         network.attach(optimizer, track_momentum="momentum" in signals, track_gradients="gradient" in signals)
     if network.unattached:
-        raise ValueError(
-            f"Expected an optimizer for every masked weight; got none that steps {', '.join(network.unattached)}. "
-            "Cure: add them to an optimizer, or leave them as they are with exclude or requires_grad=False."
+        raise InvalidValueError(
+            expected="an optimizer for every masked weight",
+            got=f"none that steps {', '.join(network.unattached)}",
+            cure="add them to an optimizer, or leave them as they are with exclude or requires_grad=False",
         )
 
 

@@ -8,6 +8,7 @@ from numbers import Real
 
 from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.schedule import SCHEDULES, Schedule
+from lightning_sparse.validation.errors import InvalidValueError
 
 
 class PruneRate:
@@ -24,9 +25,10 @@ class PruneRate:
 
     def __init__(self, initial: float, schedule: str | Callable[[float], float]) -> None:
         if isinstance(initial, bool) or not isinstance(initial, Real) or not 0 <= initial <= 1:
-            raise ValueError(
-                f"Expected a prune rate in [0, 1], a fraction of each layer's active weights; got {initial!r}. "
-                "Cure: the paper's is 0.5."
+            raise InvalidValueError(
+                expected="a prune rate in [0, 1], a fraction of each layer's active weights",
+                got=repr(initial),
+                cure="the paper's is 0.5",
             )
         self.initial: float = float(initial)
         self._schedule: Schedule = resolve("schedule", schedule, SCHEDULES)
@@ -50,8 +52,9 @@ class PruneRate:
         except (TypeError, ValueError):
             factor = nan
         if not 0 <= factor <= 1:
-            raise ValueError(
-                f"Expected a factor in [0, 1] on the prune rate from the schedule at progress {progress:.3g}; got "
-                f"{found!r}. Cure: return 1 for the whole prune rate, 0 for none."
+            raise InvalidValueError(
+                expected=f"a factor in [0, 1] on the prune rate from the schedule at progress {progress:.3g}",
+                got=repr(found),
+                cure="return 1 for the whole prune rate, 0 for none",
             )
         return self.initial * factor

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import ceil, inf
 from numbers import Integral
 
+from lightning_sparse.validation.errors import InvalidValueError
+
 
 @dataclass(frozen=True)
 class RunLength:
@@ -50,15 +52,17 @@ class Timetable:
 
     def __post_init__(self) -> None:
         if (self.every_n_epochs is None) == (self.every_n_steps is None):
-            raise ValueError(
-                f"Expected a period in epochs or in steps; got every_n_epochs={self.every_n_epochs}, "
-                f"every_n_steps={self.every_n_steps}. Cure: give exactly one of them."
+            raise InvalidValueError(
+                expected="a period in epochs or in steps",
+                got=f"every_n_epochs={self.every_n_epochs}, every_n_steps={self.every_n_steps}",
+                cure="give exactly one of them",
             )
         period = self._period
         if isinstance(period, bool) or not isinstance(period, Integral) or period < 1:
-            raise ValueError(
-                f"Expected an update period of at least 1 epoch or step, an integer; got {period!r}. "
-                "Cure: 1 updates after every epoch or step."
+            raise InvalidValueError(
+                expected="an update period of at least 1 epoch or step, an integer",
+                got=repr(period),
+                cure="1 updates after every epoch or step",
             )
         # A frozen dataclass; NumPy's integers, which would show in counters, become Python's.
         object.__setattr__(self, "every_n_epochs" if self.every_n_steps is None else "every_n_steps", int(period))
