@@ -19,7 +19,7 @@ from lightning_sparse.models import ImageClassifier, create_model
 WRITTEN = {
     CHECKPOINT: "127b808b5f02868c69745af78ec423b54453b77a6690ad5d2b25b0d7216236da",
     CONFIG: "f4922f7aef7e1ecd830332d77499e5c65be3dde247e2bb7d1c65a033d507d3b0",
-    EXPECTED: "ccbc289304809b6d5a7824cddebb1a6de594630a1bed2bed177ef940f6ab2c1d",
+    EXPECTED: "988476d1dd3c250c94169f64558781d8fb348eb21c5f3998a5076fded79cee00",
 }
 # Of other processors and versions of PyTorch: with weights and momentum disturbed by a part in 100,000, what is counted
 # stays the same, and no number moves by more than this.
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_version_0_resumes_to_the_same_end(tmp_path: Path, expec
         ("active/model.hidden.0.linear.weight", lambda active: active + 1),
         ("masks/model.hidden.1.linear.weight", lambda digits: "d" + digits[1:-1] + "e"),
         ("weights/model.hidden.1.linear.weight/3", lambda weight: weight + 1e-4),
-        ("random numbers/0", lambda number: number + 1),
+        ("random numbers/0/3", lambda number: number + 1),
         ("gradient flow/measurements", lambda measurements: measurements - 4),
         ("specialization/1/model.output", lambda mean: mean * 1.001),
     ],
