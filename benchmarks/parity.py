@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from lightning_sparse import SparseNetwork
 from lightning_sparse.data import MNISTDataModule
 from lightning_sparse.models import LeNet300100
-from lightning_sparse.network.state import sealed
+from lightning_sparse.network.state import with_checksum
 from lightning_sparse.topology import Recipe, plan
 from lightning_sparse.topology.growth import momentum
 from lightning_sparse.topology.packing import pack_mask
@@ -157,7 +157,7 @@ def copied(theirs: Theirs) -> tuple[SparseNetwork, nn.Module]:
     state = SparseNetwork(LeNet300100(), density).state_dict()
     content = {name: value for name, value in state.items() if name not in ("version", "checksum")}
     content["masks"] = {name: pack_mask(mask) for name, mask in masks.items()}
-    network = SparseNetwork(model, density, state=sealed(content))
+    network = SparseNetwork(model, density, state=with_checksum(content))
     network.attach(optimizer)
     return network, model
 

@@ -29,7 +29,7 @@ from lightning_sparse.cli import main
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.optimizer_steps import watching
+from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.testing.callbacks.runs import everything, watchers_of
 from lightning_sparse.testing.callbacks.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
 from lightning_sparse.testing.equality import copied, differences
@@ -477,7 +477,7 @@ def step(network: SparseNetwork, optimizer: Optimizer) -> None:
 
 
 def all_of(network: SparseNetwork, optimizer: Optimizer) -> dict[str, Any]:
-    hooks = len(watching([optimizer]))
+    hooks = len(observers_of([optimizer]))
     states = {"weights": weights_of(network.model), "network": network.state_dict(gradients=True)}
     return copied({**states, "optimizer": optimizer.state_dict(), "hooks": hooks, "layers": network.layers})
 

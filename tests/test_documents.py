@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sparse.experiments.setting import FULL
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.report import as_csv, markdown
 from lightning_sparse.reproduction.studies import STUDIES
 
@@ -41,9 +41,9 @@ def test_a_test_that_does_not_exist_is_seen() -> None:
 
 
 REPRODUCTION = TESTS.parent / "benchmarks" / "results" / "reproduction"
-RESULTS = Results(REPRODUCTION)
-CLIPPED = Results(REPRODUCTION, FULL.with_options({"gradient_clip_val": 1}))
-ON_A_GPU = Results(REPRODUCTION, FULL.with_options({"precision": "bf16-mixed"}, "default"))
+RESULTS = MeasuredCells(REPRODUCTION)
+CLIPPED = MeasuredCells(REPRODUCTION, FULL.with_options({"gradient_clip_val": 1}))
+ON_A_GPU = MeasuredCells(REPRODUCTION, FULL.with_options({"precision": "bf16-mixed"}, "default"))
 EVERY = (RESULTS, CLIPPED, ON_A_GPU)
 TABLES = [(results, path.stem) for results in EVERY for path in sorted(results.folder.glob("*.md"))]
 
@@ -51,7 +51,7 @@ TABLES = [(results, path.stem) for results in EVERY for path in sorted(results.f
 @pytest.mark.parametrize(
     ("results", "name"), TABLES, ids=lambda part: part if isinstance(part, str) else part.scale.name
 )
-def test_tables_are_those_of_the_runs_beside_them(results: Results, name: str) -> None:
+def test_tables_are_those_of_the_runs_beside_them(results: MeasuredCells, name: str) -> None:
     for suffix, table in ((".md", markdown), (".csv", as_csv)):
         assert (results.folder / f"{name}{suffix}").read_text() == table(STUDIES[name], results)
 
@@ -63,7 +63,7 @@ def test_every_folder_of_results_is_looked_at() -> None:
 def test_the_readme_shows_the_numbers_of_the_runs() -> None:
     readme = (TESTS.parent / "README.md").read_text()
     cells = [row[network] for _, row in STUDIES["table1"].rows for network in ("LeNet-300-100", "LeNet-5 Caffe")]
-    measured = [(cell, *RESULTS.of(cell)) for cell in cells if cell.setting is not None]
+    measured = [(cell, *RESULTS.entry(cell)) for cell in cells if cell.setting is not None]
     shown = [(cell, mean, reaches) for cell, mean, reaches in measured if mean is not None]
     assert len(shown) >= 7
     for cell, mean, reaches in shown:
@@ -79,7 +79,7 @@ def test_the_readme_shows_the_numbers_of_the_runs() -> None:
 def test_the_readme_shows_the_curve_of_the_runs() -> None:
     readme = (TESTS.parent / "README.md").read_text()
     cells = [row["LeNet-300-100, MNIST"] for _, row in STUDIES["figure2"].rows if "LeNet-300-100, MNIST" in row]
-    measured = [(cell, RESULTS.of(cell)[0]) for cell in cells if cell.setting is not None]
+    measured = [(cell, RESULTS.entry(cell)[0]) for cell in cells if cell.setting is not None]
     assert len(measured) == 7
     for cell, mean in measured:
         assert mean is not None
@@ -92,7 +92,7 @@ def test_the_readme_shows_the_curve_of_the_runs() -> None:
 def test_the_readme_shows_the_runs_on_a_gpu() -> None:
     readme = (TESTS.parent / "README.md").read_text()
     cells = [(network, cell) for network, row in STUDIES["table2"].rows for cell in row.values() if cell.setting]
-    measured = [(network, cell, ON_A_GPU.of(cell)[0]) for network, cell in cells]
+    measured = [(network, cell, ON_A_GPU.entry(cell)[0]) for network, cell in cells]
     shown = [(network, cell, mean) for network, cell, mean in measured if mean is not None]
     assert len(shown) >= 3
     for network, cell, mean in shown:
@@ -106,7 +106,7 @@ def test_the_readme_shows_the_ablation_of_the_runs() -> None:
     readme = (TESTS.parent / "README.md").read_text()
     for label, row in STUDIES["table5"].rows:
         cell = row["LeNet-300-100, MNIST"]
-        mean, _ = RESULTS.of(cell)
+        mean, _ = RESULTS.entry(cell)
         assert mean is not None
         assert cell.published is not None
         assert mean.runs == (10 if cell.base is None else 5)

@@ -12,7 +12,7 @@ from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueErr
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check_options(num_classes: int | None, drop_fraction: float) -> None:
+def check_specialization_options(num_classes: int | None, drop_fraction: float) -> None:
     """Raise a ValueError unless the options of a `ClassSpecialization` make sense; None: not known yet."""
     if num_classes is not None and (
         isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_sparse.analysis.checks import check_batch, check_options
+from lightning_sparse.analysis.checks import check_batch, check_specialization_options
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 # Features that are held in float64 at a time, by devices that cast them all before they sum: 128 MB.
@@ -162,7 +162,7 @@ class ClassSpecialization(Metric):
 
     def __init__(self, num_classes: int, drop_fraction: float = 0.0, balanced: bool = False, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dist_sync_fn": kwargs.get("dist_sync_fn") or _gather})
-        check_options(num_classes, drop_fraction)
+        check_specialization_options(num_classes, drop_fraction)
         self.num_classes, self.drop_fraction, self.balanced = num_classes, drop_fraction, balanced
         table = torch.zeros(_UNKNOWN, dtype=torch.float64)
         self.add_state("activity", table, dist_reduce_fx="sum", persistent=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.selection.patterns import listed, plain_name
+from lightning_sparse.selection.patterns import name_list, plain_name
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -27,7 +27,7 @@ def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tenso
         raise InvalidValueError(
             expected="masks of the model's parameters",
             got=f"one of {', '.join(map(repr, unknown[:3]))}, which {type(model).__name__} has not",
-            cure=f"pass the masks' own model; its parameters are {listed(list(parameters)) or 'none'}",
+            cure=f"pass the masks' own model; its parameters are {name_list(list(parameters)) or 'none'}",
         )
     found: dict[Tensor, Tensor] = {}
     for name, mask in given.items():

@@ -13,7 +13,7 @@ from lightning_sparse.data.augment import PadCropFlip, check_padding
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
 from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
-from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes, check_seed
+from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes, check_data_seed
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -70,7 +70,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
         super().__init__(shuffle_seed)
         check_batch_sizes(batch_size, eval_batch_size)
         _check_fraction(val_fraction)
-        check_seed("split_seed", split_seed)
+        check_data_seed("split_seed", split_seed)
         _check_statistics(mean, std)
         PadCropFlip(crop_padding, flip)  # refuses a padding that makes no sense
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def alone(file: Path, timeout: float = -1) -> Iterator[None]:
+def exclusive(file: Path, timeout: float = -1) -> Iterator[None]:
     """Keep other processes out for as long as this one is in here or lives; let it in where there are no locks.
 
     Args:

@@ -38,7 +38,7 @@ class SeededDataModule(LightningDataModule):
 
     def __init__(self, shuffle_seed: int | None = None) -> None:
         super().__init__()
-        check_seed("shuffle_seed", shuffle_seed)
+        check_data_seed("shuffle_seed", shuffle_seed)
         self.shuffle_seed = shuffle_seed
         self._seed: int | None = None  # resolved at setup
 
@@ -101,7 +101,7 @@ class SeededDataModule(LightningDataModule):
         return bool(getattr(self.trainer, "overfit_batches", 0))
 
 
-def check_seed(name: str, seed: int | None) -> None:
+def check_data_seed(name: str, seed: int | None) -> None:
     """Raise a ValueError unless it is an integer or None."""
     if seed is not None and not isinstance(seed, Integral):
         raise InvalidValueError(

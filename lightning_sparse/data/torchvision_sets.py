@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
 from lightning_sparse.data.datamodule import InMemoryDataModule
-from lightning_sparse.data.locking import alone
+from lightning_sparse.data.locking import exclusive
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError, MissingFileError
 
 # What torchvision raises for missing and damaged files, and what comes out of a broken connection or a full disk.
@@ -64,7 +64,7 @@ class TorchvisionDataModule(InMemoryDataModule):
             ValueError: If files are there, but damaged.
         """
         if self.download and not self._is_npz():
-            with alone(self._root() / f".{self.dataset}.lock"):
+            with exclusive(self._root() / f".{self.dataset}.lock"):
                 self._read(train=True, download=True)
                 self._read(train=False, download=True)
 

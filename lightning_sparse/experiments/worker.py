@@ -20,7 +20,7 @@ from filelock import Timeout
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse._version import __version__
 from lightning_sparse.callbacks import RandomStateCallback
-from lightning_sparse.data.locking import alone
+from lightning_sparse.data.locking import exclusive
 from lightning_sparse.experiments.results import is_finished
 from lightning_sparse.experiments.setting import Experiment
 from lightning_sparse.experiments.sparse_cli import SparseCLI
@@ -218,7 +218,7 @@ def main(arguments: list[str]) -> None:
 
 def _alone(work: Path) -> AbstractContextManager[object]:
     """Keep other processes from a folder for as long as this one lives, but those that it starts (DDP)."""
-    return alone(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
+    return exclusive(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
 
 
 if __name__ == "__main__":

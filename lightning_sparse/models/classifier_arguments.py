@@ -53,7 +53,7 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def check_options(lr_interval: str, num_classes: int, compile_mode: str | None) -> None:
+def check_classifier_options(lr_interval: str, num_classes: int, compile_mode: str | None) -> None:
     """Raise a ValueError if one of them is outside its range."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
         raise InvalidValueError(

@@ -16,7 +16,7 @@ from lightning_sparse._compat import LightningModule, LRSchedulerCallable, Optim
 from lightning_sparse.models.class_counts import check_data_classes, check_logits
 from lightning_sparse.models.classifier_arguments import (
     CompileMode,
-    check_options,
+    check_classifier_options,
     check_parts,
     check_switches,
     make_network,
@@ -97,7 +97,7 @@ class ImageClassifier(LightningModule):
         cuda_graph: bool = False,
     ) -> None:
         super().__init__()
-        check_options(lr_interval, num_classes, compile_mode)
+        check_classifier_options(lr_interval, num_classes, compile_mode)
         check_switches(channels_last=channels_last, cuda_graph=cuda_graph)
         check_parts(model, optimizer, lr_scheduler)
         network = make_network(model, model_options, num_classes)

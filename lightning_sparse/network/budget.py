@@ -97,7 +97,7 @@ def initial_counts(
     Raises:
         ValueError: If a density is outside (0, 1] or out of reach, or a pattern or the distribution is unknown.
     """
-    check_options(density, distribution, minimum)
+    check_density_options(density, distribution, minimum)
     minimum = int(minimum)
     full = {name for pattern in dense for name in matching(weights, pattern)}
     open_names = [name for name in weights if name not in full]
@@ -109,7 +109,7 @@ def initial_counts(
     return {name: counts.get(name, sizes[name]) for name in weights}
 
 
-def check_options(density: Density, distribution: str, minimum: int) -> None:
+def check_density_options(density: Density, distribution: str, minimum: int) -> None:
     """Check what can be checked before there is a model.
 
     Raises:

@@ -22,7 +22,7 @@ def _is_dtensor(tensor: Tensor) -> bool:
     return type(tensor).__name__ == "DTensor"
 
 
-def local(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds, sharing its memory; an ordinary tensor as it is."""
     if not _is_dtensor(tensor):
         return tensor
@@ -105,7 +105,7 @@ def whole_norms(norms: Tensor, orders: Sequence[float], parameters: Sequence[Ten
     return norms
 
 
-def gather(part: Tensor, parameter: Tensor) -> Tensor:
+def full_tensor(part: Tensor, parameter: Tensor) -> Tensor:
     """Return the whole of which each process holds a part laid out like the parameter's; every process must call it."""
     if not _is_dtensor(parameter):
         return part
@@ -124,7 +124,7 @@ def gather(part: Tensor, parameter: Tensor) -> Tensor:
     return whole
 
 
-def take_part(whole: Tensor, parameter: Tensor) -> Tensor:
+def local_part(whole: Tensor, parameter: Tensor) -> Tensor:
     """Return the local part of a tensor that has the shape of the whole parameter."""
     shard = shard_of(parameter)
-    return whole if shard is None else shard.part_of(whole, local(parameter).shape)
+    return whole if shard is None else shard.part_of(whole, to_local(parameter).shape)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from lightning_sparse.network.dtensor import gather, local, shard_of, take_part
+from lightning_sparse.network.dtensor import full_tensor, local_part, shard_of, to_local
 from lightning_sparse.topology.digest import fingerprint
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.validation.errors import InvalidValueError
@@ -29,7 +29,7 @@ class Masks:
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.names = tuple(parameters)
         self._parameters = dict(parameters)
-        self._masks = {name: torch.zeros_like(local(weight)) for name, weight in parameters.items()}
+        self._masks = {name: torch.zeros_like(to_local(weight)) for name, weight in parameters.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight: bool, shape and device of its local part."""
@@ -41,11 +41,11 @@ class Masks:
 
     def draw(self, name: str, whole: Tensor) -> None:
         """Replace a mask by the local part of one for the whole weight."""
-        self[name] = take_part(whole, self._parameters[name])
+        self[name] = local_part(whole, self._parameters[name])
 
     def kept(self, name: str) -> Tensor:
         """Return the mask of a weight as it is kept: 0 or 1, dtype, device and shape of its local part; no copy."""
-        weight, mask = local(self._parameters[name]), self._masks[name]
+        weight, mask = to_local(self._parameters[name]), self._masks[name]
         if mask.device != weight.device or mask.dtype != weight.dtype:
             mask = self._masks[name] = mask.to(weight.device, weight.dtype)
         return mask
@@ -55,7 +55,7 @@ class Masks:
         """Set the inactive weights to zero, of all masked weights or of those named."""
         chosen = self.names if names is None else tuple(names)
         if chosen:
-            torch._foreach_mul_([local(self._parameters[name]) for name in chosen], [*map(self.kept, chosen)])
+            torch._foreach_mul_([to_local(self._parameters[name]) for name in chosen], [*map(self.kept, chosen)])
 
     @torch.no_grad()
     def apply_to(self, copies: Mapping[str, Tensor]) -> None:
@@ -73,13 +73,13 @@ class Masks:
                     cure="pass a copy of the masked model",
                 )
         for name in self.names:
-            part = local(copies[name])
+            part = to_local(copies[name])
             part.mul_(self._masks[name].to(part.device, part.dtype))
 
     def whole(self, name: str) -> Tensor:
         """Return the mask of a whole weight, bool; of a sharded one, every process must ask for it."""
         # Collectives know bytes everywhere, truth values not.
-        return gather(self[name].to(torch.uint8), self._parameters[name]).bool()
+        return full_tensor(self[name].to(torch.uint8), self._parameters[name]).bool()
 
     def packed(self) -> dict[str, Tensor]:
         """Return the masks of the whole weights at one bit per weight, on the CPU."""

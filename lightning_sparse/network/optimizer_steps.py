@@ -32,7 +32,7 @@ class _Followed:
     within: set[str] = field(default_factory=set)
 
 
-class StepWatch(ABC):
+class OptimizerStepObserver(ABC):
     """Follows the steps of some parameters, from the first `attach` to `detach`.
 
     Not only the attached optimizers count but every one that steps such a parameter: one that replaces them, one that
@@ -89,7 +89,7 @@ class StepWatch(ABC):
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [name for name, parameter in self._parameters.items() if id(parameter) in stepped]
 
-    def of(self, name: str) -> list[Optimizer]:
+    def optimizers_of(self, name: str) -> list[Optimizer]:
         """Return the followed optimizers of a parameter, the one first that stepped last."""
         return [optimizer for optimizer in self.optimizers if name in self.names_stepped_by(optimizer)]
 
@@ -194,11 +194,11 @@ def _has_skipped(optimizer: Optimizer) -> bool:
 
 # All that watch, which one pair of hooks of PyTorch tells of every step of every optimizer. Not a pair for each: to
 # remove it when its owner is collected would change PyTorch's dictionary while a step goes through it.
-_WATCHING: weakref.WeakSet[StepWatch] = weakref.WeakSet()
+_WATCHING: weakref.WeakSet[OptimizerStepObserver] = weakref.WeakSet()
 _HANDLES: list[RemovableHandle] = []
 
 
-def watching(optimizers: Sequence[Optimizer]) -> list[StepWatch]:
+def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]:
     """Return what watches the steps of some of the optimizers."""
     return [watch for watch in list(_WATCHING) if any(each in optimizers for each in watch.optimizers)]
 

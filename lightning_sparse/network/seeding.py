@@ -27,7 +27,7 @@ def check_seed(seed: int | None) -> int | None:
     return int(seed)
 
 
-def own_generator(seed: int) -> torch.Generator:
+def mask_generator(seed: int) -> torch.Generator:
     """Return a CPU generator whose stream differs from that of PyTorch's global one with the same seed.
 
     With the same stream, the noise that picks a layer's first mask would be the very noise that its weights were drawn

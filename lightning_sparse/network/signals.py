@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_sparse.network.dtensor import gather, local, take_part
-from lightning_sparse.network.optimizer_steps import StepWatch
+from lightning_sparse.network.dtensor import full_tensor, local_part, to_local
+from lightning_sparse.network.optimizer_steps import OptimizerStepObserver
 from lightning_sparse.validation.errors import InvalidValueError
 
 # Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
@@ -38,7 +38,7 @@ def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
     - `exp_avg / (exp_inf + eps)` (Adamax); `exp_avg` alone where there is no second moment (Lion and others).
     """
     state = {
-        key: local(value) for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)
+        key: to_local(value) for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)
     }
     buffer = state.get("momentum_buffer")
     if buffer is not None:
@@ -52,7 +52,7 @@ def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
     return first if scale is None else first / (scale + eps)
 
 
-class Signals(StepWatch):
+class Signals(OptimizerStepObserver):
     """What topology updates know about each weight besides its value.
 
     Momentum is the optimizer's own where it has one, else an exponential moving average of gradients,
@@ -98,7 +98,7 @@ class Signals(StepWatch):
 
     def is_stepped(self, name: str) -> bool:
         """Tell whether a followed optimizer steps a weight."""
-        return bool(self.of(name))
+        return bool(self.optimizers_of(name))
 
     def detach(self) -> None:
         """Stop following; the averages and the number of steps stay."""
@@ -108,14 +108,14 @@ class Signals(StepWatch):
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
-        parameter, optimizers = self._parameters[name], self.of(name)
+        parameter, optimizers = self._parameters[name], self.optimizers_of(name)
         for optimizer in optimizers:
             if has_momentum(optimizer, parameter):
                 return read_momentum(optimizer, parameter)
         if name in self._averages:
             return self._average(name)
         # Others have momentum, so steps were taken, but this weight never had a gradient.
-        return torch.zeros_like(local(parameter)) if any(map(self._has_begun, optimizers)) else None
+        return torch.zeros_like(to_local(parameter)) if any(map(self._has_begun, optimizers)) else None
 
     def _has_begun(self, optimizer: Optimizer) -> bool:
         return any(
@@ -126,7 +126,8 @@ class Signals(StepWatch):
     def untrained(self) -> list[str]:
         """Return the names of the weights that have no momentum although others have it."""
         known = {
-            name: name in self._averages or any(has_momentum(each, self._parameters[name]) for each in self.of(name))
+            name: name in self._averages
+            or any(has_momentum(each, self._parameters[name]) for each in self.optimizers_of(name))
             for name in self._parameters
         }
         return [name for name, has in known.items() if not has] if any(known.values()) else []
@@ -142,7 +143,7 @@ class Signals(StepWatch):
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
         held, version = self._gradients.get(name, (self._parameters[name].grad, None))
-        return None if held is None or version not in (None, held._version) else local(held)
+        return None if held is None or version not in (None, held._version) else to_local(held)
 
     def _hold_gradients(self, names: Sequence[str]) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
@@ -157,11 +158,11 @@ class Signals(StepWatch):
         for name in names:
             parameter = self._parameters[name]
             if not has_momentum(optimizer, parameter) and parameter.grad is not None:
-                self._average(name).lerp_(local(parameter.grad), 1 - DECAY)
+                self._average(name).lerp_(to_local(parameter.grad), 1 - DECAY)
 
     def _average(self, name: str) -> Tensor:
         """Return the average of a weight's gradients, zero at first, where the weight is now and in its dtype."""
-        home = local(self._parameters[name])
+        home = to_local(self._parameters[name])
         average = self._averages.get(name)
         average = torch.zeros_like(home) if average is None else average.to(home.device, home.dtype)
         self._averages[name] = average
@@ -183,7 +184,7 @@ class Signals(StepWatch):
         }
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
-        return gather(part.detach(), self._parameters[name]).clone()
+        return full_tensor(part.detach(), self._parameters[name]).clone()
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError if a state is not one of these parameters."""
@@ -214,8 +215,8 @@ class Signals(StepWatch):
         self.steps = int(state["steps"])
 
     def _part(self, name: str, whole: Tensor) -> Tensor:
-        home = local(self._parameters[name])
-        return take_part(whole, self._parameters[name]).clone().to(home.device, home.dtype)
+        home = to_local(self._parameters[name])
+        return local_part(whole, self._parameters[name]).clone().to(home.device, home.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""

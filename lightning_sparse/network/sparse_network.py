@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.network.budget import Density, LayerDensity, as_density, initial_counts
-from lightning_sparse.network.dtensor import local, shard_of
+from lightning_sparse.network.dtensor import shard_of, to_local
 from lightning_sparse.network.masks import Masks
-from lightning_sparse.network.seeding import check_seed, own_generator
+from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
-from lightning_sparse.network.state import check_network_state, sealed
-from lightning_sparse.selection.patterns import Patterns, as_patterns, listed, plain_name
-from lightning_sparse.selection.weights import find_weights, reasons_against, weights_by_obstacle
+from lightning_sparse.network.state import check_network_state, with_checksum
+from lightning_sparse.selection.patterns import Patterns, as_patterns, name_list, plain_name
+from lightning_sparse.selection.weights import find_weights, weights_by_reason, why_unmasked
 from lightning_sparse.topology.layer import LayerView, LazyLayers, NonFiniteError
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
@@ -81,7 +82,7 @@ class SparseNetwork:
         self._active = initial_counts(weights, density, distribution, kept_dense, minimum)
         self._parameters = {name: weight.parameter for name, weight in weights.items()}
         self._minimum = int(minimum)
-        self._generator = own_generator(torch.initial_seed() if seed is None else seed)
+        self._generator = mask_generator(torch.initial_seed() if seed is None else seed)
         masked = {
             name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, kept_dense))
         }
@@ -146,11 +147,17 @@ class SparseNetwork:
         return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
 
     @property
-    def left_dense(self) -> dict[str, str]:
+    def why_unmasked(self) -> dict[str, str]:
         """Why each parameter that has no mask has none, by parameter name."""
-        reasons = reasons_against(self.model, self._choice["include"], self._choice["exclude"])
+        reasons = why_unmasked(self.model, self._choice["include"], self._choice["exclude"])
         kept = (name for name in self._parameters if name not in self._masks.names)
         return {**dict.fromkeys(kept, "kept dense on request"), **reasons}
+
+    @property
+    def left_dense(self) -> dict[str, str]:
+        """The old name of `why_unmasked`, for one more version."""
+        warnings.warn("SparseNetwork.left_dense will go: use why_unmasked.", DeprecationWarning, stacklevel=2)
+        return self.why_unmasked
 
     @property
     def steps(self) -> int:
@@ -244,14 +251,14 @@ class SparseNetwork:
         """
         own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
         include, exclude = self._choice["include"], self._choice["exclude"]
-        found = weights_by_obstacle(self.model, include, exclude)
+        found = weights_by_reason(self.model, include, exclude)
         new = [name for name in found if name not in self._parameters]
         gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
         for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
             if names:
                 raise InvalidValueError(
                     expected="the weights that were masked when sparse training began",
-                    got=f"others: {listed(names)} {'was' if len(names) == 1 else 'were'} {what} since",
+                    got=f"others: {name_list(names)} {'was' if len(names) == 1 else 'were'} {what} since",
                     cure=(
                         "change layers before sparse training begins, leave out with exclude what stays "
                         "dense, and use a new callback for a new set of layers"
@@ -301,14 +308,14 @@ class SparseNetwork:
 
     @torch.no_grad()
     def _put(self, name: str, survivors: Tensor, mask: Tensor) -> None:
-        weight = local(self._parameters[name])
+        weight = to_local(self._parameters[name])
         weight.mul_(unpack_mask(survivors, weight.shape).to(weight.dtype))
         self._masks[name] = unpack_mask(mask, weight.shape)
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:
         return LayerView(
             name=name,
-            weight=local(self._parameters[name]).detach(),
+            weight=to_local(self._parameters[name]).detach(),
             mask=self._masks[name],
             generator=self._generator,
             momentum=self._signals.momentum(name) if "momentum" in signals else None,
@@ -325,7 +332,7 @@ class SparseNetwork:
             gradients: Whether to add the gradients of the last step, which an exact resume needs if the recipe
                 decides by gradients.
         """
-        return sealed(
+        return with_checksum(
             {
                 "masks": self._masks.packed(),
                 "shapes": {name: list(self._parameters[name].shape) for name in self._masks.names},

@@ -17,13 +17,13 @@ VERSION = 1
 _CONTENT = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content with a version and a checksum, so that damage doesn't go unseen."""
     content = {"version": VERSION, **content}
     return {**content, "checksum": checksum(content)}
 
 
-def check_seal(state: Mapping[str, Any], expected: set[str], source: str) -> None:
+def verify_checksum(state: Mapping[str, Any], expected: set[str], source: str) -> None:
     """Raise a ValueError unless a state has exactly the expected entries and is what was saved.
 
     Args:
@@ -70,7 +70,7 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
     Raises:
         ValueError: If the state is damaged, or that of another model, choice of layers or density.
     """
-    check_seal(state, _CONTENT, "state_dict() of a SparseNetwork")
+    verify_checksum(state, _CONTENT, "state_dict() of a SparseNetwork")
     _check_types(state)
     ours = {name: list(shape) for name, shape in shapes.items()}
     if state["shapes"] != ours or set(state["masks"]) != set(ours):

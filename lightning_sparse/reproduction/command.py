@@ -17,7 +17,7 @@ from lightning_sparse.experiments.setting import SCALES, Experiment, Scale, Sett
 from lightning_sparse.models.classifier_arguments import CompileMode
 from lightning_sparse.reproduction import report
 from lightning_sparse.reproduction.drawing import picture
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Study
 from lightning_sparse.validation.errors import InvalidValueError
@@ -90,7 +90,7 @@ def reproduce(
         missing = [experiment.setting for experiment in experiments if not is_finished(experiment, results)]
         prepare(list(dict.fromkeys(missing)), way, data, download=download)
         if experiments:
-            write = partial(_write_texts, study, chosen, Results(results, way))
+            write = partial(_write_texts, study, chosen, MeasuredCells(results, way))
             write()  # so that a damaged result is known before hours of runs
             run_missing(experiments, data, results, jobs, console, after_each=write)
     finally:
@@ -129,14 +129,14 @@ def _matching(study: Study, rows: str | None) -> list[Setting]:
 
 
 def _write(name: str, study: Study, scale: Scale, results: Path, console: Console) -> None:
-    found = Results(results, scale)
+    found = MeasuredCells(results, scale)
     folder = found.folder
     console.print(Markdown(_write_texts(name, study, found)))
     picture(study, found).savefig(folder / f"{name}.png", dpi=110)
     console.print(f"wrote {folder / name}.md, .csv and .png")
 
 
-def _write_texts(name: str, study: Study, found: Results) -> str:
+def _write_texts(name: str, study: Study, found: MeasuredCells) -> str:
     """Write the table as it is now, and return it as Markdown."""
     found.folder.mkdir(parents=True, exist_ok=True)
     text = report.markdown(study, found)

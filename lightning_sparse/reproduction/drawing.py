@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lightning_sparse.analysis.pictures import Point, plot_beside_published, plot_over_density
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.report import title
 from lightning_sparse.reproduction.study import Cell, Study
 
@@ -29,7 +29,7 @@ _MARK, _SMALL_LETTER, _LINE = 0.6, 0.062, 0.2
 _WIDE = 5
 
 
-def picture(study: Study, results: Results) -> Figure:
+def picture(study: Study, results: MeasuredCells) -> Figure:
     """Return a picture of our numbers and the published ones: a part per column, and another for its differences."""
     grid = _grid(study)
     sizes = [[_size(study, line, index) for index in range(len(line))] for line in grid]
@@ -83,7 +83,7 @@ def _labels(part: Part) -> list[str]:
     return [f"{label}, {cell.weights:g} %" for label, cell in part[1]]
 
 
-def _draw_rows(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], results: Results) -> None:
+def _draw_rows(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], results: MeasuredCells) -> None:
     here, published = [_here(cell, results) for _, cell in cells], [_published(cell) for _, cell in cells]
     first = cells[0][1]
     measured = _MEASURES[first.measure]
@@ -97,7 +97,7 @@ def _draw_rows(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], resu
         _number_ticks(axes.xaxis)
 
 
-def _draw_curve(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], results: Results) -> None:
+def _draw_curve(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], results: MeasuredCells) -> None:
     # The same names in all parts, with or without points: they decide on the colours.
     names = _curves(study)
     series: dict[str, list[tuple[float, Point]]] = {name: [] for name in names.values()}
@@ -132,8 +132,8 @@ def _number_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _here(cell: Cell, results: Results) -> Point | None:
-    mean = results.of(cell)[0]
+def _here(cell: Cell, results: MeasuredCells) -> Point | None:
+    mean = results.entry(cell)[0]
     return None if mean is None else (mean.value, mean.error)
 
 

@@ -32,10 +32,10 @@ class Mean:
     runs: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Mean | None:
+    def over(cls, values: Sequence[float]) -> Mean | None:
         """Return the mean of some values, None of none.
 
-        >>> Mean.of([1.0, 2.0, 3.0])
+        >>> Mean.over([1.0, 2.0, 3.0])
         Mean(value=2.0, error=0.5773502691896258, runs=3)
         """
         if not values:
@@ -56,7 +56,7 @@ class Mean:
         return worse <= _INTERVAL * (self.error + dense.error)
 
 
-class Results:
+class MeasuredCells:
     """Reads the finished runs in a folder.
 
     Args:
@@ -83,13 +83,13 @@ class Results:
 
     def mean(self, setting: Setting, measure: Measure) -> Mean | None:
         """Return the mean of a setting's finished runs that didn't diverge; None if there is none."""
-        return Mean.of([_value(run, measure) for run in self.runs(setting) if not run.get("diverged")])
+        return Mean.over([_value(run, measure) for run in self.runs(setting) if not run.get("diverged")])
 
     def diverged(self, cell: Cell) -> int:
         """Return how many runs of a cell's setting diverged, and so are in no mean."""
         return 0 if cell.setting is None else sum(bool(run.get("diverged")) for run in self.runs(cell.setting))
 
-    def of(self, cell: Cell) -> tuple[Mean | None, bool | None]:
+    def entry(self, cell: Cell) -> tuple[Mean | None, bool | None]:
         """Return what a cell shows, and whether it reaches the dense network.
 
         A difference has the standard error and the runs of what is compared, as the paper's have.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lightning_sparse.experiments.setting import Setting
 from lightning_sparse.reproduction.paper_tables import LEFT_DENSE, LENET5, LENET300, LITERATURE
-from lightning_sparse.reproduction.study import Cell, Published, Study, others, own, vary
+from lightning_sparse.reproduction.study import Cell, Published, Study, measured_cell, published_cell, variant
 
 _METHODS = ("dynamic sparse (Mostafa & Wang, 2019)", "SET (Mocanu et al., 2018)", "DEEP-R (Bellec et al., 2018)")
 # By percentage of weights: sparse momentum, then the methods above.
@@ -103,16 +103,19 @@ _PRUNE_RATES = {
 
 def figure2() -> Study:
     """Sparse momentum beside other methods of sparse training, in the setting of Mostafa & Wang."""
-    dense = {column: own(name, 100, text, "accuracy") for column, (name, text, _) in _FIGURE2.items()}
+    dense = {column: measured_cell(name, 100, text, "accuracy") for column, (name, text, _) in _FIGURE2.items()}
     rows: list[tuple[str, dict[str, Cell]]] = [("dense", dense)]
     for weights in sorted({weights for _, _, texts in _FIGURE2.values() for weights in texts}, reverse=True):
         measured = {column: entry for column, entry in _FIGURE2.items() if weights in entry[2]}
         ours = {
-            column: own(name, weights, texts[weights][0], "accuracy") for column, (name, _, texts) in measured.items()
+            column: measured_cell(name, weights, texts[weights][0], "accuracy")
+            for column, (name, _, texts) in measured.items()
         }
         rows.append(("sparse momentum", ours))
         for index, method in enumerate(_METHODS, 1):
-            cells = {c: others(weights, texts[weights][index], "accuracy") for c, (_, _, texts) in measured.items()}
+            cells = {
+                c: published_cell(weights, texts[weights][index], "accuracy") for c, (_, _, texts) in measured.items()
+            }
             rows.append((method, cells))
     title = "Figure 2: test accuracy (%) in the setting of Mostafa & Wang (2019)"
     note = "The published numbers are those of the authors' result files, which their script for it draws."
@@ -122,7 +125,7 @@ def figure2() -> Study:
 def compression() -> Study:
     """Table 1 at the weights of each method of compression."""
     literature = [
-        (label, {LENET300: others(*first), LENET5: others(*second)})
+        (label, {LENET300: published_cell(*first), LENET5: published_cell(*second)})
         for label, first, second in (*LITERATURE, *_FURTHER)
     ]
     ours: list[tuple[str, dict[str, Cell]]] = []
@@ -143,9 +146,9 @@ authors' result files only, of later in July 2019."""
 def _at(name: str, weights: float, published: str) -> Cell:
     """Return a cell for a percentage of weights, whether or not it has a configuration of its own."""
     if weights in _SHIPPED:
-        return own(name, weights, published)
+        return measured_cell(name, weights, published)
     # Rounded: 4.4 / 100 is not 0.044, and settings are known by their text.
-    changed = vary(f"{name}_5", density=round(weights / 100, 6))
+    changed = variant(f"{name}_5", density=round(weights / 100, 6))
     return Cell(weights, Published(published), changed, Setting(f"{name}_dense"))
 
 
@@ -157,15 +160,15 @@ def sensitivity() -> Study:
         cells = {}
         for model, (name, weights) in _MODELS.items():
             sparse, dense = map(Published, texts[model])
-            full = vary(f"{name}_dense", **changes)
-            cells[f"{model}, sparse"] = Cell(weights, sparse, vary(f"{name}_{weights}", **changes), full)
+            full = variant(f"{name}_dense", **changes)
+            cells[f"{model}, sparse"] = Cell(weights, sparse, variant(f"{name}_{weights}", **changes), full)
             cells[f"{model}, dense"] = Cell(100, dense, full)
         rows.append((f"momentum {momentum:g}", cells))
     for rate, errors in _PRUNE_RATES.items():
         changes = {} if rate == 0.5 else {"prune_rate": rate}
         cells = {}
         for model, (name, weights) in _MODELS.items():
-            changed = vary(f"{name}_{weights}", **changes)
+            changed = variant(f"{name}_{weights}", **changes)
             cells[f"{model}, sparse"] = Cell(weights, Published(errors[model]), changed, Setting(f"{name}_dense"))
         rows.append((f"prune rate {rate:g}", cells))
     title = "Sensitivity: test error (%) on CIFAR-10 over momentum and prune rate"

@@ -6,7 +6,7 @@ Published numbers are in percent, with the authors' standard errors where they g
 from __future__ import annotations
 
 from lightning_sparse.experiments.setting import Setting
-from lightning_sparse.reproduction.study import Cell, Measure, Published, Study, others, own, vary
+from lightning_sparse.reproduction.study import Cell, Measure, Published, Study, measured_cell, published_cell, variant
 
 LENET300, LENET5 = "LeNet-300-100", "LeNet-5 Caffe"
 
@@ -58,13 +58,16 @@ def table1() -> Study:
         (
             "dense" if weights == 100 else "sparse momentum",
             {
-                LENET300: own("mnist_lenet300", weights, lenet300[weights]),
-                LENET5: own("mnist_lenet5", weights, lenet5[weights]),
+                LENET300: measured_cell("mnist_lenet300", weights, lenet300[weights]),
+                LENET5: measured_cell("mnist_lenet5", weights, lenet5[weights]),
             },
         )
         for weights in lenet300
     ]
-    theirs = [(label, {LENET300: others(*first), LENET5: others(*second)}) for label, first, second in LITERATURE]
+    theirs = [
+        (label, {LENET300: published_cell(*first), LENET5: published_cell(*second)})
+        for label, first, second in LITERATURE
+    ]
     return Study("Table 1: test error (%) on MNIST", [ours[0], *theirs, *ours[1:]], seeds=10)
 
 
@@ -74,9 +77,9 @@ def table2() -> Study:
         (
             model,
             {
-                "dense": own(f"cifar10_{name}", 100, dense),
-                "SNIP": others(weights, snip),
-                "sparse momentum": own(f"cifar10_{name}", weights, momentum),
+                "dense": measured_cell(f"cifar10_{name}", 100, dense),
+                "SNIP": published_cell(weights, snip),
+                "sparse momentum": measured_cell(f"cifar10_{name}", weights, momentum),
             },
         )
         for model, (name, weights, dense, snip, momentum) in _CIFAR10.items()
@@ -118,21 +121,21 @@ def table3() -> Study:
     }
     name = "imagenet_resnet50"
     dense = {
-        column: own(name, 100, value, measure)
+        column: measured_cell(name, 100, value, measure)
         for (column, _, measure), value in zip(columns, ("79.3", "94.8", "79.3", "94.8"), strict=True)
     }
     literature = [
         (
             label,
             {
-                column: others(weights, value, measure)
+                column: published_cell(weights, value, measure)
                 for (column, weights, measure), value in zip(columns, values, strict=True)
             },
         )
         for label, values in compared.items()
     ]
     ours = {
-        column: own(name, weights, value, measure)
+        column: measured_cell(name, weights, value, measure)
         for (column, weights, measure), value in zip(columns, ("73.1", "91.5", "74.9", "92.5"), strict=True)
     }
     note = """\
@@ -167,7 +170,9 @@ def table5() -> Study:
         changes = {"redistribution": redistribution, "growth": growth}
         changed = {option: value for option, value in changes.items() if value != "momentum"}
         cells = {
-            column: Cell(5, Published(texts[index]), vary(config, **changed), base=Setting(config) if index else None)
+            column: Cell(
+                5, Published(texts[index]), variant(config, **changed), base=Setting(config) if index else None
+            )
             for column, (config, texts) in columns.items()
         }
         rows.append((f"redistribution {redistribution}, growth {growth}", cells))
@@ -182,7 +187,7 @@ file.
 
 def regrowth() -> Study:
     """What a weight that is pruned and regrown in one update starts from: the authors' text and their code differ."""
-    kept, zero = Setting("mnist_lenet300_5"), vary("mnist_lenet300_5", keep_regrown="false")
+    kept, zero = Setting("mnist_lenet300_5"), variant("mnist_lenet300_5", keep_regrown="false")
     rows = [
         ("its value (the authors' code)", {LENET300: Cell(5, Published("1.53 +- 0.020"), kept)}),
         ("zero (their text)", {LENET300: Cell(5, None, zero)}),

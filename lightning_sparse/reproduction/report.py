@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.study import Cell, Study
 
 _NOTE = """\
@@ -22,12 +22,12 @@ _CSV = (
 )
 
 
-def title(study: Study, results: Results) -> str:
+def title(study: Study, results: MeasuredCells) -> str:
     """Return what heads the table: it says so if the runs are not of the papers' protocol."""
     return study.title + results.scale.title
 
 
-def markdown(study: Study, results: Results) -> str:
+def markdown(study: Study, results: MeasuredCells) -> str:
     """Return the table as Markdown."""
     columns = study.columns
     head = ["", *(text for column in columns for text in (f"{column}, here", "published"))]
@@ -43,7 +43,7 @@ def markdown(study: Study, results: Results) -> str:
     return "\n".join([*lines, ""])
 
 
-def as_csv(study: Study, results: Results) -> str:
+def as_csv(study: Study, results: MeasuredCells) -> str:
     """Return one line per cell.
 
     `standard_error` is that of the setting's own mean, also where `mean` is a difference from another setting; that of
@@ -54,7 +54,7 @@ def as_csv(study: Study, results: Results) -> str:
     writer.writerow(_CSV)
     for label, cells in study.rows:
         for column, cell in cells.items():
-            found, reaches = results.of(cell)
+            found, reaches = results.entry(cell)
             numbers = (
                 (None, None, None) if found is None else (found.runs, round(found.value, 4), _rounded(found.error))
             )
@@ -71,9 +71,9 @@ def as_csv(study: Study, results: Results) -> str:
     return file.getvalue()
 
 
-def _texts(cell: Cell, results: Results, *, at: bool) -> list[str]:
+def _texts(cell: Cell, results: MeasuredCells, *, at: bool) -> list[str]:
     """Return our number and the published one, with the percentage of weights if the row's label has none."""
-    found, reaches = results.of(cell)
+    found, reaches = results.entry(cell)
     lost = results.diverged(cell)
     here = _without_mean(cell, results)
     if found is not None:
@@ -85,7 +85,7 @@ def _texts(cell: Cell, results: Results, *, at: bool) -> list[str]:
     return [text and text + where for text in (here, published)]
 
 
-def _without_mean(cell: Cell, results: Results) -> str:
+def _without_mean(cell: Cell, results: MeasuredCells) -> str:
     """Return what stands in the place of a mean that there isn't."""
     if cell.setting is None:
         return ""

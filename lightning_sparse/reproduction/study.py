@@ -110,12 +110,12 @@ class Study:
         return list(dict.fromkeys(s for cell in cells for s in (cell.setting, cell.dense, cell.base) if s is not None))
 
 
-def vary(config: str, **changes: str | float) -> Setting:
+def variant(config: str, **changes: str | float) -> Setting:
     """Return a configuration with changes, by the names of `OPTIONS`."""
     return Setting(config, tuple(sorted(changes.items())))
 
 
-def own(config: str, weights: float, published: str | None, measure: Measure = "error") -> Cell:
+def measured_cell(config: str, weights: float, published: str | None, measure: Measure = "error") -> Cell:
     """Return a cell for `<config>_<weights>`, compared with `<config>_dense`; at 100 % for the latter."""
     dense = Setting(f"{config}_dense")
     number = None if published is None else Published(published)
@@ -124,6 +124,6 @@ def own(config: str, weights: float, published: str | None, measure: Measure = "
     return Cell(weights, number, Setting(f"{config}_{weights:g}"), dense, measure=measure)
 
 
-def others(weights: float, published: str, measure: Measure = "error") -> Cell:
+def published_cell(weights: float, published: str, measure: Measure = "error") -> Cell:
     """Return a cell for what others published and nothing here measures."""
     return Cell(weights, Published(published), measure=measure)

@@ -58,6 +58,6 @@ def plain_name(name: str) -> str:
     return name
 
 
-def listed(names: Sequence[str]) -> str:
+def name_list(names: Sequence[str]) -> str:
     """Return the first few names, for a message."""
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

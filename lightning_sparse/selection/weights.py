@@ -12,7 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, as_patterns, listed, plain_name
+from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, as_patterns, name_list, plain_name
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
@@ -137,7 +137,7 @@ def _pruned(model: nn.Module) -> Iterator[Weight]:
                 yield Weight(plain_name(f"{path}.{local}" if path else local), module, parameter)
 
 
-def weights_by_obstacle(
+def weights_by_reason(
     model: nn.Module, include: Patterns | None, exclude: Patterns | None, obstacle: str = ""
 ) -> dict[str, Weight]:
     """Return the chosen weights that can't be masked for one reason, or those that can be, by name.
@@ -189,13 +189,13 @@ def _obstacles(model: nn.Module, pattern: Pattern) -> str:
         written = Weight(before, modules[owner[1:]], weight.parameter) if rest else weight
         if obstacle and (weight.matches(pattern) or written.matches(pattern)):
             found[written.name] = obstacle
-    return listed([f"{name} ({reason})" for name, reason in found.items()])
+    return name_list([f"{name} ({reason})" for name, reason in found.items()])
 
 
 def _cure(weights: dict[str, Weight]) -> str:
     if not weights:
         return "the model needs trainable linear or convolutional layers"
-    return f"choose from {listed(list(weights))}"
+    return f"choose from {name_list(list(weights))}"
 
 
 def _is_default(weight: Weight) -> bool:
@@ -204,9 +204,7 @@ def _is_default(weight: Weight) -> bool:
     return isinstance(weight.module, DEFAULT_TYPES) and weight.name.rpartition(".")[2] == "weight"
 
 
-def reasons_against(
-    model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None
-) -> dict[str, str]:
+def why_unmasked(model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None) -> dict[str, str]:
     """Return why `find_weights` leaves a parameter out, by name, for each that it leaves out."""
     chosen = find_weights(model, include, exclude)
     excluded = as_patterns(exclude)

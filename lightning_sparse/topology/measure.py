@@ -31,7 +31,7 @@ class _Measured:
     row: Tensor
 
 
-def measure(
+def measure_layers(
     layers: Sequence[LayerView], redistribute: LayerClaim | None, unshardable: Sequence[object] = ()
 ) -> list[LayerEvidence]:
     """Return counts and claims of all layers; of a layer that is split over processes, the same in each of them.
@@ -164,7 +164,7 @@ class Extremes:
     row: Tensor
 
     @classmethod
-    def of(cls, scores: Tensor, shard: Shard | None) -> Extremes:
+    def from_scores(cls, scores: Tensor, shard: Shard | None) -> Extremes:
         """Take them."""
         return cls(shard, extremes(scores) if shard is None else flaws(scores))
 

@@ -19,7 +19,7 @@ from lightning_sparse.topology.layer import (
     signals_of,
     unchanged,
 )
-from lightning_sparse.topology.measure import Extremes, check_signals, fetch_extremes, measure
+from lightning_sparse.topology.measure import Extremes, check_signals, fetch_extremes, measure_layers
 from lightning_sparse.topology.plan import LayerChange, plan_changes
 from lightning_sparse.topology.registry import takes_one_argument
 from lightning_sparse.topology.select import top_k_mask
@@ -140,7 +140,7 @@ def rewire_into(
     before pruning, the extremes of the scores once after growing. Layers that are split over processes add to that:
     their rules' reductions, and the rounds of their selections.
     """
-    evidence = measure(layers, recipe.redistribute, recipe.unshardable)
+    evidence = measure_layers(layers, recipe.redistribute, recipe.unshardable)
     changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, minimum)
     survivors, masks = {}, {}
     ranges: list[tuple[int, Extremes]] = []
@@ -169,11 +169,11 @@ def _rewire_layer(
     kept = mask = layer.mask
     if recipe.prune and change.pruned:
         scores = _scores(recipe.prune, layer)
-        ranges.append(Extremes.of(scores, layer.shard))
+        ranges.append(Extremes.from_scores(scores, layer.shard))
         kept = mask = top_k_mask(scores, change.before - change.pruned, layer.mask, layer.shard)
     if recipe.grow and change.grown:
         scores = _scores(recipe.grow, layer)
-        ranges.append(Extremes.of(scores, layer.shard))
+        ranges.append(Extremes.from_scores(scores, layer.shard))
         mask = kept | top_k_mask(scores, change.grown, ~kept, layer.shard)
     if recipe.keep_regrown:
         kept = mask & layer.mask

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_sparse.network.budget import as_density, check_options, initial_counts
+from lightning_sparse.network.budget import as_density, check_density_options, initial_counts
 from lightning_sparse.selection.weights import Weight, find_weights
 from lightning_sparse.topology.density import DISTRIBUTIONS
 
@@ -121,7 +121,7 @@ def test_a_pattern_without_a_match_is_an_error_that_names_candidates() -> None:
 @pytest.mark.parametrize("density", [0, -0.1, 1.1, float("nan"), float("inf"), True, "0.1", None, [0.1]])
 def test_what_is_no_density_is_refused_wherever_it_stands(density: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected a density in \(0, 1\].*got.*Cure: for a sparsity of 95 %"):
-        check_options(density, "uniform", 1)
+        check_density_options(density, "uniform", 1)
     with pytest.raises(ValueError, match=r"Expected a density in \(0, 1\]"):
         initial_counts(mixed(), density)
     with pytest.raises(ValueError, match=r"stay active in the layers 'head'; got"):

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.optimizer_steps import watching
+from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.network.signals import Signals, read_momentum
 from lightning_sparse.topology.layer import MissingSignalError
 from lightning_sparse.topology.recipes import RIGL, SET, SPARSE_MOMENTUM
@@ -219,12 +219,12 @@ def test_a_new_optimizer_has_no_momentum_before_its_own_first_step() -> None:
 def test_detaching_removes_the_hooks_and_keeps_steps_and_averages() -> None:
     parameter = Parameter(torch.ones(1, 3))
     optimizers = [SGD([parameter], LR), Adagrad([parameter], LR)]
-    assert not watching(optimizers)
+    assert not observers_of(optimizers)
     signals = follow({"weight": parameter}, *optimizers)
-    assert watching(optimizers) == [signals]
+    assert observers_of(optimizers) == [signals]
     take_steps(optimizers[0], parameter, gradients=GRADIENTS[:1])
     signals.detach()
-    assert not watching(optimizers)
+    assert not observers_of(optimizers)
     take_steps(optimizers[0], parameter)
     assert signals.steps == 1
     torch.testing.assert_close(signals.state_dict()["averages"], {"weight": 0.1 * GRADIENTS[0]})

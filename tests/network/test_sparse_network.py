@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.state import sealed
+from lightning_sparse.network.state import with_checksum
 from lightning_sparse.topology.density import DISTRIBUTIONS
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import LayerView, MissingSignalError, NonFiniteError
@@ -421,7 +421,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 def broken(kind: str, state: dict[str, Any]) -> dict[str, Any]:
     """Return a state that is wrong but not damaged: its checksum fits."""
     content = {key: value for key, value in BROKEN[kind](state).items() if key not in ("version", "checksum")}
-    return sealed(content)
+    return with_checksum(content)
 
 
 def _flip_a_bit(values: Tensor) -> Tensor:

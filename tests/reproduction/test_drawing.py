@@ -14,7 +14,7 @@ from test_results import finish
 
 from lightning_sparse.experiments.setting import SMALL
 from lightning_sparse.reproduction.drawing import picture
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.studies import STUDIES
 
 
@@ -32,13 +32,13 @@ def colours(axes: Axes) -> dict[str, str]:
     return {label: colour(handle) for label, handle in zip(labels, handles, strict=True)}
 
 
-def measure_partly(folder: Path, name: str, columns: list[str]) -> Results:
+def measure_partly(folder: Path, name: str, columns: list[str]) -> MeasuredCells:
     """Finish runs of these columns."""
     for _, row in STUDIES[name].rows:
         for column, cell in row.items():
             if column in columns and cell.setting is not None:
                 finish(folder, cell.setting, 0, 3.0)
-    return Results(folder)
+    return MeasuredCells(folder)
 
 
 def test_levels_and_differences_have_axes_of_their_own_with_a_point_for_each_number(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_levels_and_differences_have_axes_of_their_own_with_a_point_for_each_num
         finish(tmp_path, DENSE, seed, 1.30 + seed / 50)
         finish(tmp_path, SPARSE, seed, 1.32 + seed / 50)
         finish(tmp_path, RANDOM, seed, 1.22 + seed / 50)
-    a, b, difference = picture(STUDY, Results(tmp_path)).axes
+    a, b, difference = picture(STUDY, MeasuredCells(tmp_path)).axes
     assert [axes.get_title() for axes in (a, b, difference)] == ["A", "B", "A"]
     assert points(a) == {"here": pytest.approx([1.31, 1.33]), "published": [1.34, 2.0, 1.53]}
     assert points(b) == {"here": [], "published": [0.58, 2.75]}
@@ -58,7 +58,7 @@ def test_levels_and_differences_have_axes_of_their_own_with_a_point_for_each_num
 
 
 def test_table_5_has_levels_above_and_differences_below() -> None:
-    grid = picture(STUDIES["table5"], Results(Path("none"))).axes
+    grid = picture(STUDIES["table5"], MeasuredCells(Path("none"))).axes
     published = [points(axes)["published"] for axes in grid]
     assert {axes.get_xscale() for axes in grid} == {"linear"}  # 0 is among differences, even if none is negative
     assert published[:3] == [[6.49], [1.53], [0.69]]
@@ -95,7 +95,7 @@ def test_our_numbers_have_the_same_colours_in_every_curve(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_legend_covers_no_part_and_names_what_is_drawn(name: str) -> None:
-    figure: Figure = picture(STUDIES[name], Results(Path("none")))
+    figure: Figure = picture(STUDIES[name], MeasuredCells(Path("none")))
     assert not any(axes.get_legend() for axes in figure.axes)
     (legend,) = figure.legends
     figure.draw_without_rendering()
@@ -111,7 +111,7 @@ def test_the_legend_covers_no_part_and_names_what_is_drawn(name: str) -> None:
 
 
 def test_a_logarithmic_axis_has_plain_numbers() -> None:
-    figure = picture(STUDIES["compression"], Results(Path("none")))
+    figure = picture(STUDIES["compression"], MeasuredCells(Path("none")))
     axes = figure.axes[0]
     figure.draw_without_rendering()
     assert axes.get_xscale() == "log"
@@ -120,7 +120,8 @@ def test_a_logarithmic_axis_has_plain_numbers() -> None:
 
 def test_an_outlier_does_not_hide_the_rest() -> None:
     scales = {
-        axes.get_title(): axes.get_xscale() for axes in picture(STUDIES["sensitivity"], Results(Path("none"))).axes
+        axes.get_title(): axes.get_xscale()
+        for axes in picture(STUDIES["sensitivity"], MeasuredCells(Path("none"))).axes
     }
     assert scales == {
         "AlexNet-s, sparse": "linear",
@@ -131,12 +132,12 @@ def test_an_outlier_does_not_hide_the_rest() -> None:
 
 
 def test_labels_that_are_those_to_the_left_are_not_repeated() -> None:
-    axes = picture(STUDIES["table5"], Results(Path("none"))).axes[:3]
+    axes = picture(STUDIES["table5"], MeasuredCells(Path("none"))).axes[:3]
     assert [each.yaxis.get_tick_params()["labelleft"] for each in axes] == [True, False, False]
-    different = picture(STUDIES["table2"], Results(Path("none"))).axes  # 100 %, then 10 % twice
+    different = picture(STUDIES["table2"], MeasuredCells(Path("none"))).axes  # 100 %, then 10 % twice
     assert [each.yaxis.get_tick_params()["labelleft"] for each in different] == [True, True, False]
 
 
 def test_a_small_scale_is_named_in_the_picture(tmp_path: Path) -> None:
-    assert "small scale" in picture(STUDY, Results(tmp_path, SMALL)).get_suptitle()
-    assert "small scale" not in picture(STUDY, Results(tmp_path)).get_suptitle()
+    assert "small scale" in picture(STUDY, MeasuredCells(tmp_path, SMALL)).get_suptitle()
+    assert "small scale" not in picture(STUDY, MeasuredCells(tmp_path)).get_suptitle()

@@ -12,7 +12,7 @@ from test_results import diverge, finish
 
 from lightning_sparse.experiments.setting import FULL, SMALL, Setting
 from lightning_sparse.reproduction import report
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.studies import STUDIES
 from lightning_sparse.reproduction.study import Cell, Published, Study
 
@@ -41,15 +41,15 @@ STUDY = Study(
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Results:
+def results(tmp_path: Path) -> MeasuredCells:
     for seed in (0, 1):
         finish(tmp_path, DENSE, seed, 1.30 + seed / 50)
         finish(tmp_path, SPARSE, seed, 1.32 + seed / 50)
         finish(tmp_path, RANDOM, seed, 1.22 + seed / 50)
-    return Results(tmp_path)
+    return MeasuredCells(tmp_path)
 
 
-def test_markdown_has_the_rows_of_the_paper_with_its_decimals(results: Results) -> None:
+def test_markdown_has_the_rows_of_the_paper_with_its_decimals(results: MeasuredCells) -> None:
     lines = report.markdown(STUDY, results).splitlines()
     assert lines[:8] == [
         "# Table 0: test error (%)",
@@ -63,7 +63,7 @@ def test_markdown_has_the_rows_of_the_paper_with_its_decimals(results: Results) 
     ]
 
 
-def test_markdown_ends_with_what_to_know_of_the_study_and_of_all(results: Results) -> None:
+def test_markdown_ends_with_what_to_know_of_the_study_and_of_all(results: MeasuredCells) -> None:
     assert report.markdown(STUDY, results).split("\n\n")[2:3] == ["What to know of it."]
     general = report.markdown(replace(STUDY, note=""), results).split("\n\n")[2:]
     assert len(general) == 1
@@ -73,13 +73,13 @@ def test_markdown_ends_with_what_to_know_of_the_study_and_of_all(results: Result
     )
 
 
-def test_the_note_has_the_quantiles_of_students_distribution(results: Results) -> None:
+def test_the_note_has_the_quantiles_of_students_distribution(results: MeasuredCells) -> None:
     text = " ".join(report.markdown(STUDY, results).split())
     ten, five, three = (f"{stats.t.ppf(0.975, runs - 1):.2f}" for runs in (10, 5, 3))
     assert f"Student's would be {ten} of them for 10 runs, {five} for 5 and {three} for 3." in text
 
 
-def test_csv_has_a_line_for_each_cell(results: Results) -> None:
+def test_csv_has_a_line_for_each_cell(results: MeasuredCells) -> None:
     rows = list(csv.DictReader(report.as_csv(STUDY, results).splitlines()))
     assert [(row["row"], row["column"], row["setting"]) for row in rows][:2] == [
         ("dense", "A", "mnist_lenet300_dense"),
@@ -92,7 +92,7 @@ def test_csv_has_a_line_for_each_cell(results: Results) -> None:
 
 
 def test_runs_that_diverged_are_counted_and_in_no_mean(tmp_path: Path) -> None:
-    setting, results = Setting("mnist_lenet300_5"), Results(tmp_path)
+    setting, results = Setting("mnist_lenet300_5"), MeasuredCells(tmp_path)
     cells = [Cell(5, None, setting), Cell(5, None, setting, base=setting)]
     study = Study("T", [("sparse", {"A": cell}) for cell in cells], seeds=1)
     diverge(tmp_path, setting, 0)
@@ -110,12 +110,12 @@ def test_a_difference_from_runs_that_all_diverged_is_not_unmeasured(tmp_path: Pa
     base, variant = Setting("mnist_lenet5_5"), Setting("mnist_lenet5_5", (("growth", "random"),))
     study = Study("A table", [("random", {"A": Cell(5, None, variant, base=base)})], seeds=1)
     finish(tmp_path, variant, 0, 1.0)
-    assert "| - |" in report.markdown(study, Results(tmp_path))
+    assert "| - |" in report.markdown(study, MeasuredCells(tmp_path))
     diverge(tmp_path, base, 0)
-    assert "| its base diverged |" in report.markdown(study, Results(tmp_path))
+    assert "| its base diverged |" in report.markdown(study, MeasuredCells(tmp_path))
 
 
-def test_csv_has_the_error_of_a_difference_beside_that_of_the_variant(results: Results) -> None:
+def test_csv_has_the_error_of_a_difference_beside_that_of_the_variant(results: MeasuredCells) -> None:
     *others, difference = csv.DictReader(report.as_csv(STUDY, results).splitlines())
     assert (difference["mean"], difference["standard_error"], difference["difference_error"]) == (
         *("-0.1", "0.01"),
@@ -126,7 +126,7 @@ def test_csv_has_the_error_of_a_difference_beside_that_of_the_variant(results: R
 
 
 def test_a_small_scale_is_named_in_the_title_the_note_and_each_line(tmp_path: Path) -> None:
-    full, small = Results(tmp_path, FULL), Results(tmp_path, SMALL)
+    full, small = MeasuredCells(tmp_path, FULL), MeasuredCells(tmp_path, SMALL)
     assert report.title(STUDY, full) == "Table 0: test error (%)"
     assert report.title(STUDY, small) == "Table 0: test error (%) (small scale, no reproduction)"
     assert report.markdown(STUDY, small).startswith(f"# {report.title(STUDY, small)}\n")
@@ -143,7 +143,7 @@ def test_the_note_of_the_small_scale_has_its_numbers() -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_reported_before_anything_is_measured(tmp_path: Path, name: str) -> None:
-    study, results = STUDIES[name], Results(tmp_path)
+    study, results = STUDIES[name], MeasuredCells(tmp_path)
     text = report.markdown(study, results)
     assert text.count("\n| ") == len(study.rows) + 2
     assert study.note in text

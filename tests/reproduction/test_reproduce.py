@@ -30,7 +30,7 @@ from lightning_sparse.experiments.runner import FailedRunsError, run_missing
 from lightning_sparse.experiments.setting import FULL, SMALL, Experiment, Scale, Setting
 from lightning_sparse.reproduction import report as reproduction_report
 from lightning_sparse.reproduction import reproduce
-from lightning_sparse.reproduction.measured import Results
+from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.studies import STUDIES
 
 pytestmark = [
@@ -168,7 +168,7 @@ def test_a_run_that_diverges_is_a_result_without_metrics(
     assert result is not None
     assert (result["diverged"], result["metrics"], result["epochs"]) == (True, {}, epochs)
     assert result["nonzero"] == {}  # NaN is not zero, and would pass for an active weight
-    table = reproduction_report.markdown(STUDIES["table1"], Results(tmp_path, SMALL))
+    table = reproduction_report.markdown(STUDIES["table1"], MeasuredCells(tmp_path, SMALL))
     assert "| 1 diverged |" in table
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_sparse.experiments.setting import SMALL, Experiment, Setting
-from lightning_sparse.reproduction.measured import Mean, Results
+from lightning_sparse.reproduction.measured import Mean, MeasuredCells
 from lightning_sparse.reproduction.study import Cell, Published
 
 percents = st.floats(0, 100)
@@ -35,7 +35,7 @@ def diverge(folder: Path, setting: Setting, seed: int) -> None:
 
 @given(values=st.lists(percents, min_size=2, max_size=12))
 def test_a_mean_and_its_standard_error_agree_with_numpy(values: list[float]) -> None:
-    mean = Mean.of(values)
+    mean = Mean.over(values)
     assert mean is not None
     assert mean.value == pytest.approx(np.mean(values))
     assert mean.error == pytest.approx(np.std(values, ddof=1) / sqrt(len(values)))
@@ -43,8 +43,8 @@ def test_a_mean_and_its_standard_error_agree_with_numpy(values: list[float]) -> 
 
 
 def test_one_run_has_no_error_and_none_no_mean() -> None:
-    assert Mean.of([1.5]) == Mean(1.5, None, 1)
-    assert Mean.of([]) is None
+    assert Mean.over([1.5]) == Mean(1.5, None, 1)
+    assert Mean.over([]) is None
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_a_cell_is_made_of_the_runs_of_its_setting_and_scale(tmp_path: Path) -> 
     for seed, error in enumerate((1.4, 1.6)):
         finish(tmp_path, sparse, seed, error)
         finish(tmp_path, dense, seed, error - 0.1)
-    found, reaches = Results(tmp_path).of(Cell(5, None, sparse, dense))
+    found, reaches = MeasuredCells(tmp_path).entry(Cell(5, None, sparse, dense))
     assert found is not None
     assert (found.value, found.error, found.runs) == (pytest.approx(1.5), pytest.approx(0.1), 2)
     assert reaches is True
-    assert Results(tmp_path, SMALL).of(Cell(5, None, sparse, dense)) == (None, None)
-    assert Results(tmp_path).of(Cell(5, Published("2.0"))) == (None, None)
+    assert MeasuredCells(tmp_path, SMALL).entry(Cell(5, None, sparse, dense)) == (None, None)
+    assert MeasuredCells(tmp_path).entry(Cell(5, Published("2.0"))) == (None, None)
 
 
 def test_a_cell_may_be_a_difference_from_another_setting_with_the_error_and_runs_of_its_own(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_cell_may_be_a_difference_from_another_setting_with_the_error_and_runs
         finish(tmp_path, base, seed, 1.5 + 3 * seed / 10)
     for seed, error in enumerate((1.8, 1.8, 2.1)):
         finish(tmp_path, changed, seed, error)
-    results, cell = Results(tmp_path), Cell(5, None, changed, base=base)
-    found, reaches = results.of(cell)
+    results, cell = MeasuredCells(tmp_path), Cell(5, None, changed, base=base)
+    found, reaches = results.entry(cell)
     assert found is not None
     assert [found.value, found.error, found.runs] == [pytest.approx(0.25), pytest.approx(0.1), 3]
     assert reaches is None
@@ -109,8 +109,8 @@ def test_a_cell_may_be_a_difference_from_another_setting_with_the_error_and_runs
 def test_there_is_no_difference_before_both_have_run_and_none_without_a_base(tmp_path: Path) -> None:
     base, changed = Setting("mnist_lenet300_5"), Setting("mnist_lenet300_5", (("growth", "random"),))
     finish(tmp_path, changed, 0, 1.7)
-    results = Results(tmp_path)
-    assert results.of(Cell(5, None, changed, base=base)) == (None, None)
+    results = MeasuredCells(tmp_path)
+    assert results.entry(Cell(5, None, changed, base=base)) == (None, None)
     assert results.difference(Cell(5, None, changed, base=base)) is None
     assert results.difference(Cell(5, None, changed)) is None
     assert results.difference(Cell(5, Published("2.0"))) is None
@@ -119,7 +119,7 @@ def test_there_is_no_difference_before_both_have_run_and_none_without_a_base(tmp
 def test_other_measures_are_in_percent_too(tmp_path: Path) -> None:
     setting = Setting("imagenet_resnet50_10")
     finish(tmp_path, setting, 0, 27.0, accuracy_top5=0.915)
-    results = Results(tmp_path)
+    results = MeasuredCells(tmp_path)
     values = [results.mean(setting, measure) for measure in ("error", "accuracy", "accuracy_top5")]  # type: ignore[arg-type]  # literals
     assert [each.value for each in values if each is not None] == pytest.approx([27.0, 73.0, 91.5])
 
@@ -130,4 +130,4 @@ def test_a_file_that_is_no_result_is_an_error_with_the_cure(tmp_path: Path, text
     file.parent.mkdir(parents=True)
     file.write_text(text)
     with pytest.raises(ValueError, match=r"Expected the result of a run.*seed0.json; got .*Cure: delete it"):
-        Results(tmp_path).runs(Setting("mnist_lenet300_5"))
+        MeasuredCells(tmp_path).runs(Setting("mnist_lenet300_5"))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
-from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, listed, plain_name
+from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, name_list, plain_name
 from lightning_sparse.selection.weights import is_metric
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
@@ -54,7 +54,7 @@ def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str,
         raise InvalidValueError(
             expected=f"{what} in {type(model).__name__}",
             got="none",
-            cure=f"choose layers from {listed(list(named))}, by their names or types",
+            cure=f"choose layers from {name_list(list(named))}, by their names or types",
         )
     chosen = {name for names in matched.values() for name in names}
     return {name: module for name, module in named.items() if name in chosen}
@@ -66,7 +66,7 @@ def _means(pattern: Pattern, name: str, module: nn.Module) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(type(module).__name__, pattern)
 
 
-class Listener:
+class ActivationRecorder:
     """Adds what layers put out to a metric each.
 
     Args:
@@ -91,10 +91,10 @@ class Listener:
         """Follow the layers' calls."""
         with ExitStack() as stack:
             for name, module in self._layers.items():
-                stack.callback(module.register_forward_hook(partial(self._hear, name)).remove)
+                stack.callback(module.register_forward_hook(partial(self._record_output, name)).remove)
             yield
 
-    def _hear(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def _record_output(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise InvalidTypeError(
                 expected="a layer that puts out a tensor",
@@ -156,12 +156,12 @@ def check_called(layers: Sequence[str], called: Container[str], *, warns: bool) 
     if len(missing) == len(layers):
         raise InvalidValueError(
             expected="data and layers that forward calls",
-            got=f"no call of {listed(missing)}",
+            got=f"no call of {name_list(missing)}",
             cure="choose other layers, give data that is not empty, or override forward to pass images through them",
         )
     if missing and warns:
         warnings.warn(
-            f"Expected layers that forward calls; got no call of {listed(missing)}, which are left out. Cure: choose "
-            "the others with layers.",
+            f"Expected layers that forward calls; got no call of {name_list(missing)}, which are left out. Cure: "
+            "choose the others with layers.",
             stacklevel=2,
         )

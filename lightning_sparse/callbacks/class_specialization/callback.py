@@ -16,11 +16,11 @@ from lightning_sparse._compat import (
     Trainer,
     callbacks_of,
 )
-from lightning_sparse.analysis.checks import check_options
+from lightning_sparse.analysis.checks import check_specialization_options
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
 from lightning_sparse.callbacks.class_specialization.activation_recorder import (
     ACTIVATIONS,
-    Listener,
+    ActivationRecorder,
     check_called,
     find_layers,
 )
@@ -31,27 +31,27 @@ from lightning_sparse.callbacks.class_specialization.records import (
     warn_of_failure,
     without_proportions,
 )
-from lightning_sparse.callbacks.probing.distributed import everywhere
+from lightning_sparse.callbacks.probing.distributed import run_on_all_ranks
 from lightning_sparse.callbacks.probing.evaluation_batches import (
     SPLITS,
     check_repeatable,
+    evaluation_batches,
     is_one_stream,
     limit_of,
-    plain_batches,
 )
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
-from lightning_sparse.callbacks.probing.forward_pass import PassingCallback, count_classes, known_classes
-from lightning_sparse.callbacks.probing.isolation import undisturbed
+from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback, count_classes, known_classes
+from lightning_sparse.callbacks.probing.isolation import isolated_evaluation
 from lightning_sparse.callbacks.sparse_training.compatibility import check_whole, warn_of_averages
 from lightning_sparse.callbacks.sparse_training.reporting import log_now, specialization_metrics
-from lightning_sparse.selection.patterns import Patterns, as_included, listed
+from lightning_sparse.selection.patterns import Patterns, as_included, name_list
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 _PICTURE = "layers"
 
 
-class ClassSpecializationCallback(PassingCallback):
+class ClassSpecializationCallback(ForwardPassCallback):
     """Measure what part of each channel's activity is due to one class, over all training images.
 
     The analysis of Dettmers & Zettlemoyer (2019), section 5.2, in any project, with or without sparse training: hooks
@@ -128,7 +128,7 @@ class ClassSpecializationCallback(PassingCallback):
             check_repeatable(self._data)
         _check_choice("when", when, ("fit", "test", "both"))
         _check_choice("activation", activation, tuple(ACTIVATIONS))
-        check_options(num_classes, drop_fraction)
+        check_specialization_options(num_classes, drop_fraction)
         if name is not None and not (isinstance(name, str) and name.strip()):
             raise InvalidValueError(
                 expected="name to be a word, or None",
@@ -180,7 +180,7 @@ class ClassSpecializationCallback(PassingCallback):
             if both := self._names(pl_module) & other._names(pl_module):
                 raise ConfigurationError(
                     expected=f"each {type(self).__name__} to log under names of its own",
-                    got=f"two for {listed(sorted(both))}",
+                    got=f"two for {name_list(sorted(both))}",
                     cure="give one of them a name, as in name='val'",
                 )
 
@@ -216,8 +216,8 @@ class ClassSpecializationCallback(PassingCallback):
         # What has no values yet would be drawn, and weights of others after it.
         if not trainer.num_sanity_val_steps or any(map(is_lazy, tensors)):
             return
-        with undisturbed(trainer, pl_module), plain_batches(trainer, pl_module, self._data) as batches:
-            if any(everywhere(trainer, lambda: is_one_stream(batches))):
+        with isolated_evaluation(trainer, pl_module), evaluation_batches(trainer, pl_module, self._data) as batches:
+            if any(run_on_all_ranks(trainer, lambda: is_one_stream(batches))):
                 find_layers(pl_module, self._layers)
                 self._check_stream(trainer, pl_module)
             else:
@@ -254,7 +254,7 @@ class ClassSpecializationCallback(PassingCallback):
     def _measure_in_fit(self, trainer: Trainer, pl_module: LightningModule, epochs: int) -> None:
         tensors = [each for each in chain(pl_module.parameters(), pl_module.buffers()) if not is_lazy(each)]
         weights, before = checksum(tensors), self._weights
-        if epochs in self.history and all(everywhere(trainer, lambda: weights == before)):
+        if epochs in self.history and all(run_on_all_ranks(trainer, lambda: weights == before)):
             return  # the last epoch was measured when it ended, and nothing has changed weights since
         self._weights, self.result = weights, None
         try:
@@ -277,7 +277,7 @@ class ClassSpecializationCallback(PassingCallback):
                 finite or doesn't fit the labels.
             TypeError: If batches are no pairs of images and labels, or a layer doesn't put out a tensor.
         """
-        with undisturbed(trainer, pl_module), plain_batches(trainer, pl_module, self._data) as batches:
+        with isolated_evaluation(trainer, pl_module), evaluation_batches(trainer, pl_module, self._data) as batches:
             listener, channels = self._listen(trainer, pl_module, batches)
             self.result = listener.compute(channels, trainer.strategy.root_device)
         log_now(trainer, specialization_metrics(self.result, self._prefix))
@@ -287,16 +287,16 @@ class ClassSpecializationCallback(PassingCallback):
 
     def _listen(
         self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any], *, rehearsal: bool = False
-    ) -> tuple[Listener, dict[str, int]]:
+    ) -> tuple[ActivationRecorder, dict[str, int]]:
         """Pass the batches; return who listened, and the channels of all layers that were called in any process."""
         layers = find_layers(pl_module, self._layers)
         limit = limit_of(trainer, batches, 1 if rehearsal else self._limit_batches)
         unpacked = partial(self._unpacked, trainer, pl_module, batches, limit)
         classes = self._num_classes or known_classes(trainer, pl_module)
-        classes = classes or max(everywhere(trainer, lambda: count_classes(unpacked())))
+        classes = classes or max(run_on_all_ranks(trainer, lambda: count_classes(unpacked())))
         classes = max(classes, 2) if rehearsal else classes  # a first batch may be of one class
         options = {"sync_on_compute": trainer.world_size > 1, **self._metric_options}
-        listener = Listener(layers, partial(ClassSpecialization, classes, **options), self._activation)
+        listener = ActivationRecorder(layers, partial(ClassSpecialization, classes, **options), self._activation)
 
         def listen() -> dict[str, int]:
             with listener.listening():
@@ -305,7 +305,7 @@ class ClassSpecializationCallback(PassingCallback):
                     self._pass(trainer, pl_module, images)
             return listener.channels
 
-        channels = {name: number for called in everywhere(trainer, listen) for name, number in called.items()}
+        channels = {name: number for called in run_on_all_ranks(trainer, listen) for name, number in called.items()}
         check_called(list(layers), channels, warns=trainer.is_global_zero and not rehearsal)
         return listener, channels
 

@@ -17,8 +17,14 @@ from lightning_sparse._compat import (
 )
 from lightning_sparse.analysis.gradient_flow import check_orders
 from lightning_sparse.callbacks.gradient_flow.figures import send_pictures
-from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedWeights, measure, network_of, with_masks
-from lightning_sparse.callbacks.gradient_flow.measurement_schedule import Moments
+from lightning_sparse.callbacks.gradient_flow.layers import (
+    MaskSource,
+    TrainedWeights,
+    measure_gradients,
+    network_of,
+    with_masks,
+)
+from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
 from lightning_sparse.callbacks.gradient_flow.records import (
     ROOT,
     GradientFlowRecord,
@@ -31,7 +37,7 @@ from lightning_sparse.callbacks.gradient_flow.reporting import log_records, warn
 from lightning_sparse.callbacks.gradient_flow.steps import HookedOptimizers, SeenSteps
 from lightning_sparse.callbacks.probing.gradients import GradientProbe, Loss, as_batches, make_probe
 from lightning_sparse.callbacks.sparse_training.compatibility import check_strategy
-from lightning_sparse.network.state import check_seal, sealed
+from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -111,7 +117,7 @@ class GradientFlowCallback(Callback):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        self._moments = Moments(every_n_steps, every_n_epochs, spread_over_epochs)
+        self._moments = MeasurementSchedule(every_n_steps, every_n_epochs, spread_over_epochs)
         self._orders = tuple(orders)
         check_orders(self._orders)
         _check_choices(masks, normalize, vanishing, exploding)
@@ -226,11 +232,11 @@ class GradientFlowCallback(Callback):
 
     def _measure(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        weights = [weight for weight in self._weights.of(module) if id(weight.parameter) in own]
+        weights = [weight for weight in self._weights.find(module) if id(weight.parameter) in own]
         if all(weight.parameter.grad is None for weight in weights):
             return
         layers = with_masks(weights, network_of(trainer, module), self._masks)
-        table = measure(layers, [weight.parameter.grad for weight in weights], self._orders)
+        table = measure_gradients(layers, [weight.parameter.grad for weight in weights], self._orders)
         has_total = not any(layer.is_masked_by_autograd for layer in layers)
         names = tuple(layer.name for layer in layers)
         index = _index(trainer, optimizer)
@@ -264,11 +270,11 @@ class GradientFlowCallback(Callback):
         return is_last and self._moments.is_epoch_due(trainer.current_epoch)
 
     def _probe_now(self, trainer: Trainer, module: LightningModule, probe: GradientProbe) -> Measurement:
-        weights = self._weights.of(module)
+        weights = self._weights.find(module)
         # There, pruned weights are effective weights, with a gradient that is not masked.
         found = probe.gradients(trainer, module, [weight.name for weight in weights])
         layers = with_masks(weights, network_of(trainer, module), self._masks)
-        table = measure(layers, found, self._orders)
+        table = measure_gradients(layers, found, self._orders)
         names = tuple(layer.name for layer in layers)
         return Measurement(trainer.current_epoch, _step(trainer), None, names, True, table)
 
@@ -301,7 +307,7 @@ class GradientFlowCallback(Callback):
             return {}
         steps = {str(index): count for index, count in self._steps.counts.items()}
         counts = {"steps": steps, "probed": self._probed, "logged": self._logged}
-        return sealed({"measurements": self._measurements.state_dict(), **counts})
+        return with_checksum({"measurements": self._measurements.state_dict(), **counts})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the measurements of an interrupted fit; those of a finished one outlive an evaluation.
@@ -311,7 +317,7 @@ class GradientFlowCallback(Callback):
         """
         if not self._is_fitting:
             return
-        check_seal(state_dict, {"measurements", "steps", "probed", "logged"}, "a run with this callback")
+        verify_checksum(state_dict, {"measurements", "steps", "probed", "logged"}, "a run with this callback")
         self._measurements = Measurements.from_state_dict(state_dict["measurements"], 2 * len(self._orders) + 1)
         by_steps = self._moments.every_n_steps is not None  # then all was logged when it was saved
         self._logged = len(self._measurements.fetched) if by_steps else state_dict["logged"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_sparse._compat import Trainer, callbacks_of
 from lightning_sparse.analysis.gradient_flow import active_counts, layer_norms
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.dtensor import local, whole_norms
-from lightning_sparse.selection.patterns import Patterns, listed
+from lightning_sparse.network.dtensor import to_local, whole_norms
+from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.selection.weights import Weight, find_trained
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -61,7 +61,7 @@ class TrainedWeights:
         # its parameters alive, so that no other one can have their ids.
         self._found: dict[tuple[tuple[int, bool], ...], list[Weight]] = {}
 
-    def of(self, model: nn.Module) -> list[Weight]:
+    def find(self, model: nn.Module) -> list[Weight]:
         """Return those that are trained at this moment."""
         parameters = tuple((id(parameter), parameter.requires_grad) for parameter in model.parameters())
         if parameters not in self._found:
@@ -76,8 +76,8 @@ class TrainedWeights:
         Raises:
             ValueError: If there is none.
         """
-        if not self.of(model):
-            names = listed(list(find_trained(model, "*")))
+        if not self.find(model):
+            names = name_list(list(find_trained(model, "*")))
             raise InvalidValueError(
                 expected="a trained layer to measure the gradient of",
                 got=f"none from {type(model).__name__} with include={self._include!r}, exclude={self._exclude!r}",
@@ -100,7 +100,7 @@ def with_masks(weights: Sequence[Weight], network: SparseNetwork | None, masks: 
         effective, by_torch = _pruned(weight)
         comes_masked = by_torch is not None
         if masks == "zeros":
-            layers.append(Layer(name, parameter, local(effective.detach()) != 0, None, comes_masked))
+            layers.append(Layer(name, parameter, to_local(effective.detach()) != 0, None, comes_masked))
         elif name in known and network is not None:
             layers.append(Layer(name, parameter, network.local_mask(name), known[name].active, comes_masked))
         elif masks == "auto" and comes_masked:
@@ -118,7 +118,7 @@ def _pruned(weight: Weight) -> tuple[Tensor, Tensor | None]:
     return getattr(weight.module, kind), weight.module._buffers[f"{kind}_mask"]
 
 
-def measure(layers: Sequence[Layer], gradients: Sequence[Tensor | None], orders: Sequence[float]) -> Tensor:
+def measure_gradients(layers: Sequence[Layer], gradients: Sequence[Tensor | None], orders: Sequence[float]) -> Tensor:
     """Return norms and active weights, shape `(2 * orders + 1, layers)`, without waiting for the device.
 
     The first rows are the norms of the masked gradients by order, the next those of the gradients as they are, the last
@@ -129,7 +129,7 @@ def measure(layers: Sequence[Layer], gradients: Sequence[Tensor | None], orders:
         gradients: Of their parameters, or None.
         orders: Of the norms.
     """
-    parts = [None if gradient is None else local(gradient) for gradient in gradients]
+    parts = [None if gradient is None else to_local(gradient) for gradient in gradients]
     masks = [layer.mask for layer in layers]
     masked = layer_norms(parts, orders, masks)
     plain = masked if all(mask is None for mask in masks) else layer_norms(parts, orders)
@@ -143,5 +143,5 @@ def _active(layers: Sequence[Layer], like: Tensor) -> Tensor:
     known = [layer.active for layer in layers]
     if None not in known:
         return torch.tensor(known, dtype=like.dtype).to(like.device, non_blocking=True)
-    counts = active_counts([local(layer.parameter) for layer in layers], [layer.mask for layer in layers]).to(like)
+    counts = active_counts([to_local(layer.parameter) for layer in layers], [layer.mask for layer in layers]).to(like)
     return whole_norms(counts[None], [1], [layer.parameter for layer in layers])[0]

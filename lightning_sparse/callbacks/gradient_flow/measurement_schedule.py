@@ -27,7 +27,7 @@ def evenly_spread(epochs: int, count: int) -> list[int]:
 
 
 @dataclass
-class Moments:
+class MeasurementSchedule:
     """When to measure: one of three ways, every epoch if none is given.
 
     Attributes:

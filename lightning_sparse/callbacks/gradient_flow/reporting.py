@@ -9,7 +9,7 @@ import torch
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.gradient_flow.records import GradientFlowRecord
-from lightning_sparse.selection.patterns import listed
+from lightning_sparse.selection.patterns import name_list
 
 
 def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str) -> None:
@@ -41,4 +41,4 @@ def warn_of_flags(trainer: Trainer, records: Sequence[GradientFlowRecord], warne
             # A gradient scaler tries scales that are too large, and skips the step.
             if trainer.is_global_zero and not (scales and flag == "non-finite"):
                 place = f"epoch {record.epoch}, step {record.step}"
-                warnings.warn(f"{flag} gradients in {place}: {listed(layers)}", stacklevel=2)
+                warnings.warn(f"{flag} gradients in {place}: {name_list(layers)}", stacklevel=2)

@@ -13,7 +13,7 @@ from lightning_sparse.validation.errors import InvalidStateError
 _Result = TypeVar("_Result")
 
 
-def everywhere(trainer: Trainer, function: Callable[[], _Result]) -> list[_Result]:
+def run_on_all_ranks(trainer: Trainer, function: Callable[[], _Result]) -> list[_Result]:
     """Call a function in every process and return what it returns in each; what it raises in one, all raise.
 
     Args:

@@ -23,7 +23,9 @@ SPLITS = tuple(_SOURCES)
 
 
 @contextmanager
-def plain_batches(trainer: Trainer, pl_module: LightningModule, choice: str | Iterable[Any]) -> Iterator[Iterable[Any]]:
+def evaluation_batches(
+    trainer: Trainer, pl_module: LightningModule, choice: str | Iterable[Any]
+) -> Iterator[Iterable[Any]]:
     """Provide the batches of this process, the same at each iteration; the run's loaders stay where they are.
 
     A data module or LightningModule with a method `plain_dataloader(split)` says by itself what to look at, as those of

@@ -15,7 +15,7 @@ from lightning_sparse.callbacks.probing.evaluation_batches import data_module
 from lightning_sparse.validation.errors import InvalidTypeError
 
 
-class PassingCallback(Callback):
+class ForwardPassCallback(Callback):
     """A callback that passes images through the module; subclasses may override how."""
 
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:
@@ -53,7 +53,7 @@ class PassingCallback(Callback):
     ) -> Iterator[tuple[Any, Tensor]]:
         """Yield images and labels on the device, after the hooks that a batch goes through in a run."""
         for batch in islice(batches, limit):
-            images, labels = self.unpack(on_device(trainer, pl_module, batch))
+            images, labels = self.unpack(transfer_batch(trainer, pl_module, batch))
             check_labels(labels)
             yield images, labels
 
@@ -62,7 +62,7 @@ class PassingCallback(Callback):
             self.forward(pl_module, images)
 
 
-def on_device(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+def transfer_batch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
     """Return a batch as `training_step` gets it: converted, through the hooks of its transfer, on the device."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)

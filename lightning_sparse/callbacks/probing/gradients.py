@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_sparse._compat import LightningModule, Trainer, isolate_rng
 from lightning_sparse.callbacks.probing.evaluation_batches import places_of
-from lightning_sparse.callbacks.probing.forward_pass import on_device
+from lightning_sparse.callbacks.probing.forward_pass import transfer_batch
 from lightning_sparse.callbacks.probing.isolation import not_compiled
-from lightning_sparse.callbacks.probing.module_copy import copy_of
+from lightning_sparse.callbacks.probing.module_copy import detached_copy
 from lightning_sparse.selection.patterns import plain_name
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
@@ -53,10 +53,10 @@ class GradientProbe:
         """
         with isolate_rng(), not_compiled():
             torch.manual_seed(self._seed)
-            shadow = copy_of(trainer, module)
+            shadow = detached_copy(trainer, module)
             scale = _scale(trainer, module)
             for index, batch in enumerate(self._batches):
-                batch = on_device(trainer, shadow, batch)
+                batch = transfer_batch(trainer, shadow, batch)
                 with torch.enable_grad(), trainer.precision_plugin.forward_context():
                     loss = self._loss_of(shadow, batch, index)
                 torch.autograd.backward(loss * scale / len(self._batches))

@@ -14,7 +14,7 @@ from lightning_sparse.callbacks.probing.random_state import host_states, set_hos
 
 
 @contextmanager
-def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+def isolated_evaluation(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Evaluate a module without gradients, and put back whatever that changes.
 
     Put back: which modules train, buffers such as batch statistics, the random states of PyTorch (also on devices), of

@@ -16,7 +16,7 @@ from lightning_sparse._compat import DummyLogger, LightningModule, Trainer, is_a
 from lightning_sparse.validation.errors import InvalidTypeError
 
 
-def copy_of(trainer: Trainer, module: LightningModule) -> LightningModule:
+def detached_copy(trainer: Trainer, module: LightningModule) -> LightningModule:
     """Return a copy with weights of its own, in the same modes, not compiled, without gradients.
 
     It sees the Trainer (`self.trainer`, `self.global_step`) but logs nothing. Data sets and loaders are the run's, all
@@ -30,7 +30,7 @@ def copy_of(trainer: Trainer, module: LightningModule) -> LightningModule:
     Raises:
         TypeError: If something in the module can't be copied.
     """
-    onlooker = _Onlooker(trainer)
+    onlooker = _SilentTrainer(trainer)
     memo = _not_to_copy(trainer, onlooker, module)
     try:
         with _Detaching():
@@ -44,7 +44,7 @@ def copy_of(trainer: Trainer, module: LightningModule) -> LightningModule:
     vars(onlooker)["lightning_module"] = shadow
     for layer in module.modules():
         if id(layer) in memo:
-            _make_own(layer, memo[id(layer)], memo)
+            _rebind_layer(layer, memo[id(layer)], memo)
     for layer in shadow.modules():
         _attach(layer, onlooker)
         _apply_pruning(layer)
@@ -52,7 +52,7 @@ def copy_of(trainer: Trainer, module: LightningModule) -> LightningModule:
     return shadow
 
 
-class _Onlooker:
+class _SilentTrainer:
     """A Trainer that a copy of its module sees: what the copy logs or sets is not for the run."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -74,7 +74,7 @@ class _Detaching(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _not_to_copy(trainer: Trainer, onlooker: _Onlooker, module: nn.Module) -> dict[int, Any]:
+def _not_to_copy(trainer: Trainer, onlooker: _SilentTrainer, module: nn.Module) -> dict[int, Any]:
     """Return what stands in the copy for objects that are not to be copied, by their identity."""
     stands_for: dict[int, Any] = {id(trainer): onlooker}
     stands_for |= {id(logger): dummy for logger, dummy in zip(trainer.loggers, onlooker.loggers, strict=True)}
@@ -93,7 +93,7 @@ def _data_in(values: Iterable[Any]) -> Iterator[Any]:
                 yield each
 
 
-def _make_own(layer: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
+def _rebind_layer(layer: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
     """Let functions that a layer has as attributes or hooks, compiled ones too, refer to the copy.
 
     Methods refer to it already. Functions are what `copy.deepcopy` leaves as they are.
@@ -102,34 +102,34 @@ def _make_own(layer: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
     for own, copied in [(vars(layer), vars(twin)), *((each, memo[id(each)]) for each in dictionaries)]:
         for name, value in own.items():
             if isinstance(value, FunctionType):
-                copied[name] = _own(value, memo)
+                copied[name] = _rebind(value, memo)
 
 
-def _own(value: Any, memo: dict[int, Any]) -> Any:
+def _rebind(value: Any, memo: dict[int, Any]) -> Any:
     value = getattr(value, "_torchdynamo_orig_callable", value) if isinstance(value, FunctionType) else value
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, MethodType):
-        return MethodType(value.__func__, _own(value.__self__, memo))
-    return _own_function(value, memo) if isinstance(value, FunctionType) else value
+        return MethodType(value.__func__, _rebind(value.__self__, memo))
+    return _rebind_function(value, memo) if isinstance(value, FunctionType) else value
 
 
-def _own_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+def _rebind_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     cells = tuple(CellType() for _ in function.__closure__ or ())
     copied = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
     memo[id(function)] = copied  # before its cells, one of which may hold the function itself
     vars(copied).update(vars(function))
-    copied.__defaults__ = function.__defaults__ and tuple(_own(value, memo) for value in function.__defaults__)
-    copied.__kwdefaults__ = {name: _own(value, memo) for name, value in (function.__kwdefaults__ or {}).items()}
+    copied.__defaults__ = function.__defaults__ and tuple(_rebind(value, memo) for value in function.__defaults__)
+    copied.__kwdefaults__ = {name: _rebind(value, memo) for name, value in (function.__kwdefaults__ or {}).items()}
     for cell, given in zip(cells, function.__closure__ or (), strict=True):
         try:
-            cell.cell_contents = _own(given.cell_contents, memo)
+            cell.cell_contents = _rebind(given.cell_contents, memo)
         except ValueError:  # it is empty
             continue
     return copied
 
 
-def _attach(layer: nn.Module, onlooker: _Onlooker) -> None:
+def _attach(layer: nn.Module, onlooker: _SilentTrainer) -> None:
     vars(layer).pop("_compiled_call_impl", None)
     if is_a(layer, "LightningModule"):
         vars(layer).update(_trainer=onlooker, _compiler_ctx=None)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
-from lightning_sparse.network.state import check_seal, sealed
+from lightning_sparse.network.state import verify_checksum, with_checksum
 
 
 class RandomStateCallback(Callback):
@@ -45,7 +45,7 @@ class RandomStateCallback(Callback):
             states["device"] = torch.cuda.get_rng_state(device)
         elif device is not None and device.type == "mps":
             states["device"] = torch.mps.get_rng_state()
-        return sealed({"states": states})
+        return with_checksum({"states": states})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts, before which others may draw.
@@ -53,7 +53,7 @@ class RandomStateCallback(Callback):
         Raises:
             ValueError: If they are damaged.
         """
-        check_seal(state_dict, {"states"}, "a run with this callback")
+        verify_checksum(state_dict, {"states"}, "a run with this callback")
         self._saved = state_dict["states"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,7 +15,7 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_agreement,
     check_alone,
     check_finetuning,
-    check_recipe,
+    check_shardable,
     check_strategy,
     check_was_dense,
     fraction_of_nonzero,
@@ -26,10 +26,10 @@ from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, counted_per_step, run_length
 from lightning_sparse.callbacks.sparse_training.prune_rate import PruneRate
 from lightning_sparse.callbacks.sparse_training.reporting import density_metrics, log, print_summary, update_metrics
-from lightning_sparse.callbacks.sparse_training.rollback import Undo
-from lightning_sparse.callbacks.sparse_training.update_schedule import Timetable, progress
+from lightning_sparse.callbacks.sparse_training.rollback import Rollback
+from lightning_sparse.callbacks.sparse_training.update_schedule import UpdateSchedule, progress
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.budget import Density, as_density, check_options
+from lightning_sparse.network.budget import Density, as_density, check_density_options
 from lightning_sparse.network.seeding import check_seed
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.selection.weights import find_weights
@@ -108,11 +108,11 @@ class SparseTrainingCallback(ResumableCallback):
             "dense": dense,
             "minimum": minimum,
         }
-        check_options(density, distribution, minimum)
+        check_density_options(density, distribution, minimum)
         as_included(include)
         for patterns in (exclude, dense):
             as_patterns(patterns)
-        self._undo: Undo | None = None
+        self._undo: Rollback | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -131,7 +131,7 @@ class SparseTrainingCallback(ResumableCallback):
         if stage == "fit":
             check_strategy(trainer)
             check_alone(trainer, self, SparseTrainingCallback)
-            self._undo = Undo(self)
+            self._undo = Rollback(self)
             self._reset()
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
         self._is_fitting = stage == "fit"
@@ -158,7 +158,7 @@ class SparseTrainingCallback(ResumableCallback):
             self.network.check_weights()
             steps = trainer.global_step // counted_per_step(trainer)
             self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
-        check_recipe(self.network, self._recipe)
+        check_shardable(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
         mask_averages(trainer, self.network)
 
@@ -266,7 +266,7 @@ class SparseTrainingCallback(ResumableCallback):
             self.network.detach()
 
 
-def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> Timetable:
+def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> UpdateSchedule:
     if every_n_epochs is None and every_n_steps is None:
         every_n_epochs = 1
-    return Timetable(every_n_epochs, every_n_steps)
+    return UpdateSchedule(every_n_epochs, every_n_steps)

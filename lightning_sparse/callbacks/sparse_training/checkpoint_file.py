@@ -18,7 +18,7 @@ _BLOCK = 1 << 20
 _MAGIC = b"PK\x03\x04"  # by which PyTorch tells its files from others
 
 
-def check_intact(path: str | PathLike[str] | None) -> None:
+def verify_checkpoint_file(path: str | PathLike[str] | None) -> None:
     """Raise unless everything in a checkpoint file has the checksum that was written with it.
 
     PyTorch doesn't look at the checksums that its files have (CRC-32, of each tensor), so that a weight with a flipped

@@ -7,11 +7,11 @@ from typing import Any
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.sparse_training.averages import mask_averages
-from lightning_sparse.callbacks.sparse_training.checkpoint_file import check_intact
+from lightning_sparse.callbacks.sparse_training.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.state import check_seal, sealed
+from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.validation.errors import InvalidValueError
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
@@ -50,7 +50,7 @@ class ResumableCallback(Callback):
         Raises:
             ValueError: If the file is damaged.
         """
-        check_intact(trainer.ckpt_path)
+        verify_checkpoint_file(trainer.ckpt_path)
         self._resumes_without_state = not checkpoint.get("callbacks", {}).get(self.state_key)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class ResumableCallback(Callback):
         """
         if state_dict == {"network": None}:
             return
-        check_seal(state_dict, _STATE, "a run with this callback")
+        verify_checksum(state_dict, _STATE, "a run with this callback")
         Counters.from_dict(state_dict)
         if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
             raise InvalidValueError(
@@ -78,7 +78,7 @@ class ResumableCallback(Callback):
         if self.network is None:
             # Nothing to save. In a fit, only a tuner saves before there are masks, to restore before there are any.
             return {"network": None} if self._is_fitting else {}
-        return sealed(
+        return with_checksum(
             {
                 "network": self.network.state_dict(gradients=self._holds_gradients),
                 **self._counters.to_dict(),

@@ -16,9 +16,9 @@ from lightning_sparse._compat import (
     is_a,
 )
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.dtensor import local, shard_of
-from lightning_sparse.selection.patterns import Patterns, listed
-from lightning_sparse.selection.weights import FROZEN, find_weights, weights_by_obstacle
+from lightning_sparse.network.dtensor import shard_of, to_local
+from lightning_sparse.selection.patterns import Patterns, name_list
+from lightning_sparse.selection.weights import FROZEN, find_weights, weights_by_reason
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.sharding import total
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
@@ -70,11 +70,11 @@ def check_finetuning(
         MisconfigurationException: If there is such a callback and such a layer.
     """
     callbacks = [type(callback).__name__ for callback in callbacks_of(trainer) if is_a(callback, "BaseFinetuning")]
-    frozen = weights_by_obstacle(model, include, exclude, FROZEN)
+    frozen = weights_by_reason(model, include, exclude, FROZEN)
     if callbacks and frozen:
         raise ConfigurationError(
             expected="layers that stay frozen or are masked from the start",
-            got=f"{callbacks[0]}, which unfreezes layers during training, and {listed(list(frozen))}, frozen",
+            got=f"{callbacks[0]}, which unfreezes layers during training, and {name_list(list(frozen))}, frozen",
             cure="exclude them from sparse training, or unfreeze them before it",
         )
 
@@ -83,7 +83,7 @@ def fraction_of_nonzero(model: LightningModule, include: Patterns | None, exclud
     """Return the part, in [0, 1], of the weights to mask that are not zero; layers of nothing but zeros don't count."""
     nonzero = size = 0
     for weight in find_weights(model, include, exclude).values():
-        active = total(torch.count_nonzero(local(weight.parameter)).reshape(1), shard_of(weight.parameter)).item()
+        active = total(torch.count_nonzero(to_local(weight.parameter)).reshape(1), shard_of(weight.parameter)).item()
         if active:  # else the layer starts from zero as a whole, which masks don't change
             nonzero, size = nonzero + int(active), size + weight.parameter.numel()
     return nonzero / max(1, size)
@@ -118,8 +118,8 @@ def warn_of_untrained(trainer: Trainer, network: SparseNetwork, *, first: bool) 
     if first and trainer.is_global_zero and (names := network.untrained):
         warnings.warn(
             f"Expected a gradient for every masked weight before the first topology update; got none for "
-            f"{listed(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or freeze "
-            "them with requires_grad=False.",
+            f"{name_list(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or "
+            "freeze them with requires_grad=False.",
             stacklevel=2,
         )
 
@@ -160,7 +160,7 @@ def _gather(trainer: Trainer, values: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def check_recipe(network: SparseNetwork, recipe: Recipe) -> None:
+def check_shardable(network: SparseNetwork, recipe: Recipe) -> None:
     """Refuse rules that can't work on parts of weights, where the strategy splits weights over processes.
 
     Raises:

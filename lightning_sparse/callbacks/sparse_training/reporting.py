@@ -107,7 +107,7 @@ def dense_table(network: SparseNetwork) -> Table:
     """Return a table of the parameters that have no mask, by reason."""
     sizes = {plain_name(name): parameter.numel() for name, parameter in network.model.named_parameters()}
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, reason in network.left_dense.items():
+    for name, reason in network.why_unmasked.items():
         by_reason[reason].append(name)
     table = Table(title="Dense parameters", box=box.SIMPLE)
     table.add_column("reason")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Undo:
+class Rollback:
     """How a callback was before a fit, and the weights that the fit will mask.
 
     The copies of the weights live until the first step only: before there are gradients, so that they don't raise the

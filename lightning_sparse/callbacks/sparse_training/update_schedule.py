@@ -36,7 +36,7 @@ class RunLength:
 
 
 @dataclass(frozen=True)
-class Timetable:
+class UpdateSchedule:
     """An update after every n epochs or after every n optimizer steps, except at the very end of training.
 
     Attributes:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
 from lightning_sparse.callbacks import SparseTrainingCallback
-from lightning_sparse.network.optimizer_steps import watching
+from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.testing.callbacks.training import ShufflingLoader, TinyModule, fit
 from lightning_sparse.testing.contract import expect
 from lightning_sparse.testing.randomness import seeded
@@ -118,7 +118,7 @@ def everything(run: Trainer, callback: SparseTrainingCallback) -> dict[str, Any]
 
 def watchers_of(run: Trainer) -> int:
     """Return how many networks follow the steps of a trainer's optimizers."""
-    return len(watching(run.optimizers))
+    return len(observers_of(run.optimizers))
 
 
 def saving_everywhere(folder: Path) -> list[ModelCheckpoint]:

@@ -27,7 +27,7 @@ from torch.utils.data import (
 )
 
 from lightning_sparse import ClassSpecializationCallback
-from lightning_sparse.callbacks.probing.evaluation_batches import plain_batches
+from lightning_sparse.callbacks.probing.evaluation_batches import evaluation_batches
 from lightning_sparse.data import ArrayDataModule
 
 NUMBERS = TensorDataset(torch.arange(10))
@@ -51,7 +51,7 @@ def process(rank: int = 0, world_size: int = 1, shares: bool = True) -> Any:
 def numbers(batches: Any, rank: int = 0, world_size: int = 1, shares: bool = True) -> list[int]:
     """Return what a process looks at."""
     run = process(rank, world_size, shares)
-    with plain_batches(run, Images(), batches) as plain:
+    with evaluation_batches(run, Images(), batches) as plain:
         return [[number for batch in plain for number in batch[0].reshape(-1).tolist()] for _ in range(2)][1]
 
 
@@ -187,7 +187,7 @@ def test_of_one_stream_no_image_is_taken_before_training_and_what_is_left_is_mea
 
 def test_one_stream_of_which_nothing_is_left_is_a_warning() -> None:
     callback = ClassSpecializationCallback(num_classes=CLASSES)
-    with pytest.warns(UserWarning, match="after 1 epochs; got ValueError: Expected data and layers that forward calls"):
+    with pytest.warns(UserWarning, match="after 1 epochs; got InvalidValueError: Expected data and layers that forward calls"):
         images, _ = seen_in_training(OneStream(), callback)
     assert images == IMAGES
     assert callback.result is None
@@ -463,6 +463,6 @@ def test_data_that_can_not_be_gone_through_again_are_refused() -> None:
     for batches in (iter([1]), 3):
         with (
             pytest.raises(TypeError, match="Expected batches that can be gone through again; got a "),
-            plain_batches(run, Images(), batches),
+            evaluation_batches(run, Images(), batches),
         ):
             pass

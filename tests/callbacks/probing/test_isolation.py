@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_sparse import ClassSpecializationCallback
 from lightning_sparse.callbacks.probing import isolation as module
-from lightning_sparse.callbacks.probing.isolation import undisturbed
+from lightning_sparse.callbacks.probing.isolation import isolated_evaluation
 
 
 class Drawing(Images):
@@ -120,7 +120,7 @@ def test_within_nothing_trains_and_there_are_no_gradients() -> None:
     seen: list[Any] = []
 
     def look(run: Trainer, model: LightningModule) -> None:
-        with undisturbed(run, model):
+        with isolated_evaluation(run, model):
             seen.append((run.training, torch.is_grad_enabled(), any(each.training for each in model.modules())))
             seen.append(model.net.first(torch.zeros(1, 1, 6, 6)).requires_grad)
         seen.append((run.training, torch.is_grad_enabled(), model.training, model.frozen.training))
@@ -157,7 +157,7 @@ def test_buffers_stay_the_same_objects() -> None:
 
     def look(run: Trainer, model: LightningModule) -> None:
         before = dict(model.named_buffers())
-        with undisturbed(run, model):
+        with isolated_evaluation(run, model):
             model(torch.zeros(2, 1, 6, 6))
             kept.append(model.calls is before["calls"])
         kept.append(all(buffer is before[name] for name, buffer in model.named_buffers()))
@@ -199,7 +199,7 @@ def test_a_buffer_that_can_not_be_written_to_has_its_values_again_and_hides_no_e
     def look(run: Trainer, model: LightningModule) -> None:
         before = {name: value.clone() for name, value in model.named_buffers()}
         model.changes = True
-        with pytest.raises(KeyError, match="first") if fails else nullcontext(), undisturbed(run, model):
+        with pytest.raises(KeyError, match="first") if fails else nullcontext(), isolated_evaluation(run, model):
             model(torch.zeros(2, 1, 6, 6))
             assert model.scale.tolist() == [2] * 4
             if fails:

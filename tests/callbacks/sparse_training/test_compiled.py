@@ -101,4 +101,4 @@ def test_masks_have_the_names_that_the_user_wrote(whole: bool) -> None:
     callback, _, _ = train(compiled(whole))
     assert list(callback.state_dict()["network"]["masks"]) == ["net.0.weight", "net.3.weight"]
     assert callback.network is not None
-    assert set(callback.network.left_dense) == {"net.0.bias", "net.1.weight", "net.1.bias", "net.3.bias"}
+    assert set(callback.network.why_unmasked) == {"net.0.bias", "net.1.weight", "net.1.bias", "net.3.bias"}

@@ -46,8 +46,8 @@ from tiny_training import (
 from torch import Tensor
 
 from lightning_sparse import SparseMomentumCallback
-from lightning_sparse.callbacks.sparse_training.checkpoint_file import check_intact
-from lightning_sparse.network.state import sealed
+from lightning_sparse.callbacks.sparse_training.checkpoint_file import verify_checkpoint_file
+from lightning_sparse.network.state import with_checksum
 from lightning_sparse.testing.equality import copied
 
 pytestmark = [
@@ -234,7 +234,7 @@ def test_weights_that_were_edited_on_purpose_and_saved_again_are_resumed(whole: 
 
 @pytest.mark.parametrize("path", [None, "no/such/file", "https://example.org/one.ckpt", ".", __file__])
 def test_nothing_is_said_about_what_is_no_archive_of_pytorch(path: str | None) -> None:
-    check_intact(path)
+    verify_checkpoint_file(path)
 
 
 # --- The callback's state in a file that is whole
@@ -257,7 +257,7 @@ def seal_again(content: dict[str, Any]) -> None:
     """Make the checksums fit what is wrong."""
     for holder, name in ((state_of(content), "network"), (content["callbacks"], KEY)):
         if isinstance(holder.get(name), dict):
-            holder[name] = sealed(
+            holder[name] = with_checksum(
                 {key: value for key, value in holder[name].items() if key not in ("version", "checksum")}
             )
 

@@ -138,7 +138,7 @@ def test_recurrent_and_attention_weights_are_dense_unless_requested(layer: nn.Mo
     callback = watched(Sequence(copy.deepcopy(layer), 5), 6)
     assert list(masks_of(callback)) == ["net.head.weight"]
     assert callback.network is not None
-    assert {name for name in callback.network.left_dense if "weight" in name} == {
+    assert {name for name in callback.network.why_unmasked if "weight" in name} == {
         f"net.layer.{name}" for name, _ in layer.named_parameters() if "weight" in name
     }
 
@@ -150,7 +150,7 @@ def test_a_frozen_layer_stays_as_it_is_and_does_not_count() -> None:
     callback = watched(net, round(0.3 * 32))
     assert torch.equal(net[0].weight, before)
     assert callback.network is not None
-    assert callback.network.left_dense["net.0.weight"] == "frozen"
+    assert callback.network.why_unmasked["net.0.weight"] == "frozen"
 
 
 def test_layers_without_a_gradient_in_a_step_keep_zeros_and_budget() -> None:
@@ -212,7 +212,7 @@ def test_a_weight_that_is_computed_in_every_step_stays_dense_and_is_reported(kin
     assert list(masks_of(callback)) == ["net.2.weight"]
     assert callback.network is not None
     assert sources
-    reasons = {callback.network.left_dense[name] for name in sources}
+    reasons = {callback.network.why_unmasked[name] for name in sources}
     assert reasons == {"parametrized: the weight is computed anew in every step"}
 
 

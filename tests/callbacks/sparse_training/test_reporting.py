@@ -208,12 +208,12 @@ def test_the_summary_lists_masked_weights_and_why_others_are_dense(
     assert callback.network is not None
     wanted = {
         *callback.network.layers,
-        *callback.network.left_dense.values(),
+        *callback.network.why_unmasked.values(),
         "Sparse training: 40 of 80 weights active, density 0.5",
         "net.0.weight 8 x 6 48",
         "excluded on request left_out.weight 15",
     }
-    assert {"frozen", "excluded on request", "kept dense on request"} <= set(callback.network.left_dense.values())
+    assert {"frozen", "excluded on request", "kept dense on request"} <= set(callback.network.why_unmasked.values())
     folded = " ".join(output.split())
     assert {text for text in wanted if text not in folded} == (set() if printed else wanted)
     assert ("Dense parameters" in output) is printed

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint, ModelPruning
+from watching import BUDGET, DENSITY, Watch
 from tiny_training import (
     At,
     Batch,
@@ -27,11 +28,10 @@ from tiny_training import (
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics import Metric
-from watching import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback, SparseNetwork
 from lightning_sparse._compat import MisconfigurationException
-from lightning_sparse.network.optimizer_steps import watching
+from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.topology.recipes import SPARSE_MOMENTUM
 
 pytestmark = [
@@ -76,7 +76,7 @@ def test_a_replaced_optimizer_is_not_kept_alive() -> None:
     for parameter in network.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     replaced.step()
-    assert watching([replaced])
+    assert observers_of([replaced])
     gone = weakref.ref(replaced)
     del replaced
     gc.collect()
@@ -310,7 +310,7 @@ def test_the_network_of_a_metric_is_never_masked() -> None:
     callback = check(module=module)
     assert torch.equal(module.metric.judge.weight, before)
     assert callback.network is not None
-    assert callback.network.left_dense["metric.judge.weight"] == "of a metric"
+    assert callback.network.why_unmasked["metric.judge.weight"] == "of a metric"
 
 
 def test_a_masked_layer_that_nothing_trains_is_warned_of() -> None:
@@ -368,14 +368,14 @@ def test_a_network_that_is_dropped_is_forgotten_and_steps_go_on() -> None:
     for model, optimizer in zip(models[1:], optimizers[1:], strict=True):
         SparseNetwork(model, density=0.5).attach(optimizer)
     gc.collect()
-    assert len(watching(optimizers)) == 1
+    assert len(observers_of(optimizers)) == 1
     for model, optimizer in zip(models, optimizers, strict=True):
         model(torch.ones(2, 5)).sum().backward()
         optimizer.step()
     assert int(torch.count_nonzero(models[0].weight)) <= 13
     kept.rewire(SPARSE_MOMENTUM, 0.5)
     kept.detach()
-    assert watching(optimizers) == []
+    assert observers_of(optimizers) == []
 
 
 def test_two_networks_share_an_optimizer() -> None:
