@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain
-from numbers import Integral
 from typing import Any, Literal
 
 from torch.nn.parameter import is_lazy
@@ -18,6 +17,7 @@ from lightning_sparse._compat import (
 )
 from lightning_sparse.analysis.checks import check_specialization_options
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
+from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.class_specialization.activation_recorder import (
     ACTIVATIONS,
     ActivationRecorder,
@@ -47,6 +47,7 @@ from lightning_sparse.callbacks.sparse_training.reporting import log_now, specia
 from lightning_sparse.selection.patterns import Patterns, as_included, name_list
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
 _PICTURE = "layers"
 
@@ -135,10 +136,13 @@ class ClassSpecializationCallback(ForwardPassCallback):
                 got=repr(name),
                 cure="name='val', for instance",
             )
-        _check_count("every_n_epochs", every_n_epochs)
-        _check_count("limit_batches", limit_batches)
+        if limit_batches is not None:
+            limit_batches = check_integer(
+                limit_batches, 1, expected="limit_batches >= 1, an integer, or None", cure="1, for instance"
+            )
         self._layers, self._num_classes, self._limit_batches = layers, num_classes, limit_batches
-        self._when, self._every_n_epochs, self._activation = when, every_n_epochs, activation
+        self._when, self._activation = when, activation
+        self._cadence = None if every_n_epochs is None else Cadence(every_n_epochs)
         self._metric_options: dict[str, Any] = {"drop_fraction": drop_fraction, "balanced": balanced}
         self._pictures, self._name = pictures, name
         self._is_fitting = False
@@ -203,7 +207,7 @@ class ClassSpecializationCallback(ForwardPassCallback):
             ValueError: If there are no such layers or data, or batch and layers don't fit together.
             TypeError: If batches are no pairs of images and labels.
         """
-        if self._when in ("fit", "both") or self._every_n_epochs:
+        if self._when in ("fit", "both") or self._cadence is not None:
             self._rehearse(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -225,7 +229,7 @@ class ClassSpecializationCallback(ForwardPassCallback):
                 listener.compute(channels, trainer.strategy.root_device)
 
     def _check_stream(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._every_n_epochs or not (self._num_classes or known_classes(trainer, pl_module)):
+        if self._cadence is not None or not (self._num_classes or known_classes(trainer, pl_module)):
             raise InvalidTypeError(
                 expected="data that can be gone through again, to measure every few epochs or to count classes",
                 got="a data set that is one iterator, of which training would miss what is looked at",
@@ -238,7 +242,7 @@ class ClassSpecializationCallback(ForwardPassCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is time."""
         completed = trainer.current_epoch + 1
-        if self._every_n_epochs and completed % self._every_n_epochs == 0:
+        if self._cadence is not None and self._cadence.is_due(completed):
             self._measure_in_fit(trainer, pl_module, completed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -338,13 +342,4 @@ def _check_choice(name: str, choice: object, known: tuple[str, ...]) -> None:
             expected=f"{name} from {', '.join(known)}",
             got=repr(choice),
             cure="name one of these",
-        )
-
-
-def _check_count(name: str, number: object) -> None:
-    if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or number < 1):
-        raise InvalidValueError(
-            expected=f"{name} >= 1, an integer, or None",
-            got=repr(number),
-            cure="1, for instance",
         )

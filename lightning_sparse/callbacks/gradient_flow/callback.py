@@ -165,7 +165,7 @@ class GradientFlowCallback(Callback):
     def state_key(self) -> str:
         """Name of the state in checkpoints: that of each callback of this class is its own."""
         return self._generate_state_key(
-            moments=repr(self._moments), orders=self._orders, fixed=self._batches is not None, name=self._name
+            moments=self._moments.key, orders=self._orders, fixed=self._batches is not None, name=self._name
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

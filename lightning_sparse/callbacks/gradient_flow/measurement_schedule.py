@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from numbers import Integral
 
 from lightning_sparse._compat import Trainer
-from lightning_sparse.callbacks.sparse_training.optimizers import run_length
+from lightning_sparse.callbacks.cadence import Cadence, run_length
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
 
 def evenly_spread(epochs: int, count: int) -> list[int]:
@@ -43,6 +43,7 @@ class MeasurementSchedule:
     every_n_epochs: int | None = None
     spread_over_epochs: int | None = None
     _planned: set[int] = field(default_factory=set, repr=False, compare=False)
+    _cadence: Cadence | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given = [self.every_n_steps, self.every_n_epochs, self.spread_over_epochs]
@@ -52,15 +53,25 @@ class MeasurementSchedule:
                 got=given,
                 cure="give one, or use two callbacks",
             )
-        for number in given:
-            if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or number < 1):
-                raise InvalidValueError(
-                    expected="a number of steps or epochs, an integer of at least 1",
-                    got=repr(number),
-                    cure="1 measures at every one",
-                )
-        if all(number is None for number in given):
+        if self.spread_over_epochs is not None:
+            self.spread_over_epochs = check_integer(
+                self.spread_over_epochs,
+                1,
+                expected="a number spread_over_epochs of at least 1, an integer",
+                cure="1 measures after the last epoch",
+            )
+            return
+        if self.every_n_steps is None and self.every_n_epochs is None:
             self.every_n_epochs = 1
+        self._cadence = Cadence(self.every_n_epochs, self.every_n_steps)
+
+    @property
+    def key(self) -> str:
+        """What tells schedules apart in checkpoints; written as version 0 wrote it, which later versions resume."""
+        return (
+            f"Moments(every_n_steps={self.every_n_steps}, every_n_epochs={self.every_n_epochs}, "
+            f"spread_over_epochs={self.spread_over_epochs})"
+        )
 
     def plan(self, trainer: Trainer) -> None:
         """Find out which epochs are meant, at the start of training.
@@ -81,10 +92,10 @@ class MeasurementSchedule:
 
     def is_step_due(self, steps: int) -> bool:
         """Tell whether to measure at a step, given its number from 1 on."""
-        return self.every_n_steps is not None and steps % self.every_n_steps == 0
+        return self._cadence is not None and not self._cadence.counts_epochs and self._cadence.is_due(steps)
 
     def is_epoch_due(self, epoch: int) -> bool:
         """Tell whether to measure at the end of an epoch, given its number from 0 on."""
-        if self.every_n_epochs is not None:
-            return (epoch + 1) % self.every_n_epochs == 0
+        if self._cadence is not None:
+            return self._cadence.counts_epochs and self._cadence.is_due(epoch + 1)
         return epoch in self._planned

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.callbacks.cadence import counted_per_step, run_length
 from lightning_sparse.callbacks.sparse_training.averages import mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
@@ -23,11 +24,10 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
-from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, counted_per_step, run_length
-from lightning_sparse.callbacks.sparse_training.prune_rate import PruneRate
+from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
 from lightning_sparse.callbacks.sparse_training.reporting import density_metrics, log, print_summary, update_metrics
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
-from lightning_sparse.callbacks.sparse_training.update_schedule import UpdateSchedule, progress
+from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density, as_density, check_density_options
 from lightning_sparse.network.seeding import check_seed
@@ -98,7 +98,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._holds_gradients = "gradient" in self._recipe.signals
         density = as_density(density, sparsity)
         self._prune_rate = PruneRate(prune_rate, schedule)
-        self._timetable = _timetable(every_n_epochs, every_n_steps)
+        self._cadence = update_cadence(every_n_epochs, every_n_steps)
         self._seed = check_seed(seed)
         self._network_options: dict[str, Any] = {
             "density": density,
@@ -191,7 +191,7 @@ class SparseTrainingCallback(ResumableCallback):
         print_summary(trainer, self.network)
 
     def _plan_updates(self, trainer: Trainer) -> None:
-        self._total_updates = self._timetable.total_updates(run_length(trainer, self._max_epochs), self._counters.first)
+        self._total_updates = self._cadence.boundaries(run_length(trainer, self._max_epochs), self._counters.first)
         decays = not self._prune_rate.is_constant and self._recipe.prune is not None
         if self._total_updates == inf and decays:
             raise InvalidValueError(
@@ -221,7 +221,7 @@ class SparseTrainingCallback(ResumableCallback):
             self._undo = None  # from here on, a failure is one of training
         now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
         # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
-        if self._timetable.is_due(now, last) and now[1] > last[1]:
+        if self._cadence.is_passed(now, last) and now[1] > last[1]:
             self.network.check_weights()
             self._update(self.network, now)
             warn_of_untrained(trainer, self.network, first=len(self.history) == 1)
@@ -264,9 +264,3 @@ class SparseTrainingCallback(ResumableCallback):
     def _release(self) -> None:
         if self.network is not None:
             self.network.detach()
-
-
-def _timetable(every_n_epochs: int | None, every_n_steps: int | None) -> UpdateSchedule:
-    if every_n_epochs is None and every_n_steps is None:
-        every_n_epochs = 1
-    return UpdateSchedule(every_n_epochs, every_n_steps)

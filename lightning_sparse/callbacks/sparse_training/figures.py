@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, partial
 from math import prod
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,11 +16,11 @@ from lightning_sparse._compat import (
     Trainer,
     callbacks_of,
 )
+from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.validation.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +50,7 @@ class SparsityPictures(Callback):
 
     def __init__(self, every_n_epochs: int | None = None) -> None:
         super().__init__()
-        self._period = _checked(every_n_epochs)
+        self._cadence = None if every_n_epochs is None else Cadence(every_n_epochs)
         self._forget()
 
     def _forget(self) -> None:
@@ -80,7 +79,7 @@ class SparsityPictures(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw after every so many epochs."""
         completed = trainer.current_epoch + 1
-        if self._period is not None and completed % self._period == 0:
+        if self._cadence is not None and self._cadence.is_due(completed):
             self._draw(trainer, completed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,18 +106,6 @@ class SparsityPictures(Callback):
                 send_figure(trainer, f"sparsity/{name}", draw)
 
 
-def _checked(every_n_epochs: Any) -> int | None:
-    if every_n_epochs is None:
-        return None
-    if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, Integral) or every_n_epochs < 1:
-        raise InvalidValueError(
-            expected="a period of at least 1 epoch, an integer",
-            got=repr(every_n_epochs),
-            cure="None draws at the end of training only",
-        )
-    return int(every_n_epochs)
-
-
 def _sparse_callback(trainer: Trainer) -> SparseTrainingCallback:
     found = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseTrainingCallback)]
     if not found:
@@ -137,7 +124,7 @@ def _masks(network: SparseNetwork) -> dict[str, Tensor]:
 
 def _unit(sparse: SparseTrainingCallback) -> tuple[Unit, str]:
     """Return what the run's updates are counted in, and its name."""
-    return ("step", "optimizer steps") if sparse._timetable.every_n_steps else ("epoch", "epochs completed")
+    return ("epoch", "epochs completed") if sparse._cadence.counts_epochs else ("step", "optimizer steps")
 
 
 def _densities(sparse: SparseTrainingCallback, network: SparseNetwork, completed: int) -> Figure:

@@ -1,93 +1,73 @@
-"""When topology updates are due and how far along they are: arithmetic on counters."""
+"""When topology updates are due, how far along they are, and how large a part of the active weights they prune."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil, inf
-from numbers import Integral
+from collections.abc import Callable
+from math import inf, nan
+from numbers import Real
 
+from lightning_sparse.callbacks.cadence import Cadence
+from lightning_sparse.topology.registry import resolve
+from lightning_sparse.topology.schedule import SCHEDULES, Schedule
 from lightning_sparse.validation.errors import InvalidValueError
 
 
-@dataclass(frozen=True)
-class RunLength:
-    """How long a run is, as far as it is known; infinity where it is not.
-
-    Attributes:
-        max_epochs: Limit in epochs.
-        max_steps: Limit in optimizer steps.
-        steps_per_epoch: Optimizer steps of an epoch.
-    """
-
-    max_epochs: float
-    max_steps: float
-    steps_per_epoch: float
-
-    def in_epochs(self) -> float:
-        """Return the number of epochs, the last of which may be cut short by the limit in steps."""
-        if self.max_steps == inf:
-            return self.max_epochs
-        # How many epochs a number of steps makes is unknown where an epoch's length is.
-        return inf if self.steps_per_epoch == inf else min(self.max_epochs, ceil(self.max_steps / self.steps_per_epoch))
-
-    def in_steps(self) -> float:
-        """Return the number of optimizer steps."""
-        return min(self.max_steps, self.max_epochs * self.steps_per_epoch)
-
-
-@dataclass(frozen=True)
-class UpdateSchedule:
-    """An update after every n epochs or after every n optimizer steps, except at the very end of training.
-
-    Attributes:
-        every_n_epochs: Period in epochs; None if in steps.
-        every_n_steps: Period in optimizer steps; None if in epochs.
+def update_cadence(every_n_epochs: int | None, every_n_steps: int | None) -> Cadence:
+    """Return the cadence of updates: after every epoch if no period is given.
 
     Raises:
-        ValueError: If a period is not a positive integer or not exactly one is given.
+        ValueError: If a period is not a positive integer, or both are given.
+    """
+    return Cadence(1) if every_n_epochs is None and every_n_steps is None else Cadence(every_n_epochs, every_n_steps)
+
+
+class PruneRate:
+    """A prune rate that follows a schedule.
+
+    Args:
+        initial: Fraction in [0, 1] of each layer's active weights.
+        schedule: A name, the import path of a function, or a function of progress in [0, 1] that returns a factor in
+            [0, 1].
+
+    Raises:
+        ValueError: If either is out of range or unknown.
     """
 
-    every_n_epochs: int | None
-    every_n_steps: int | None
-
-    def __post_init__(self) -> None:
-        if (self.every_n_epochs is None) == (self.every_n_steps is None):
+    def __init__(self, initial: float, schedule: str | Callable[[float], float]) -> None:
+        if isinstance(initial, bool) or not isinstance(initial, Real) or not 0 <= initial <= 1:
             raise InvalidValueError(
-                expected="a period in epochs or in steps",
-                got=f"every_n_epochs={self.every_n_epochs}, every_n_steps={self.every_n_steps}",
-                cure="give exactly one of them",
+                expected="a prune rate in [0, 1], a fraction of each layer's active weights",
+                got=repr(initial),
+                cure="the paper's is 0.5",
             )
-        period = self._period
-        if isinstance(period, bool) or not isinstance(period, Integral) or period < 1:
-            raise InvalidValueError(
-                expected="an update period of at least 1 epoch or step, an integer",
-                got=repr(period),
-                cure="1 updates after every epoch or step",
-            )
-        # A frozen dataclass; NumPy's integers, which would show in counters, become Python's.
-        object.__setattr__(self, "every_n_epochs" if self.every_n_steps is None else "every_n_steps", int(period))
+        self.initial: float = float(initial)
+        self._schedule: Schedule = resolve("schedule", schedule, SCHEDULES)
+        for progress in (0.0, 1.0):  # the first update and the last: a wrong schedule is wrong there, most likely
+            self.at(progress)
 
     @property
-    def _period(self) -> int:
-        return self.every_n_epochs or self.every_n_steps or 0
+    def is_constant(self) -> bool:
+        """Whether it is known to be the same at all updates."""
+        return self._schedule is SCHEDULES["constant"]
 
-    def is_due(self, now: tuple[int, int], last: tuple[int, int]) -> bool:
-        """Tell whether a boundary lies between the last update and now (completed epochs and optimizer steps)."""
-        counter = 0 if self.every_n_epochs else 1
-        return now[counter] // self._period > last[counter] // self._period
+    def at(self, progress: float) -> float:
+        """Return the fraction to prune, from 0 at the first update to 1 at the last.
 
-    def total_updates(self, length: RunLength, first: tuple[int, int]) -> float:
-        """Return the number of updates of a run, infinity if its length is unknown.
-
-        Args:
-            length: Of the run, counted from its very beginning.
-            first: Completed epochs and optimizer steps at the start of this fit.
+        Raises:
+            ValueError: If the schedule returns no factor.
         """
-        end = length.in_steps() if self.every_n_steps else length.in_epochs()
-        start = first[1] if self.every_n_steps else first[0]
-        if end == inf:
-            return inf
-        return max(0, (int(end) - 1) // self._period - start // self._period)
+        found = self._schedule(progress)
+        try:
+            factor = float(found)
+        except (TypeError, ValueError):
+            factor = nan
+        if not 0 <= factor <= 1:
+            raise InvalidValueError(
+                expected=f"a factor in [0, 1] on the prune rate from the schedule at progress {progress:.3g}",
+                got=repr(found),
+                cure="return 1 for the whole prune rate, 0 for none",
+            )
+        return self.initial * factor
 
 
 def progress(update: int, total: float) -> float:

@@ -24,6 +24,7 @@ from lightning_sparse import ClassSpecializationCallback, SparseMomentumCallback
 from lightning_sparse._compat import MisconfigurationException
 from lightning_sparse.analysis import compare
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
+from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.class_specialization.records import drawn
 
 CONVOLUTIONS = ["net.first", "net.second"]
@@ -961,8 +962,8 @@ def test_strategies_that_split_modules_are_refused() -> None:
         ({"dataloader": 3}, TypeError, "gone through again; got a int"),
         ({"num_classes": 1}, ValueError, "num_classes >= 2"),
         ({"when": "epoch"}, ValueError, "when from fit, test, both; got 'epoch'"),
-        ({"every_n_epochs": 0}, ValueError, "every_n_epochs >= 1, an integer, or None; got 0"),
-        ({"every_n_epochs": 1.5}, ValueError, "every_n_epochs >= 1, an integer, or None; got 1.5"),
+        ({"every_n_epochs": 0}, ValueError, "a period every_n_epochs of at least 1, an integer; got 0"),
+        ({"every_n_epochs": 1.5}, ValueError, "a period every_n_epochs of at least 1, an integer; got 1.5"),
         ({"activation": "gelu"}, ValueError, "activation from none, relu; got 'gelu'"),
         ({"drop_fraction": 1}, ValueError, "0 <= drop_fraction < 1; got 1"),
         ({"name": " "}, ValueError, "name to be a word, or None; got ' '"),
@@ -999,7 +1000,7 @@ def test_the_command_line_knows_all_arguments() -> None:
     cli = SparseCLI([*base, "--trainer.callbacks+=ClassSpecializationCallback", *arguments], run=False)
     (callback,) = [each for each in cli.trainer.callbacks if isinstance(each, ClassSpecializationCallback)]
     assert (callback._layers, callback._data, callback._num_classes) == (["ReLU", "net.*"], "val", 7)
-    assert (callback._when, callback._every_n_epochs, callback._activation) == ("both", 3, "relu")
+    assert (callback._when, callback._cadence, callback._activation) == ("both", Cadence(3), "relu")
     assert callback._metric_options == {"drop_fraction": 0.05, "balanced": True}
     assert (callback._limit_batches, callback._name) == (9, "held_out")
 

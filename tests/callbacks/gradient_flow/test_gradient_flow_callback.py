@@ -570,9 +570,9 @@ def test_hooks_of_optimizers_are_gone_after_training_and_after_an_error() -> Non
     ("options", "message"),
     [
         ({"every_n_steps": 1, "every_n_epochs": 1}, r"one of every_n_steps, every_n_epochs.*Cure"),
-        ({"every_n_steps": 0}, r"integer of at least 1; got 0. Cure"),
-        ({"every_n_epochs": True}, r"integer of at least 1; got True. Cure"),
-        ({"spread_over_epochs": 1.5}, r"integer of at least 1; got 1.5. Cure"),
+        ({"every_n_steps": 0}, r"at least 1, an integer; got 0. Cure"),
+        ({"every_n_epochs": True}, r"at least 1, an integer; got True. Cure"),
+        ({"spread_over_epochs": 1.5}, r"at least 1, an integer; got 1.5. Cure"),
         ({"orders": []}, r"at least one order; got none. Cure"),
         ({"orders": [0.5]}, r"1 <= p <= inf; got 0.5. Cure"),
         ({"masks": "ours"}, r"'auto', 'zeros' or 'dense'; got 'ours'. Cure"),

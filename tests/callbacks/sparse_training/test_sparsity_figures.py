@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse import SparseMomentumCallback, SparsityPictures
 from lightning_sparse._compat import MisconfigurationException
+from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.sparse_training.figure_data import density_curves, image_shapes, share_curves
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network.budget import LayerDensity
@@ -287,7 +288,7 @@ def test_it_can_be_copied_and_pickled_in_every_run() -> None:
     pictures = SparsityPictures(2)
 
     def look(*_: Any) -> None:
-        assert pickle.loads(pickle.dumps(pictures))._period == deepcopy(pictures)._period == 2
+        assert pickle.loads(pickle.dumps(pictures))._cadence == deepcopy(pictures)._cadence == Cadence(2)
 
     fit(sparse(), pictures, At("on_train_batch_end", look), logger=Gallery(), log_every_n_steps=1)
 
@@ -305,12 +306,12 @@ def test_the_command_line_knows_it_by_name() -> None:
     silent = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
     built = cli(TinyModule, run=False, args=[*silent, *arguments], save_config_callback=None, seed_everything_default=0)
     (found,) = [each for each in built.trainer.callbacks if isinstance(each, SparsityPictures)]
-    assert found._period == 2
+    assert found._cadence == Cadence(2)
 
 
 @pytest.mark.parametrize("period", [0, -1, 1.5, True, "2"])
 def test_a_period_that_is_none_is_refused(period: Any) -> None:
-    with pytest.raises(ValueError, match=r"Expected a period of at least 1 epoch.*; got .*\. Cure: "):
+    with pytest.raises(ValueError, match=r"Expected a period every_n_epochs of at least 1.*; got .*\. Cure: "):
         SparsityPictures(every_n_epochs=period)
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint, ModelPruning
-from watching import BUDGET, DENSITY, Watch
 from tiny_training import (
     At,
     Batch,
@@ -28,6 +27,7 @@ from tiny_training import (
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics import Metric
+from watching import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback, SparseNetwork
 from lightning_sparse._compat import MisconfigurationException

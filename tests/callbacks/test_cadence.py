@@ -8,18 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sparse.callbacks.sparse_training.update_schedule import RunLength, UpdateSchedule, progress
+from lightning_sparse.callbacks.cadence import Cadence, RunLength
+from lightning_sparse.callbacks.sparse_training.update_schedule import progress
 
 small = st.integers(1, 12)
 
 
-def play(timetable: UpdateSchedule, steps_per_epoch: int, steps: int, first: int = 0) -> list[tuple[int, int]]:
+def play(cadence: Cadence, steps_per_epoch: int, steps: int, first: int = 0) -> list[tuple[int, int]]:
     """Return completed epochs and steps at each update of a fit: one is looked for before every step."""
     last = first // steps_per_epoch, first
     updates = []
     for step in range(first, steps):
         now = step // steps_per_epoch, step
-        if timetable.is_due(now, last):
+        if cadence.is_passed(now, last):
             updates.append(now)
             last = now
     return updates
@@ -27,60 +28,60 @@ def play(timetable: UpdateSchedule, steps_per_epoch: int, steps: int, first: int
 
 @given(period=small, steps_per_epoch=small, epochs=small, first=st.integers(0, 6))
 def test_updates_in_epochs_are_as_many_as_foreseen(period: int, steps_per_epoch: int, epochs: int, first: int) -> None:
-    timetable = UpdateSchedule(every_n_epochs=period, every_n_steps=None)
-    updates = play(timetable, steps_per_epoch, steps_per_epoch * epochs, steps_per_epoch * first)
+    cadence = Cadence(every_n_epochs=period, every_n_steps=None)
+    updates = play(cadence, steps_per_epoch, steps_per_epoch * epochs, steps_per_epoch * first)
     assert [epoch for epoch, _ in updates] == [epoch for epoch in range(period, epochs, period) if epoch > first]
     for per_epoch in (steps_per_epoch, inf):
-        assert len(updates) == timetable.total_updates(RunLength(epochs, inf, per_epoch), (first, -1))
+        assert len(updates) == cadence.boundaries(RunLength(epochs, inf, per_epoch), (first, -1))
 
 
 @given(period=small, steps_per_epoch=small, epochs=small, steps=st.integers(1, 60))
 def test_updates_in_epochs_of_a_run_limited_by_steps_are_as_many_as_foreseen(
     period: int, steps_per_epoch: int, epochs: int, steps: int
 ) -> None:
-    timetable = UpdateSchedule(every_n_epochs=period, every_n_steps=None)
-    updates = play(timetable, steps_per_epoch, min(steps, epochs * steps_per_epoch))
-    assert len(updates) == timetable.total_updates(RunLength(epochs, steps, steps_per_epoch), (0, 0))
+    cadence = Cadence(every_n_epochs=period, every_n_steps=None)
+    updates = play(cadence, steps_per_epoch, min(steps, epochs * steps_per_epoch))
+    assert len(updates) == cadence.boundaries(RunLength(epochs, steps, steps_per_epoch), (0, 0))
 
 
 @given(period=small, steps_per_epoch=small, epochs=small, steps=st.integers(1, 60), first=st.integers(0, 20))
 def test_updates_in_steps_are_as_many_as_foreseen(
     period: int, steps_per_epoch: int, epochs: int, steps: int, first: int
 ) -> None:
-    timetable, end = UpdateSchedule(every_n_epochs=None, every_n_steps=period), min(steps, epochs * steps_per_epoch)
-    updates = play(timetable, steps_per_epoch, end, first)
+    cadence, end = Cadence(every_n_epochs=None, every_n_steps=period), min(steps, epochs * steps_per_epoch)
+    updates = play(cadence, steps_per_epoch, end, first)
     assert [step for _, step in updates] == [step for step in range(period, end, period) if step > first]
-    assert len(updates) == timetable.total_updates(RunLength(epochs, steps, steps_per_epoch), (-1, first))
-    assert len(updates) == timetable.total_updates(RunLength(inf, end, inf), (-1, first))
+    assert len(updates) == cadence.boundaries(RunLength(epochs, steps, steps_per_epoch), (-1, first))
+    assert len(updates) == cadence.boundaries(RunLength(inf, end, inf), (-1, first))
 
 
 def test_a_boundary_that_was_passed_between_two_looks_is_not_lost() -> None:
-    timetable = UpdateSchedule(every_n_epochs=None, every_n_steps=10)
-    assert timetable.is_due((0, 23), (0, 9))
-    assert timetable.is_due((0, 23), (0, 19))
-    assert not timetable.is_due((0, 23), (0, 20))
-    assert not timetable.is_due((0, 29), (0, 23))
+    cadence = Cadence(every_n_epochs=None, every_n_steps=10)
+    assert cadence.is_passed((0, 23), (0, 9))
+    assert cadence.is_passed((0, 23), (0, 19))
+    assert not cadence.is_passed((0, 23), (0, 20))
+    assert not cadence.is_passed((0, 29), (0, 23))
 
 
 @pytest.mark.parametrize(
-    ("timetable", "length"),
+    ("cadence", "length"),
     [
-        (UpdateSchedule(None, 10), RunLength(inf, inf, 5)),
-        (UpdateSchedule(None, 10), RunLength(5, inf, inf)),
-        (UpdateSchedule(1, None), RunLength(inf, inf, 5)),
-        (UpdateSchedule(1, None), RunLength(inf, 100, inf)),
-        (UpdateSchedule(1, None), RunLength(10, 100, inf)),
+        (Cadence(None, 10), RunLength(inf, inf, 5)),
+        (Cadence(None, 10), RunLength(5, inf, inf)),
+        (Cadence(1, None), RunLength(inf, inf, 5)),
+        (Cadence(1, None), RunLength(inf, 100, inf)),
+        (Cadence(1, None), RunLength(10, 100, inf)),
     ],
     ids=str,
 )
-def test_of_a_run_of_unknown_length_the_updates_are_not_known(timetable: UpdateSchedule, length: RunLength) -> None:
-    assert timetable.total_updates(length, (0, 0)) == inf
+def test_of_a_run_of_unknown_length_the_updates_are_not_known(cadence: Cadence, length: RunLength) -> None:
+    assert cadence.boundaries(length, (0, 0)) == inf
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(None, None), (1, 1), (0, None), (None, -1), (1.0, None), (True, None)])
 def test_a_period_that_is_none_or_two_or_no_positive_integer_is_refused(epochs: int | None, steps: int | None) -> None:
     with pytest.raises(ValueError, match=r"Expected .* period .*got"):
-        UpdateSchedule(epochs, steps)
+        Cadence(epochs, steps)
 
 
 @given(total=st.integers(2, 50))
