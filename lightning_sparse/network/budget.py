@@ -82,7 +82,7 @@ def initial_counts(
     density: Density,
     distribution: str = "uniform",
     dense: Sequence[Pattern] = (),
-    minimum: int = 1,
+    min_active: int = 1,
 ) -> dict[str, int]:
     """Return the number of active weights per layer; for a number as density they sum to `round(density * N)`.
 
@@ -92,29 +92,29 @@ def initial_counts(
             each layer they match, of which the first match counts and every layer needs one.
         distribution: How a number is spread over layers: a name in `topology.density.DISTRIBUTIONS`.
         dense: Patterns of layers that stay dense; they count in N and use up budget.
-        minimum: The least number of active weights per layer.
+        min_active: Minimum number of active weights per layer.
 
     Raises:
         ValueError: If a density is outside (0, 1] or out of reach, or a pattern or the distribution is unknown.
     """
-    check_density_options(density, distribution, minimum)
-    minimum = int(minimum)
+    check_density_options(density, distribution, min_active)
+    min_active = int(min_active)
     full = {name for pattern in dense for name in matching(weights, pattern)}
     open_names = [name for name in weights if name not in full]
     sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
     if isinstance(density, Mapping):
-        counts = _by_pattern({name: weights[name] for name in open_names}, density, minimum)
+        counts = _by_pattern({name: weights[name] for name in open_names}, density, min_active)
     else:
-        counts = _by_total(weights, open_names, float(density), distribution, minimum)
+        counts = _by_total(weights, open_names, float(density), distribution, min_active)
     return {name: counts.get(name, sizes[name]) for name in weights}
 
 
-def check_density_options(density: Density, distribution: str, minimum: int) -> None:
+def check_density_options(density: Density, distribution: str, min_active: int) -> None:
     """Check what can be checked before there is a model.
 
     Raises:
-        ValueError: If a density is not in (0, 1], the distribution is unknown, the minimum is not an integer >= 0, or
-            densities per layer come with a distribution.
+        ValueError: If a density is not in (0, 1], the distribution is unknown, `min_active` is not an integer >= 0,
+            or densities per layer come with a distribution.
     """
     if distribution not in tuple(DISTRIBUTIONS):
         raise InvalidValueError(
@@ -122,11 +122,11 @@ def check_density_options(density: Density, distribution: str, minimum: int) -> 
             got=repr(distribution),
             cure="name one of these",
         )
-    if isinstance(minimum, bool) or not isinstance(minimum, Integral) or minimum < 0:
+    if isinstance(min_active, bool) or not isinstance(min_active, Integral) or min_active < 0:
         raise InvalidValueError(
-            expected="a minimum of active weights per layer, an integer >= 0",
-            got=repr(minimum),
-            cure="the default is 1",
+            expected="a minimum number of active weights per layer, an integer >= 0",
+            got=repr(min_active),
+            cure="min_active is 1 by default",
         )
     if not isinstance(density, Mapping):
         _check_density(density)
@@ -158,29 +158,29 @@ def _check_density(density: float, where: str = "") -> None:
 
 
 def _by_total(
-    weights: dict[str, Weight], open_names: list[str], density: float, distribution: str, minimum: int
+    weights: dict[str, Weight], open_names: list[str], density: float, distribution: str, min_active: int
 ) -> dict[str, int]:
     sizes = {name: weight.parameter.numel() for name, weight in weights.items()}
     whole, open_size = sum(sizes.values()), sum(sizes[name] for name in open_names)
     total = round(density * whole)
-    least = sum(min(minimum, sizes[name]) for name in open_names)
+    least = sum(min(min_active, sizes[name]) for name in open_names)
     closed = whole - open_size
     if not closed + least <= total <= whole:
         raise InvalidValueError(
             expected=(
                 f"a density from {(closed + least) / whole} to 1: of {whole} weights {closed} stay dense and "
-                f"the other {len(open_names)} layers keep at least {minimum} each"
+                f"the other {len(open_names)} layers keep at least {min_active} each"
             ),
             got=density,
-            cure="a higher density, fewer dense layers or a lower minimum",
+            cure="a higher density, fewer dense layers or a lower min_active",
         )
     shapes = [tuple(weights[name].parameter.shape) for name in open_names]
     if not shapes:
         return {}
-    return dict(zip(open_names, allocate(shapes, total - closed, distribution, minimum), strict=True))
+    return dict(zip(open_names, allocate(shapes, total - closed, distribution, min_active), strict=True))
 
 
-def _by_pattern(weights: dict[str, Weight], densities: Mapping[str, float], minimum: int) -> dict[str, int]:
+def _by_pattern(weights: dict[str, Weight], densities: Mapping[str, float], min_active: int) -> dict[str, int]:
     for pattern in densities:
         matching(weights, pattern)
     counts = {}
@@ -193,5 +193,5 @@ def _by_pattern(weights: dict[str, Weight], densities: Mapping[str, float], mini
                 cure="add '*' as the last pattern",
             )
         size = weight.parameter.numel()
-        counts[name] = max(round(float(matched[0]) * size), min(minimum, size))
+        counts[name] = max(round(float(matched[0]) * size), min(min_active, size))
     return counts

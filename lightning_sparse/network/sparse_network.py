@@ -25,6 +25,7 @@ from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.topology.select import top_k_mask
+from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 
@@ -46,10 +47,11 @@ class SparseNetwork:
             or module types. Also the way to mask LSTM or attention weights.
         exclude: Leave these out, likewise; they don't count in N.
         dense: These stay dense, likewise, but count in N: the other layers share what is left of the budget.
-        minimum: No layer has fewer active weights than this.
+        min_active: Minimum number of active weights per layer.
         seed: Of the random masks and of random growth; default: PyTorch's current initial seed.
         state: What `state_dict` returned, to go on from instead of random masks. Load the model's weights before:
             random masks would zero some of them.
+        minimum: Old name of `min_active`, for one more version.
 
     Raises:
         ValueError: If nothing matches, or the density is out of reach (with the feasible range).
@@ -69,19 +71,21 @@ class SparseNetwork:
         include: Patterns | None = None,
         exclude: Patterns | None = None,
         dense: Patterns | None = None,
-        minimum: int = 1,
+        min_active: int = 1,
         seed: int | None = None,
         state: Mapping[str, Any] | None = None,
+        minimum: int | None = None,
     ) -> None:
+        min_active = renamed_argument("minimum", minimum, "min_active", min_active, default=1)
         seed = check_seed(seed)
         density = as_density(density, sparsity)
         self.model = model
         self._choice: dict[str, Any] = {"include": include, "exclude": exclude, "dense": dense}
         weights = find_weights(model, include, exclude)
         kept_dense = as_patterns(dense)
-        self._active = initial_counts(weights, density, distribution, kept_dense, minimum)
+        self._active = initial_counts(weights, density, distribution, kept_dense, min_active)
         self._parameters = {name: weight.parameter for name, weight in weights.items()}
-        self._minimum = int(minimum)
+        self._min_active = int(min_active)
         self._generator = mask_generator(torch.initial_seed() if seed is None else seed)
         masked = {
             name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, kept_dense))
@@ -297,7 +301,7 @@ class SparseNetwork:
                 # A frozen weight would be regrown where it can't be trained.
                 names = [name for name in self._masks.names if self._parameters[name].requires_grad]
                 layers = LazyLayers([partial(self._view, name, recipe.signals) for name in names])
-                rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, minimum=self._minimum)
+                rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, min_active=self._min_active)
         except BaseException:
             self._generator.set_state(before)
             raise

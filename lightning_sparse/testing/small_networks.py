@@ -47,23 +47,23 @@ class Case:
         density: Fraction in (0, 1] of the maskable weights that are active.
         distribution: How they are spread over layers at first.
         optimizer: A name in `OPTIMIZERS`.
-        minimum: No layer falls below so many active weights.
+        min_active: Minimum number of active weights per layer.
     """
 
     model: str
     density: float
     distribution: str
     optimizer: str
-    minimum: int = 1
+    min_active: int = 1
 
 
 # Each model with each optimizer and each distribution at least once: all combinations would take ten times as long.
 CASES = (
     Case("linear", 0.05, "uniform", "nesterov"),
-    Case("linear", 0.3, "erdos_renyi", "adam", minimum=3),
+    Case("linear", 0.3, "erdos_renyi", "adam", min_active=3),
     Case("linear", 0.97, "erdos_renyi_kernel", "sgd"),
     Case("convolutional", 0.1, "erdos_renyi_kernel", "nesterov"),
-    Case("convolutional", 0.4, "uniform", "adam", minimum=0),
+    Case("convolutional", 0.4, "uniform", "adam", min_active=0),
     Case("convolutional", 0.9, "erdos_renyi", "sgd"),
     Case("tiny", 0.14, "uniform", "adam"),
     Case("tiny", 0.4, "erdos_renyi_kernel", "sgd"),
@@ -89,7 +89,7 @@ class SmallRun:
             self.model = MODELS[case.model]()
         self.optimizer = OPTIMIZERS[case.optimizer](self.model.parameters())
         self.network = SparseNetwork(
-            self.model, case.density, distribution=case.distribution, minimum=case.minimum, seed=seed
+            self.model, case.density, distribution=case.distribution, min_active=case.min_active, seed=seed
         )
         self.network.attach(self.optimizer, track_gradients=True)
         self.budget = round(case.density * sum(weight.numel() for weight in self.weights.values()))

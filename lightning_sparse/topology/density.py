@@ -34,14 +34,14 @@ DISTRIBUTIONS: dict[str, Callable[[Shape], float]] = {
 }
 
 
-def allocate(shapes: Sequence[Shape], total: int, distribution: str = "uniform", minimum: int = 1) -> list[int]:
+def allocate(shapes: Sequence[Shape], total: int, distribution: str = "uniform", min_active: int = 1) -> list[int]:
     """Split `total` active weights over layers, exactly; full layers pass on what they can't take, in proportion.
 
     Args:
         shapes: Shapes of the weights, `(out, in, *kernel)`.
         total: Active weights of the whole network.
         distribution: A name in `DISTRIBUTIONS`.
-        minimum: The least number of active weights per layer (or its size, if that is less).
+        min_active: Minimum number of active weights per layer; of a smaller layer, its size.
 
     Raises:
         ValueError: If the distribution is unknown or the total out of reach, with the feasible range.
@@ -56,14 +56,14 @@ def allocate(shapes: Sequence[Shape], total: int, distribution: str = "uniform",
             cure="name one",
         )
     sizes = [prod(shape) for shape in shapes]
-    least = [min(minimum, size) for size in sizes]
+    least = [min(min_active, size) for size in sizes]
     if not sum(least) <= total <= sum(sizes):
         raise InvalidValueError(
             expected=(
-                f"between {sum(least)} and {sum(sizes)} active weights (at least {minimum} per layer), a "
+                f"between {sum(least)} and {sum(sizes)} active weights (at least {min_active} per layer), a "
                 f"density from {sum(least) / sum(sizes):.3g} to 1"
             ),
             got=total,
-            cure="another density or minimum",
+            cure="another density or a lower min_active",
         )
     return apportion(total, [DISTRIBUTIONS[distribution](shape) for shape in shapes], sizes, least, "proportional")

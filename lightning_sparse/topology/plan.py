@@ -59,7 +59,7 @@ class LayerEvidence:
         return self.size - self.active
 
 
-def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: int = 1) -> tuple[LayerChange, ...]:
+def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active: int = 1) -> tuple[LayerChange, ...]:
     """Return how many weights each layer loses and gains; as many are grown as are pruned, exactly.
 
     A layer prunes `round(prune_rate * active)` weights. What all layers lost is apportioned by their claims: a layer
@@ -72,7 +72,7 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
     Args:
         layers: The evidence; claims for all layers or for none.
         prune_rate: Fraction in [0, 1] of each layer's active weights.
-        minimum: No layer falls below so many active weights (or what it had, if that is less).
+        min_active: Minimum number of active weights per layer; of a layer that has fewer, the number it has.
 
     Raises:
         ValueError: If the prune rate is out of range.
@@ -92,7 +92,7 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, minimum: in
         grown, shares = pruned, _shares([float(lost) for lost in pruned])
     else:
         pruned = _spare_nearly_dense(layers, pruned, claims)
-        grown, shares = _redistribute(layers, pruned, claims, minimum), _shares(claims)
+        grown, shares = _redistribute(layers, pruned, claims, min_active), _shares(claims)
     return tuple(
         LayerChange(layer.name, layer.size, layer.active, lost, gained, share)
         for layer, lost, gained, share in zip(layers, pruned, grown, shares, strict=True)
@@ -109,11 +109,12 @@ def _spare_nearly_dense(layers: Sequence[LayerEvidence], pruned: Sequence[int], 
 
 
 def _redistribute(
-    layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float], minimum: int
+    layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float], min_active: int
 ) -> list[int]:
     room = [layer.spare + lost for layer, lost in zip(layers, pruned, strict=True)]
     needed = [
-        max(0, min(minimum, layer.active) - (layer.active - lost)) for layer, lost in zip(layers, pruned, strict=True)
+        max(0, min(min_active, layer.active) - (layer.active - lost))
+        for layer, lost in zip(layers, pruned, strict=True)
     ]
     return apportion(sum(pruned), claims, room, needed)
 

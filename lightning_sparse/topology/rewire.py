@@ -23,6 +23,7 @@ from lightning_sparse.topology.measure import Extremes, check_signals, fetch_ext
 from lightning_sparse.topology.plan import LayerChange, plan_changes
 from lightning_sparse.topology.registry import takes_one_argument
 from lightning_sparse.topology.select import top_k_mask
+from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 _Mask = TypeVar("_Mask")
@@ -101,7 +102,14 @@ class Rewiring(Generic[_Mask]):
     changes: tuple[LayerChange, ...]
 
 
-def rewire(layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, *, minimum: int = 1) -> Rewiring[Tensor]:
+def rewire(
+    layers: Sequence[LayerView],
+    recipe: Recipe,
+    prune_rate: float,
+    *,
+    min_active: int = 1,
+    minimum: int | None = None,
+) -> Rewiring[Tensor]:
     """Return the masks after one topology update; nothing that comes in is changed.
 
     The number of active weights is conserved exactly; `plan_changes` has the counts, measured before pruning
@@ -115,7 +123,8 @@ def rewire(layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, *, mi
             at a few tensors of the largest layer: each view is used and dropped.
         recipe: The three rules.
         prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
-        minimum: No layer falls below so many active weights (or what it had, if that is less).
+        min_active: Minimum number of active weights per layer; of a layer that has fewer, the number it has.
+        minimum: Old name of `min_active`, for one more version.
 
     Raises:
         ValueError: If the prune rate is out of range or a rule returns something unusable.
@@ -123,7 +132,8 @@ def rewire(layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, *, mi
         MissingSignalError: If a layer lacks a signal that a rule requires.
         NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
     """
-    return rewire_into(layers, recipe, prune_rate, store=lambda mask: mask, minimum=minimum)
+    min_active = renamed_argument("minimum", minimum, "min_active", min_active, default=1)
+    return rewire_into(layers, recipe, prune_rate, store=lambda mask: mask, min_active=min_active)
 
 
 def rewire_into(
@@ -132,7 +142,7 @@ def rewire_into(
     prune_rate: float,
     *,
     store: Callable[[Tensor], _Mask],
-    minimum: int = 1,
+    min_active: int = 1,
 ) -> Rewiring[_Mask]:
     """Do what `rewire` does, but pass each mask through `store` as soon as it is made (to pack it, for instance).
 
@@ -141,7 +151,7 @@ def rewire_into(
     their rules' reductions, and the rounds of their selections.
     """
     evidence = measure_layers(layers, recipe.redistribute, recipe.unshardable)
-    changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, minimum)
+    changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, min_active)
     survivors, masks = {}, {}
     ranges: list[tuple[int, Extremes]] = []
     for index, change in enumerate(changes):

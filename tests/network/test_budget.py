@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import prod
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import as_density, check_density_options, initial_counts
 from lightning_sparse.selection.weights import Weight, find_weights
 from lightning_sparse.topology.density import DISTRIBUTIONS
@@ -28,24 +30,24 @@ def mixed() -> dict[str, Weight]:
     )
 
 
-@given(widths=shapes, distribution=st.sampled_from(sorted(DISTRIBUTIONS)), minimum=st.integers(0, 3), data=st.data())
+@given(widths=shapes, distribution=st.sampled_from(sorted(DISTRIBUTIONS)), min_active=st.integers(0, 3), data=st.data())
 def test_counts_sum_to_the_rounded_density(
-    widths: list[list[int]], distribution: str, minimum: int, data: st.DataObject
+    widths: list[list[int]], distribution: str, min_active: int, data: st.DataObject
 ) -> None:
     weights, sizes = weights_of(widths), [prod(shape) for shape in widths]
-    least = [min(minimum, size) for size in sizes]
+    least = [min(min_active, size) for size in sizes]
     density = data.draw(st.floats(max(sum(least) / sum(sizes), 1e-9), 1))
-    counts = list(initial_counts(weights, density, distribution, minimum=minimum).values())
+    counts = list(initial_counts(weights, density, distribution, min_active=min_active).values())
     assert sum(counts) == round(density * sum(sizes))
     assert all(low <= count <= size for low, count, size in zip(least, counts, sizes, strict=True))
 
 
-@given(widths=shapes, total=st.floats(1e-9, 1), minimum=st.integers(1, 3))
-def test_a_density_is_met_or_refused_but_never_bent(widths: list[list[int]], total: float, minimum: int) -> None:
+@given(widths=shapes, total=st.floats(1e-9, 1), min_active=st.integers(1, 3))
+def test_a_density_is_met_or_refused_but_never_bent(widths: list[list[int]], total: float, min_active: int) -> None:
     sizes = [prod(shape) for shape in widths]
-    feasible = round(total * sum(sizes)) >= sum(min(minimum, size) for size in sizes)
+    feasible = round(total * sum(sizes)) >= sum(min(min_active, size) for size in sizes)
     try:
-        counts = initial_counts(weights_of(widths), total, minimum=minimum)
+        counts = initial_counts(weights_of(widths), total, min_active=min_active)
     except ValueError:
         counts = None
     assert (counts is not None) == feasible
@@ -79,10 +81,10 @@ def test_too_much_that_stays_dense_is_an_error_with_limit_and_cure() -> None:
 
 
 def test_the_minimum_is_kept_in_every_layer() -> None:
-    assert initial_counts(mixed(), 0.05, "erdos_renyi_kernel", minimum=5)["head.weight"] >= 5
-    assert min(initial_counts(mixed(), 16 / 330, minimum=5).values()) == 5
+    assert initial_counts(mixed(), 0.05, "erdos_renyi_kernel", min_active=5)["head.weight"] >= 5
+    assert min(initial_counts(mixed(), 16 / 330, min_active=5).values()) == 5
     with pytest.raises(ValueError, match="the other 3 layers keep at least 5 each"):
-        initial_counts(mixed(), 14 / 330, minimum=5)
+        initial_counts(mixed(), 14 / 330, min_active=5)
 
 
 def test_a_mapping_gives_each_layer_its_own_density() -> None:
@@ -104,7 +106,7 @@ def test_a_mapping_leaves_dense_layers_dense() -> None:
 
 
 def test_a_mapping_never_empties_a_layer() -> None:
-    assert initial_counts(mixed(), {"*": 0.001}, minimum=2) == dict.fromkeys(mixed(), 2)
+    assert initial_counts(mixed(), {"*": 0.001}, min_active=2) == dict.fromkeys(mixed(), 2)
 
 
 def test_a_layer_without_a_density_is_an_error() -> None:
@@ -161,3 +163,14 @@ def test_a_density_and_a_sparsity_exclude_each_other() -> None:
 def test_a_sparsity_that_leaves_nothing_or_is_none_is_refused(sparsity: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected a sparsity in \[0, 1\).*got .*Cure"):
         as_density(None, sparsity)
+
+
+def test_minimum_is_still_taken_for_min_active_and_warns() -> None:
+    model = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 1))
+    with pytest.warns(DeprecationWarning, match="use min_active"):
+        old = SparseNetwork(model, 0.1, minimum=7, seed=0)
+    new = SparseNetwork(copy.deepcopy(model), 0.1, min_active=7, seed=0)
+    assert [layer.active for layer in new.layers.values()] == [layer.active for layer in old.layers.values()]
+    assert new.layers["1.weight"].active == 7
+    with pytest.raises(ValueError, match=r"got min_active=2 and minimum=7"):
+        SparseNetwork(model, 0.1, min_active=2, minimum=7)

@@ -102,14 +102,16 @@ def identical(left: object, right: object) -> bool:
     return type(left) is type(right) and left == right
 
 
-def check_budget(network: SparseNetwork, budget: int, minimum: int) -> None:
+def check_budget(network: SparseNetwork, budget: int, min_active: int) -> None:
     """Recount active weights from the masks and compare with everything that the network says."""
     weights, masks, layers = maskable(network.model), network.masks, network.layers
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     assert sum(counts.values()) == budget
     assert list(masks) == list(layers) == list(weights)
     assert {name: layer.active for name, layer in layers.items()} == counts
-    assert all(min(minimum, weights[name].numel()) <= count <= weights[name].numel() for name, count in counts.items())
+    assert all(
+        min(min_active, weights[name].numel()) <= count <= weights[name].numel() for name, count in counts.items()
+    )
     assert network.density == budget / sum(weight.numel() for weight in weights.values())
 
 
@@ -143,19 +145,19 @@ def check_survivors(network: SparseNetwork, recipe: Recipe, prune_rate: float) -
 def test_the_budget_is_met_exactly_at_every_point_of_training(
     data: st.DataObject, prune: str, redistribute: str, grow: str
 ) -> None:
-    model, minimum = data.draw(models), data.draw(st.integers(0, 3))
+    model, min_active = data.draw(models), data.draw(st.integers(0, 3))
     numels = [weight.numel() for weight in maskable(model).values()]
-    least = sum(min(minimum, numel) for numel in numels) / sum(numels)
+    least = sum(min(min_active, numel) for numel in numels) / sum(numels)
     density = data.draw(st.floats(max(least, 1e-6), 1))
     budget = round(density * sum(numels))
     network = SparseNetwork(
         model,
         density,
         distribution=data.draw(st.sampled_from(sorted(DISTRIBUTIONS))),
-        minimum=minimum,
+        min_active=min_active,
         seed=data.draw(st.integers(0, 9)),
     )
-    check_budget(network, budget, minimum)
+    check_budget(network, budget, min_active)
     check_zeros(network)
     stepping = OPTIMIZERS[data.draw(st.sampled_from(["sgd", "nesterov", "adam"]))](model.parameters())
     network.attach(stepping)
@@ -164,7 +166,7 @@ def test_the_budget_is_met_exactly_at_every_point_of_training(
         step(model, stepping)
         check_zeros(network)
         check_survivors(network, recipe, data.draw(st.floats(0, 1)))
-        check_budget(network, budget, minimum)
+        check_budget(network, budget, min_active)
         check_zeros(network)
 
 
@@ -227,20 +229,20 @@ def test_dense_layers_stay_full_and_use_up_budget(model: nn.Sequential, data: st
 
 
 @settings(max_examples=60)
-@given(model=models, minimum=st.integers(1, 4), data=st.data())
+@given(model=models, min_active=st.integers(1, 4), data=st.data())
 def test_an_infeasible_density_names_a_limit_that_is_feasible(
-    model: nn.Sequential, minimum: int, data: st.DataObject
+    model: nn.Sequential, min_active: int, data: st.DataObject
 ) -> None:
     numels = [weight.numel() for weight in maskable(model).values()]
-    least = sum(min(minimum, numel) for numel in numels)
+    least = sum(min(min_active, numel) for numel in numels)
     total = data.draw(st.integers(0, least - 1))
     before = values(model)
     with pytest.raises(ValueError, match=r"Expected a density from \S+ to 1") as caught:
-        SparseNetwork(model, max(total / sum(numels), 1e-9), minimum=minimum)
+        SparseNetwork(model, max(total / sum(numels), 1e-9), min_active=min_active)
     assert identical(values(model), before)
     named = re.search(r"from (\S+) to 1", str(caught.value))
     assert named is not None
-    check_budget(SparseNetwork(model, float(named[1]), minimum=minimum), least, minimum)
+    check_budget(SparseNetwork(model, float(named[1]), min_active=min_active), least, min_active)
 
 
 def test_the_feasible_limit_of_a_large_layer_that_stays_dense_is_not_rounded_down() -> None:

@@ -69,7 +69,7 @@ def update(
     prune: str = "magnitude",
     redistribute: str = "momentum",
     grow: str = "momentum",
-    minimum: int = 1,
+    min_active: int = 1,
     noise: Noise | None = None,
     keep_regrown: bool = False,
 ) -> list[Outcome]:
@@ -79,7 +79,9 @@ def update(
     grown again keeps its value, else it starts at zero as every other grown weight does.
     """
     claims = [claim(layer) for layer in layers]  # (a), measured before anything is pruned
-    pruned, grown = counts(layers, claims if redistribute == "momentum" else [0.0] * len(layers), prune_rate, minimum)
+    pruned, grown = counts(
+        layers, claims if redistribute == "momentum" else [0.0] * len(layers), prune_rate, min_active
+    )
     return [
         _rewire(layer, lost, gained, prune, grow, noise, keep_regrown)
         for layer, lost, gained in zip(layers, pruned, grown, strict=True)
@@ -94,7 +96,7 @@ def claim(layer: Layer) -> float:
 
 
 def counts(
-    layers: Sequence[Layer], claims: Sequence[float], prune_rate: float, minimum: int
+    layers: Sequence[Layer], claims: Sequence[float], prune_rate: float, min_active: int
 ) -> tuple[list[int], list[int]]:
     """Return how many weights every layer loses and gains."""
     if all(layer.zeros == 0 for layer in layers):
@@ -108,7 +110,7 @@ def counts(
         _spare_if_growing(layer, lost, quota)
         for layer, lost, quota in zip(layers, pruned, _quotas(sum(pruned), claims), strict=True)
     ]
-    lows = [_least_growth(layer, lost, minimum) for layer, lost in zip(layers, pruned, strict=True)]
+    lows = [_least_growth(layer, lost, min_active) for layer, lost in zip(layers, pruned, strict=True)]
     caps = [layer.zeros + lost for layer, lost in zip(layers, pruned, strict=True)]
     total = sum(pruned)
     return pruned, largest_remainder(total, share_out(total, _quotas(total, claims), lows, caps))
@@ -127,9 +129,9 @@ def _spare_if_growing(layer: Layer, lost: int, quota: Fraction) -> int:
     return min(lost, floor(len(layer.active) * sparsity))
 
 
-def _least_growth(layer: Layer, lost: int, minimum: int) -> int:
+def _least_growth(layer: Layer, lost: int, min_active: int) -> int:
     survivors = len(layer.active) - lost
-    return max(0, min(minimum, len(layer.active)) - survivors)
+    return max(0, min(min_active, len(layer.active)) - survivors)
 
 
 def share_out(total: int, quotas: Sequence[Fraction], lows: Sequence[int], caps: Sequence[int]) -> list[Fraction]:

@@ -32,7 +32,7 @@ class Case:
     prune_rate: float
     redistribute: str
     grow: str
-    minimum: int
+    min_active: int
     seed: int
 
 
@@ -76,7 +76,7 @@ def cases(draw: st.DrawFn) -> Case:
         prune_rate=draw(st.sampled_from([0.0, 0.2, 0.3, 0.5, 1.0]) | st.floats(0, 1)),
         redistribute=draw(st.sampled_from(["momentum", "momentum", "none"])),
         grow=draw(st.sampled_from(["momentum", "gradient", "random"])),
-        minimum=draw(st.sampled_from([1, 1, 0, 2, 5])),
+        min_active=draw(st.sampled_from([1, 1, 0, 2, 5])),
         seed=draw(st.integers(0, 2**32)),
     )
 
@@ -99,12 +99,12 @@ def _by_the_package(case: Case, prune: str) -> Rewiring[Tensor]:
         for i, each in enumerate(case.layers)
     ]
     recipe = Recipe(PRUNING[prune], REDISTRIBUTION[case.redistribute], GROWTH[case.grow])
-    return rewire(views, recipe, case.prune_rate, minimum=case.minimum)
+    return rewire(views, recipe, case.prune_rate, min_active=case.min_active)
 
 
 def _slowly(case: Case, prune: str) -> list[Outcome]:
     noise = _noise(torch.Generator().manual_seed(case.seed))
-    return update(case.layers, case.prune_rate, prune, case.redistribute, case.grow, case.minimum, noise)
+    return update(case.layers, case.prune_rate, prune, case.redistribute, case.grow, case.min_active, noise)
 
 
 def assert_same(case: Case, prune: str) -> None:
@@ -131,14 +131,14 @@ def test_an_update_of_large_layers_agrees_with_the_slow_version(unused: float) -
         # The momentum of unused inputs is exactly zero: thousands of candidates for growth tie.
         momentum = np.round(rng.normal(size=shape) * 64) / 64 * (rng.random(shape) >= unused)
         layers.append(Layer(rng.integers(-20, 21, shape) * mask / 16, mask, momentum, momentum))
-    assert_same(Case(layers, 0.5, "momentum", "momentum", minimum=1, seed=0), "magnitude")
+    assert_same(Case(layers, 0.5, "momentum", "momentum", min_active=1, seed=0), "magnitude")
 
 
 @dataclass(frozen=True)
 class Training:
     shapes: list[tuple[int, ...]]
     density: float
-    minimum: int
+    min_active: int
     redistribute: str
     grow: str
     keep_regrown: bool
@@ -149,12 +149,12 @@ class Training:
 @st.composite
 def trainings(draw: st.DrawFn) -> Training:
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=5))
-    size, minimum = sum(int(np.prod(shape)) for shape in shapes), draw(st.integers(0, 2))
-    least = max(1, sum(min(minimum, int(np.prod(shape))) for shape in shapes))
+    size, min_active = sum(int(np.prod(shape)) for shape in shapes), draw(st.integers(0, 2))
+    least = max(1, sum(min(min_active, int(np.prod(shape))) for shape in shapes))
     return Training(
         shapes,
         density=draw(st.integers(least, size)) / size,
-        minimum=minimum,
+        min_active=min_active,
         redistribute=draw(st.sampled_from(["momentum", "none"])),
         grow=draw(st.sampled_from(["momentum", "gradient", "random"])),
         keep_regrown=draw(st.booleans()),
@@ -200,7 +200,7 @@ def test_a_network_in_training_agrees_with_the_slow_version_after_every_update(t
     for parameter in parameters.values():
         # Binary fractions with few digits, here and in the learning rate: the optimizer's arithmetic is exact.
         parameter.data = _tensor(rng.integers(-3, 4, tuple(parameter.shape)))
-    network = SparseNetwork(model, training.density, minimum=training.minimum, seed=training.seed)
+    network = SparseNetwork(model, training.density, min_active=training.min_active, seed=training.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
     network.attach(optimizer)
     recipe = Recipe(
@@ -216,7 +216,7 @@ def test_a_network_in_training_agrees_with_the_slow_version_after_every_update(t
             "magnitude",
             training.redistribute,
             training.grow,
-            training.minimum,
+            training.min_active,
             noise,
             training.keep_regrown,
         )

@@ -125,7 +125,7 @@ def test_a_layer_keeps_the_minimum_and_the_others_pay_for_it_in_equal_parts() ->
     layers = [LayerEvidence("a", 20, 2, 0.0), LayerEvidence("b", 20, 4, 1.0), LayerEvidence("c", 20, 6, 1.0)]
     # b (6 > 4) is growing: it prunes min(4, 4 * 16 / 20 = 3.2) = 3, so 11: 0, 5.5, 5.5 -> 1, 5, 5.
     assert moved(plan_changes(layers, prune_rate=1.0)) == [(2, 1), (3, 5), (6, 5)]
-    assert moved(plan_changes(layers, prune_rate=1.0, minimum=0)) == [(2, 0), (3, 6), (6, 5)]
+    assert moved(plan_changes(layers, prune_rate=1.0, min_active=0)) == [(2, 0), (3, 6), (6, 5)]
 
 
 def test_shares_agree_with_the_loop_of_the_authors_library_but_for_its_safety_margin() -> None:

@@ -25,14 +25,16 @@ def size_of(shape: tuple[int, ...]) -> int:
 
 
 @settings(max_examples=200, deadline=None)
-@given(shapes=SHAPES, density=st.floats(0, 1), name=st.sampled_from(sorted(DISTRIBUTIONS)), minimum=st.integers(0, 5))
+@given(
+    shapes=SHAPES, density=st.floats(0, 1), name=st.sampled_from(sorted(DISTRIBUTIONS)), min_active=st.integers(0, 5)
+)
 def test_the_total_is_allocated_exactly_between_the_minimum_and_the_size(
-    shapes: list[tuple[int, ...]], density: float, name: str, minimum: int
+    shapes: list[tuple[int, ...]], density: float, name: str, min_active: int
 ) -> None:
     sizes = [size_of(shape) for shape in shapes]
-    least = [min(minimum, size) for size in sizes]
+    least = [min(min_active, size) for size in sizes]
     total = sum(least) + round(density * (sum(sizes) - sum(least)))
-    counts = allocate(shapes, total, name, minimum)
+    counts = allocate(shapes, total, name, min_active)
     assert sum(counts) == total
     assert all(low <= count <= size for low, count, size in zip(least, counts, sizes, strict=True))
 
@@ -63,8 +65,8 @@ def test_full_layers_pass_the_rest_on_in_proportion() -> None:
 
 def test_a_tiny_layer_keeps_the_minimum() -> None:
     assert allocate([(100, 100), (1, 2)], 100) == [99, 1]
-    assert allocate([(100, 100), (1, 2)], 100, minimum=2) == [98, 2]
-    assert allocate([(100, 100), (1, 2)], 100, minimum=0) == [100, 0]
+    assert allocate([(100, 100), (1, 2)], 100, min_active=2) == [98, 2]
+    assert allocate([(100, 100), (1, 2)], 100, min_active=0) == [100, 0]
 
 
 def test_the_whole_network_can_be_active() -> None:

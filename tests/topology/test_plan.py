@@ -36,22 +36,22 @@ def plans(draw: st.DrawFn) -> tuple[list[LayerEvidence], float, int]:
 def test_as_many_weights_are_grown_as_pruned_and_every_layer_can_carry_it_out(
     plan: tuple[list[LayerEvidence], float, int],
 ) -> None:
-    layers, prune_rate, minimum = plan
-    changes = plan_changes(layers, prune_rate, minimum)
+    layers, prune_rate, min_active = plan
+    changes = plan_changes(layers, prune_rate, min_active)
     assert sum(pruned(changes)) == sum(grown(changes))
     for layer, change in zip(layers, changes, strict=True):
         assert (change.name, change.size, change.before) == (layer.name, layer.size, layer.active)
         assert 0 <= change.pruned <= round(prune_rate * layer.active)
         assert 0 <= change.grown <= layer.spare + change.pruned
-        assert min(minimum, layer.active) <= change.active <= layer.size
+        assert min(min_active, layer.active) <= change.active <= layer.size
         assert change.active == layer.active - change.pruned + change.grown
 
 
 @settings(max_examples=200, deadline=None)
 @given(plan=plans())
 def test_shares_are_fractions_of_one(plan: tuple[list[LayerEvidence], float, int]) -> None:
-    layers, prune_rate, minimum = plan
-    shares = [change.share for change in plan_changes(layers, prune_rate, minimum)]
+    layers, prune_rate, min_active = plan
+    shares = [change.share for change in plan_changes(layers, prune_rate, min_active)]
     assert all(0 <= share <= 1 for share in shares)
     assert sum(shares) == pytest.approx(1) or shares == [0.0] * len(layers)
 
@@ -101,13 +101,13 @@ def test_a_layer_without_active_weights_can_grow_by_the_excess_of_others() -> No
 def test_a_layer_that_would_lose_all_keeps_the_minimum() -> None:
     # The second is to get all 24, more than it loses, and so prunes 0.6 * 20 = 12. Of 4 + 12 the first gets 3 back.
     layers = evidence((50, 4, 0.0), (50, 20, 1.0))
-    assert pruned(plan_changes(layers, 1.0, minimum=3)) == [4, 12]
-    assert grown(plan_changes(layers, 1.0, minimum=3)) == [3, 13]
-    assert grown(plan_changes(layers, 1.0, minimum=0)) == [0, 16]
+    assert pruned(plan_changes(layers, 1.0, min_active=3)) == [4, 12]
+    assert grown(plan_changes(layers, 1.0, min_active=3)) == [3, 13]
+    assert grown(plan_changes(layers, 1.0, min_active=0)) == [0, 16]
 
 
 def test_a_minimum_beyond_what_a_layer_had_is_what_it_had() -> None:
-    changes = plan_changes(evidence((50, 2, 0.0), (50, 20, 1.0), (50, 0, 0.0)), 1.0, minimum=5)
+    changes = plan_changes(evidence((50, 2, 0.0), (50, 20, 1.0), (50, 0, 0.0)), 1.0, min_active=5)
     assert [change.active for change in changes][::2] == [2, 0]
 
 

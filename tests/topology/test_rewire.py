@@ -29,11 +29,11 @@ PRUNE_RATES = st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1)
 
 
 @settings(max_examples=300, deadline=None)
-@given(layers=networks(), recipe=RECIPES_OF_ALL_RULES, prune_rate=PRUNE_RATES, minimum=st.integers(0, 3))
+@given(layers=networks(), recipe=RECIPES_OF_ALL_RULES, prune_rate=PRUNE_RATES, min_active=st.integers(0, 3))
 def test_the_number_of_active_weights_is_conserved_and_the_masks_are_what_the_changes_say(
-    layers: list[LayerView], recipe: Recipe, prune_rate: float, minimum: int
+    layers: list[LayerView], recipe: Recipe, prune_rate: float, min_active: int
 ) -> None:
-    rewiring = rewire(layers, recipe, prune_rate, minimum=minimum)
+    rewiring = rewire(layers, recipe, prune_rate, min_active=min_active)
     assert total_active(rewiring.masks) == sum(int(layer.mask.sum()) for layer in layers)
     for layer, change in zip(layers, rewiring.changes, strict=True):
         survivors, mask = rewiring.survivors[layer.name], rewiring.masks[layer.name]
@@ -43,6 +43,14 @@ def test_the_number_of_active_weights_is_conserved_and_the_masks_are_what_the_ch
         assert survivors.sum() == change.before - change.pruned
         # What survives was active and stays so: with the counts above, exactly `grown` others are active now.
         assert not (survivors & ~(layer.mask & mask)).any()
+
+
+def test_minimum_is_still_taken_for_min_active_and_warns() -> None:
+    layers = network([(6, 10), (3, 4)], seed=3)
+    with pytest.warns(DeprecationWarning, match="use min_active"):
+        old = rewire(layers, SPARSE_MOMENTUM, 1.0, minimum=14)
+    new = rewire(network([(6, 10), (3, 4)], seed=3), SPARSE_MOMENTUM, 1.0, min_active=14)
+    assert old.changes == new.changes != rewire(network([(6, 10), (3, 4)], seed=3), SPARSE_MOMENTUM, 1.0).changes
 
 
 @settings(max_examples=100, deadline=None)

@@ -106,7 +106,7 @@ class SparseTrainingCallback(ResumableCallback):
             "include": include,
             "exclude": exclude,
             "dense": dense,
-            "minimum": minimum,
+            "min_active": minimum,
         }
         check_density_options(density, distribution, minimum)
         as_included(include)

@@ -16,14 +16,14 @@ def budget_is_exact_at_all_times(recipe: Recipe) -> None:
     """Ask for exactly `round(density * N)` active weights, no layer above its size or below the minimum."""
     for case in CASES:
         run = SmallRun(case)
-        _check_counts(run, case.minimum, f"initially in {case}")
+        _check_counts(run, case.min_active, f"initially in {case}")
         for number, prune_rate in enumerate(PRUNE_RATES, start=1):
             run.step()
             run.update(recipe, prune_rate)
-            _check_counts(run, case.minimum, f"after update {number} at prune rate {prune_rate} in {case}")
+            _check_counts(run, case.min_active, f"after update {number} at prune rate {prune_rate} in {case}")
 
 
-def _check_counts(run: SmallRun, minimum: int, when: str) -> None:
+def _check_counts(run: SmallRun, min_active: int, when: str) -> None:
     counts = {name: int(mask.sum()) for name, mask in run.network.masks.items()}
     reported = {name: layer.active for name, layer in run.network.layers.items()}
     expect(
@@ -33,8 +33,8 @@ def _check_counts(run: SmallRun, minimum: int, when: str) -> None:
         "change no mask in a rule",
     )
     sizes = {name: weight.numel() for name, weight in run.weights.items()}
-    outside = [name for name, size in sizes.items() if not min(minimum, size) <= counts.get(name, -1) <= size]
-    expect(not outside, f"every layer between {minimum} and all weights active {when}", counts, "change no mask")
+    outside = [name for name, size in sizes.items() if not min(min_active, size) <= counts.get(name, -1) <= size]
+    expect(not outside, f"every layer between {min_active} and all weights active {when}", counts, "change no mask")
 
 
 def a_prune_rate_of_zero_changes_nothing(recipe: Recipe) -> None:

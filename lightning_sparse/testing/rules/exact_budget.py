@@ -28,7 +28,7 @@ def conserve(recipe: Recipe, partners: str) -> None:
         layers = network()
         budget = sum(_active(layer.mask) for layer in layers)
         for update in range(UPDATES):
-            rewiring = rewire(layers, recipe, prune_rate, minimum=MINIMUM)
+            rewiring = rewire(layers, recipe, prune_rate, min_active=MINIMUM)
             _check(layers, rewiring, budget, f"after update {update + 1} at prune rate {prune_rate} with {partners}")
             layers = [after(layer, rewiring, seed=update) for layer in layers]
 
