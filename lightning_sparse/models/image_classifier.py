@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +10,8 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sparse._compat import LightningModule, LRSchedulerCallable, OptimizerCallable
+from lightning_sparse._compat import LRSchedulerCallable, OptimizerCallable
+from lightning_sparse.models.accelerated_module import AcceleratedModule, replayable
 from lightning_sparse.models.class_counts import check_data_classes, check_logits
 from lightning_sparse.models.classifier_arguments import (
     CompileMode,
@@ -21,7 +20,6 @@ from lightning_sparse.models.classifier_arguments import (
     check_switches,
     make_network,
 )
-from lightning_sparse.models.cuda_graph import GraphedStep, takes_plain_steps
 from lightning_sparse.models.running_mean import RunningMean
 
 Batch = tuple[Tensor, Tensor]
@@ -36,7 +34,7 @@ def paper_sgd(params: Any) -> torch.optim.SGD:
     return torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(AcceleratedModule):
     """Trains a network on images with cross-entropy, and reports how often it is right.
 
     Logs ``train/loss``, ``val/loss``, ``val/accuracy``, ``test/loss`` and ``test/accuracy`` once per epoch,
@@ -110,9 +108,6 @@ class ImageClassifier(LightningModule):
         self.num_classes, self.compile_mode, self.cuda_graph = num_classes, compile_mode, cuda_graph
         self.val_metrics, self.test_metrics = _metrics("val", num_classes), _metrics("test", num_classes)
         self._train_loss = RunningMean()
-        self._usual_size: int | None = None  # of training batches
-        self._graphed: GraphedStep | None = None
-        self._has_gradients = False  # those of this step, before Lightning asks for them
 
     def setup(self, stage: str) -> None:
         """Compares the number of classes with the data module's, if there is one that tells, and compiles.
@@ -123,28 +118,17 @@ class ImageClassifier(LightningModule):
         Raises:
             ValueError: If the data have more classes.
         """
-        # Here, since a copy in another process is not compiled; in place, so that no name changes.
-        if self.compile_mode is not None and self.model._compiled_call_impl is None:
-            # Not for any size of batch: one that comes once an epoch would slow all others down.
-            self.model.compile(mode=self.compile_mode, dynamic=False)
+        super().setup(stage)
         if stage != "predict":
             check_data_classes(self.trainer.datamodule, self.num_classes)  # type: ignore[attr-defined]  # of a Trainer's connector
-
-    def on_fit_start(self) -> None:
-        """Prepares to record a step as a CUDA graph, where that is possible."""
-        self._graphed = GraphedStep(self.model, self._loss) if self._can_record() else None
-
-    def teardown(self, stage: str) -> None:
-        """Drops the recording of a fit."""
-        if stage == "fit":
-            self._graphed = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``."""
         return self.model(images)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
+    @replayable
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the mean cross-entropy of the batch.
+        """Return the mean cross-entropy of the batch.
 
         Nothing is logged here: ``self.log`` would add a quarter to the time of a step of a small network.
         """
@@ -152,28 +136,9 @@ class ImageClassifier(LightningModule):
         # Not in on_train_epoch_start, which is not called for an epoch that follows a resumed last batch.
         if batch_idx == 0:
             self._train_loss.reset()
-            if self._graphed is not None:
-                self._graphed.look_again()
-        is_usual = self._is_of_usual_size(images)
-        if self._graphed is not None and is_usual and self._takes_single_steps():
-            self._has_gradients = True
-            loss = self._graphed(images, labels)
-        else:
-            if self._has_gradients:  # true still, if a fit was ended within a step
-                self._has_gradients = False
-            loss = self._loss(images, labels, as_written=not is_usual)
+        loss = self._loss_or_replay(images, labels, batch_idx)
         self._train_loss.add(loss.detach(), labels.shape[0])
         return loss
-
-    # Lightning inspects the signature of training_step at every step; found here, it need not be worked out.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]  # functions take attributes
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Computes the gradients, unless a replayed step has."""
-        if self._has_gradients:
-            self._has_gradients = False
-        else:
-            super().backward(loss, *args, **kwargs)
 
     def on_train_epoch_end(self) -> None:
         """Logs ``train/loss``."""
@@ -198,7 +163,7 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the class probabilities ``(batch, num_classes)``; labels in the batch are not looked at."""
-        return self._run_as_written(batch[0]).softmax(dim=1)
+        return self._run_eagerly(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
         """Makes the optimizer and, if there is one, the schedule."""
@@ -221,62 +186,14 @@ class ImageClassifier(LightningModule):
         if "train_loss" in checkpoint:
             self._train_loss.load_state_dict(checkpoint["train_loss"])
 
-    # What Lightning and PyTorch do around the two below would take a twentieth of a step of LeNet-300-100.
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """Drops the gradients of the step before; a replayed step has done so."""
-        if self._has_gradients:
-            return
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the current hook some 40 times per step, and nn.Module looks long at each value.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
-    def _is_of_usual_size(self, images: Tensor) -> bool:
-        """Tell whether it is worth compiling or recording for a training batch, not a last one of another size."""
-        if (self.compile_mode is None and self._graphed is None) or self._trainer is None:
-            return True
-        if not self.trainer.is_last_batch or self.trainer.num_training_batches == 1:
-            self._usual_size = len(images)
-        return len(images) == self._usual_size
-
-    def _can_record(self) -> bool:
-        """Tell whether a recording is wanted and possible, and nothing is done with a step that it would not do."""
-        if not self.cuda_graph or not takes_plain_steps(self.trainer) or not self.automatic_optimization:
-            return False
-        names = ("training_step", "backward", "optimizer_zero_grad")
-        is_ours = all(getattr(type(self), name) is getattr(ImageClassifier, name) for name in names)
-        is_compiled = hasattr(self.model, "_orig_mod") or self.model._compiled_call_impl is not None
-        is_compiled_elsewhere = self.compile_mode is None and is_compiled
-        makes_graphs = self.compile_mode in ("reduce-overhead", "max-autotune")
-        return is_ours and not makes_graphs and not is_compiled_elsewhere
-
-    def _takes_single_steps(self) -> bool:
-        """Tell whether the batch has a step of its own, as it may not from one epoch to the next, and after a fit."""
-        is_step = self.trainer.training and self.trainer.accumulate_grad_batches == 1
-        return is_step and not torch.is_anomaly_enabled()
-
-    def _loss(self, images: Tensor, labels: Tensor, *, as_written: bool = False) -> Tensor:
-        logits = self._run_as_written(images) if as_written else self.model(images)
+    def _loss(self, images: Tensor, labels: Tensor, *, eager: bool = False) -> Tensor:
+        logits = self._run_eagerly(images) if eager else self.model(images)
         check_logits(logits, self.num_classes)
         return cross_entropy(logits, labels)
 
-    def _run_as_written(self, images: Tensor) -> Tensor:
-        """Return the logits of a network that is not to be compiled for these images, be it compiled for others."""
-        # PyTorch before 2.6 can't; and importing its compiler takes seconds.
-        can_choose = self.compile_mode is not None and hasattr(torch.compiler, "set_stance")
-        with torch.compiler.set_stance("force_eager") if can_choose else nullcontext():
-            return self.model(images)  # type: ignore[no-any-return]  # as in forward
-
     def _evaluate(self, batch: Batch, batch_idx: int, metrics: nn.ModuleDict) -> None:
         images, labels = batch
-        logits = self._run_as_written(images)
+        logits = self._run_eagerly(images)
         if batch_idx == 0:
             check_logits(logits, self.num_classes)
         loss = cross_entropy(logits, labels)

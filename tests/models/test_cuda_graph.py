@@ -6,6 +6,7 @@ Here, a recording is a function that is called again, and that writes its result
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
 from lightning_sparse.data import ArrayDataModule
-from lightning_sparse.models import ImageClassifier, cuda_graph, image_classifier
+from lightning_sparse.models import ImageClassifier, accelerated_module, cuda_graph
 from lightning_sparse.models.cuda_graph import GraphedStep
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no .val_dataloader.")
@@ -56,7 +57,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
 
     monkeypatch.setattr(cuda_graph, "_recording", recording)
     monkeypatch.setattr(GraphedStep, "_aside", GraphedStep._compute)
-    monkeypatch.setattr(image_classifier, "takes_plain_steps", lambda trainer: True)
+    monkeypatch.setattr(accelerated_module, "takes_plain_steps", lambda trainer: True)
     return made
 
 
@@ -242,6 +243,18 @@ class Scaled(ImageClassifier):
         return 0.1 * super().training_step(batch, batch_idx)
 
 
+class Wrapped(ImageClassifier):
+    @functools.wraps(ImageClassifier.training_step)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return 0.1 * super().training_step(batch, batch_idx)
+
+
+class Counting(ImageClassifier):
+    @accelerated_module.replayable
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx)
+
+
 class Zeroing(ImageClassifier):
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -256,10 +269,8 @@ class Manual(ImageClassifier):
     automatic_optimization = False
 
 
-@pytest.mark.parametrize("kind", [Scaled, Zeroing, Doubled, Manual])
-def test_subclasses_with_steps_of_their_own_are_not_recorded(
-    kind: type[ImageClassifier], recordings: list[Recording]
-) -> None:
+def plain_and_replayed(kind: type[ImageClassifier]) -> list[ImageClassifier]:
+    """Return two modules with the same first weights after a fit, the second with ``cuda_graph=True``."""
     torch.manual_seed(0)
     modules = [
         kind(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), num_classes=3, cuda_graph=wanted)
@@ -268,7 +279,21 @@ def test_subclasses_with_steps_of_their_own_are_not_recorded(
     modules[1].load_state_dict(modules[0].state_dict())
     for module in modules:
         fit(module)
+    return modules
+
+
+@pytest.mark.parametrize("kind", [Scaled, Wrapped, Zeroing, Doubled, Manual])
+def test_subclasses_with_steps_of_their_own_are_not_recorded(
+    kind: type[ImageClassifier], recordings: list[Recording]
+) -> None:
+    modules = plain_and_replayed(kind)
     assert recordings == []
+    assert same_weights(*modules)
+
+
+def test_a_subclass_whose_step_is_declared_replayable_is_recorded(recordings: list[Recording]) -> None:
+    modules = plain_and_replayed(Counting)
+    assert len(recordings) == 1
     assert same_weights(*modules)
 
 
