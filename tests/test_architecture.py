@@ -85,6 +85,10 @@ def imported(source: str, package: str) -> set[str]:
     return names
 
 
+# What every wing of the callbacks may import; wings don't import each other.
+SHARED_BY_WINGS = {"probing", "cadence"}
+
+
 def complaints(root: Path) -> list[str]:
     """Return one line for each import below a package's directory that points the wrong way."""
     units = {path.stem for path in root.iterdir() if path.suffix == ".py" or path.is_dir()}
@@ -94,7 +98,7 @@ def complaints(root: Path) -> list[str]:
         unit = "" if parts[0] == "__init__" else parts[0]
         package = ".".join([PACKAGE, *parts[:-1]])
         for name in sorted(imported(path.read_text(encoding="utf-8"), package)):
-            if reason := _objection(unit, name, units):
+            if reason := _objection(unit, name, units) or _objection_between_wings(parts, name):
                 found.append(f"{path.relative_to(root)} imports {name}: {reason}")
     return found
 
@@ -114,6 +118,21 @@ def _objection(unit: str, name: str, units: set[str]) -> str:
     if unit in PURE and top not in BASICS | sys.stdlib_module_names:
         return "topology and network need PyTorch, NumPy and the standard library only"
     return ""
+
+
+def _objection_between_wings(parts: tuple[str, ...], name: str) -> str:
+    """Return why a module below `callbacks` may not import a name; "" if it may, or is somewhere else."""
+    if parts[0] != "callbacks" or parts[1] in ("__init__", "figures"):  # the door, and an old name
+        return ""
+    package = f"{PACKAGE}.callbacks"
+    if name == package:
+        return "callbacks/__init__ imports every wing"
+    if not name.startswith(f"{package}."):
+        return ""
+    target = name.removeprefix(f"{package}.").partition(".")[0]
+    if target in SHARED_BY_WINGS or target == parts[1]:
+        return ""
+    return f"{parts[1]} may import {' and '.join(sorted(SHARED_BY_WINGS))} only"
 
 
 def test_imports_point_one_way() -> None:
@@ -179,6 +198,14 @@ ROOMS = (
         ("callbacks/sparse_training/history.py", "import lightning_sparse.cli"),
         ("callbacks/sparse_training/history.py", "from lightning.pytorch import Callback"),
         ("callbacks/sparse_training/history.py", "from lightning_sparse.experiments import sparse_cli"),
+        ("callbacks/gradient_flow/callback.py", "from lightning_sparse.callbacks.sparse_training import callback"),
+        ("callbacks/gradient_flow/callback.py", "from ..class_specialization.records import drawn"),
+        ("callbacks/class_specialization/callback.py", "import lightning_sparse.callbacks.gradient_flow.layers"),
+        ("callbacks/class_specialization/callback.py", "from lightning_sparse.callbacks import SparseTrainingCallback"),
+        ("callbacks/sparse_training/callback.py", "from lightning_sparse.callbacks import gradient_flow"),
+        ("callbacks/sparse_training/callback.py", "import lightning_sparse.callbacks"),
+        ("callbacks/probing/gradients.py", "from lightning_sparse.callbacks.gradient_flow.records import average"),
+        ("callbacks/cadence.py", "from .sparse_training.counters import Counters"),
         ("experiments/worker.py", "from lightning_sparse.reproduction import paper_tables"),
         ("cli/entry_point.py", "from pytorch_lightning.cli import LightningCLI"),
         ("experiments/sparse_cli.py", "from lightning_sparse import cli"),
@@ -216,6 +243,13 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) 
             "callbacks/sparse_training/history.py",
             "from lightning_sparse._compat import Callback\nfrom lightning_sparse import network",
         ),
+        (
+            "callbacks/gradient_flow/callback.py",
+            "from lightning_sparse.callbacks.probing.gradients import make_probe\n"
+            "from lightning_sparse.callbacks.cadence import Cadence\nfrom .records import average",
+        ),
+        ("callbacks/__init__.py", "from lightning_sparse.callbacks.sparse_training.history import UpdateRecord"),
+        ("callbacks/figures.py", "from lightning_sparse.callbacks.probing import figure_logging"),
         ("experiments/worker.py", "from lightning_sparse import callbacks, data, models"),
         (
             "cli/entry_point.py",

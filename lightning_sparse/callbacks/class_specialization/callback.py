@@ -31,6 +31,8 @@ from lightning_sparse.callbacks.class_specialization.records import (
     warn_of_failure,
     without_proportions,
 )
+from lightning_sparse.callbacks.class_specialization.reporting import specialization_metrics
+from lightning_sparse.callbacks.probing.compatibility import check_whole, warn_of_averages
 from lightning_sparse.callbacks.probing.distributed import run_on_all_ranks
 from lightning_sparse.callbacks.probing.evaluation_batches import (
     SPLITS,
@@ -42,8 +44,7 @@ from lightning_sparse.callbacks.probing.evaluation_batches import (
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback, count_classes, known_classes
 from lightning_sparse.callbacks.probing.isolation import isolated_evaluation
-from lightning_sparse.callbacks.sparse_training.compatibility import check_whole, warn_of_averages
-from lightning_sparse.callbacks.sparse_training.reporting import log_now, specialization_metrics
+from lightning_sparse.callbacks.probing.logging import log_now
 from lightning_sparse.selection.patterns import Patterns, as_included, name_list
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError

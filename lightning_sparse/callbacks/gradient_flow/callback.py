@@ -35,8 +35,8 @@ from lightning_sparse.callbacks.gradient_flow.records import (
 )
 from lightning_sparse.callbacks.gradient_flow.reporting import log_records, warn_of_flags
 from lightning_sparse.callbacks.gradient_flow.steps import HookedOptimizers, SeenSteps
+from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import GradientProbe, Loss, as_batches, make_probe
-from lightning_sparse.callbacks.sparse_training.compatibility import check_strategy
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.errors import InvalidValueError

@@ -10,6 +10,7 @@ import torch
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import counted_per_step, run_length
+from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.sparse_training.averages import mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
@@ -17,7 +18,6 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_alone,
     check_finetuning,
     check_shardable,
-    check_strategy,
     check_was_dense,
     fraction_of_nonzero,
     warn_of_untrained,

@@ -1,4 +1,4 @@
-"""What a run must not have beside sparse training or a measurement, and what its processes must have in common."""
+"""Checks of what sparse training meets in a run: other callbacks, weights that are zero, ranks that diverge."""
 
 from __future__ import annotations
 
@@ -22,27 +22,6 @@ from lightning_sparse.selection.weights import FROZEN, find_weights, weights_by_
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.sharding import total
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
-
-# They flatten or partition the weights, and step a copy that no mask reaches.
-_UNSUPPORTED = {
-    "FSDPStrategy": "flattens the weights of several layers into one parameter",
-    "DeepSpeedStrategy": "keeps and steps partitioned copies of the weights",
-}
-
-
-def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies under which no exact number of weights can be kept.
-
-    Raises:
-        MisconfigurationException: Under FSDP (version 1) and DeepSpeed.
-    """
-    for name, reason in _UNSUPPORTED.items():
-        if is_a(trainer.strategy, name):
-            raise ConfigurationError(
-                expected="a strategy that leaves each weight a parameter of its own",
-                got=f"{name}, which {reason}",
-                cure="strategy='ddp', or ModelParallelStrategy with fully_shard (FSDP2) in configure_model to shard",
-            )
 
 
 def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) -> None:
@@ -176,42 +155,4 @@ def check_shardable(network: SparseNetwork, recipe: Recipe) -> None:
                 "nothing but their own position, or a strategy that keeps whole weights in every process, "
                 "such as DDP"
             ),
-        )
-
-
-# Parts of their modules compute with all processes at once, or not at all outside of their wrappers.
-_SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
-
-
-def check_whole(trainer: Trainer) -> None:
-    """Refuse to pass images through a module in a process that doesn't have the whole of it.
-
-    Raises:
-        MisconfigurationException: If the strategy splits modules, or processes have no way to add up what they find.
-    """
-    name = type(trainer.strategy).__name__
-    if is_a(trainer.strategy, *_SPLITTING):
-        raise ConfigurationError(
-            expected="a strategy with the whole module in every process",
-            got=name,
-            cure="strategy='ddp', or measure the trained network on one device, with trainer.test",
-        )
-    if trainer.world_size > 1 and not torch.distributed.is_initialized():
-        raise ConfigurationError(
-            expected="processes that talk through torch.distributed",
-            got=name,
-            cure="strategy='ddp', or measure the trained network in one process, with trainer.test",
-        )
-
-
-def warn_of_averages(trainer: Trainer, callback: Callback) -> None:
-    """Warn of callbacks behind a given one that change weights when training ends."""
-    callbacks = callbacks_of(trainer)
-    behind = callbacks[callbacks.index(callback) + 1 :]
-    averaging = [other for other in behind if is_a(other, "WeightAveraging", "StochasticWeightAveraging")]
-    if averaging and trainer.is_global_zero:
-        warnings.warn(
-            f"Expected callbacks that average weights before {type(callback).__name__}, which measures them; got "
-            f"{type(averaging[0]).__name__} behind it. Cure: put it first in the list of callbacks.",
-            stacklevel=2,
         )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 
-import torch
 from rich import box, get_console
 from rich.table import Table
-from torch import Tensor
 
 from lightning_sparse._compat import Trainer, callbacks_of, is_a
+from lightning_sparse.callbacks.probing.logging import log_now
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.selection.patterns import plain_name
@@ -34,25 +32,6 @@ def update_metrics(record: UpdateRecord) -> dict[str, float]:
     }
 
 
-def specialization_metrics(
-    result: Mapping[str, Mapping[str, Tensor]], prefix: str = "specialization"
-) -> dict[str, float]:
-    """Return `<prefix>/<layer>/mean`, `/q25`, `/median`, `/q75` (in [0, 1]) and `/dead` (channels) of each layer.
-
-    Only the channels that have a specialization count; where there are none, neither has the layer.
-    """
-    metrics: dict[str, float] = {}
-    for layer, computed in result.items():
-        values = computed["specialization"]
-        values = values[~values.isnan()]
-        metrics[f"{prefix}/{layer}/dead"] = float(computed["dead"])
-        if len(values):
-            metrics[f"{prefix}/{layer}/mean"] = float(values.mean())
-            for name, part in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
-                metrics[f"{prefix}/{layer}/{name}"] = float(values.quantile(part))
-    return metrics
-
-
 def log(trainer: Trainer, metrics: dict[str, float]) -> None:
     """Hand numbers to the Trainer's loggers now, whatever its logging interval, and to its callback metrics.
 
@@ -64,17 +43,6 @@ def log(trainer: Trainer, metrics: dict[str, float]) -> None:
         return
     trainer.progress_bar_metrics["sparsity/density"] = metrics["sparsity/density"]
     log_now(trainer, metrics)
-
-
-def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Hand numbers to the Trainer's loggers, whatever its logging interval, and to its callback metrics."""
-    if trainer.barebones:
-        return
-    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-    if trainer.is_global_zero:
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
-        for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
 
 
 def print_summary(trainer: Trainer, network: SparseNetwork) -> None:

@@ -1,0 +1,18 @@
+"""Numbers for a Trainer's loggers, at once."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_sparse._compat import Trainer
+
+
+def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Hand numbers to the Trainer's loggers, whatever its logging interval, and to its callback metrics."""
+    if trainer.barebones:
+        return
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+    if trainer.is_global_zero:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
+        for logger in trainer.loggers:
+            logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
