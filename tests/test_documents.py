@@ -1,4 +1,4 @@
-"""Documents name tests that exist."""
+"""Documents name tests, files and numbers that exist."""
 
 from __future__ import annotations
 
@@ -38,6 +38,36 @@ def test_a_test_that_does_not_exist_is_seen() -> None:
         "test_documents.py::test_nothing",
         "test_nowhere.py::",
     ]
+
+
+DOCUMENTS = [
+    *(TESTS.parent / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *sorted((TESTS.parent / "docs").glob("*.md")),
+    TESTS.parent / "notebooks" / "README.md",
+]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[\w-]+)?\)")
+
+
+def broken_links(text: str, folder: Path) -> list[str]:
+    """Return the files that a document in a folder links to and that don't exist."""
+    return [path for path in LINK.findall(text) if not (folder / path).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TESTS.parent)))
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    assert broken_links(document.read_text(), document.parent) == []
+
+
+def test_a_broken_link_is_seen() -> None:
+    text = "[a](test_documents.py#links) ![b](images/none.png) [c](https://example.org/none)"
+    assert broken_links(text, TESTS) == ["images/none.png"]
+
+
+def test_the_readme_shows_a_picture_that_loads_at_once() -> None:
+    readme = (TESTS.parent / "README.md").read_text()
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", readme)
+    assert 0 < (TESTS.parent / picture).stat().st_size < 60_000
+    assert readme.index(picture) < readme.index("\n## ")
 
 
 REPRODUCTION = TESTS.parent / "benchmarks" / "results" / "reproduction"
