@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -60,48 +61,41 @@ def shard_of(parameter: Tensor) -> Shard | None:
         sizes[placement.dim] = min(block, sizes[placement.dim] - begin)
         offset[placement.dim] += begin
         groups.append(mesh.get_group(axis))
-    return Shard(tuple(parameter.shape), tuple(offset), _SumOver(tuple(groups)))
+    reduce_over = partial(_AllReduce, tuple(groups))
+    return Shard(tuple(parameter.shape), tuple(offset), reduce_over("SUM"), reduce_over("MAX"))
 
 
 @dataclass(frozen=True)
-class _SumOver:
-    """Sums over process groups; equal for equal groups, so that the sums of several weights can travel together."""
+class _AllReduce:
+    """Reduction over process groups; equal for equal groups, so that the numbers of several weights travel together."""
 
     groups: tuple[Any, ...]
+    operation: str
 
     def __call__(self, values: Tensor) -> Tensor:
-        total = values.clone()
+        reduced = values.clone()
         for group in self.groups:
-            torch.distributed.all_reduce(total, group=group)
-        return total
-
-    def largest(self, values: Tensor) -> Tensor:
-        """Return the elementwise maximum instead."""
-        found = values.clone()
-        for group in self.groups:
-            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX, group=group)
-        return found
+            torch.distributed.all_reduce(reduced, getattr(torch.distributed.ReduceOp, self.operation), group)
+        return reduced
 
 
 def whole_norms(norms: Tensor, orders: Sequence[float], parameters: Sequence[Tensor]) -> Tensor:
     """Return norms of whole tensors from those of the parts that this process holds; every process must call it.
 
     Args:
-        norms: Of the local parts, `(orders, tensors)`.
-        orders: Of the norms, in [1, inf].
-        parameters: Laid out as the tensors are. Norms of ordinary tensors stay as they are.
+        norms: Norms of the local parts, `(orders, tensors)`.
+        orders: Orders of the norms, in [1, inf].
+        parameters: Parameters that are sharded as the tensors are. Norms of ordinary tensors stay as they are.
     """
     columns: dict[Any, list[int]] = defaultdict(list)
     for index, parameter in enumerate(parameters):
         if (shard := shard_of(parameter)) is not None:
-            columns[shard.all_reduce].append(index)
+            columns[shard.all_reduce, shard.all_reduce_max].append(index)
     norms = norms.clone()
-    for over, chosen in columns.items():
+    for (total, largest), chosen in columns.items():
         for row, p in enumerate(orders):
             # The largest of several is the limit of their norms, and has a reduction of its own.
-            norms[row, chosen] = (
-                over.largest(norms[row, chosen]) if p == inf else over(norms[row, chosen] ** p) ** (1 / p)
-            )
+            norms[row, chosen] = largest(norms[row, chosen]) if p == inf else total(norms[row, chosen] ** p) ** (1 / p)
     return norms
 
 

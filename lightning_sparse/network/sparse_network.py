@@ -19,7 +19,7 @@ from lightning_sparse.network.signals import Signals
 from lightning_sparse.network.state import check_network_state, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_patterns, name_list, plain_name
 from lightning_sparse.selection.weights import find_weights, weights_by_reason, why_unmasked
-from lightning_sparse.topology.layer import LayerView, LazyLayers, NonFiniteError
+from lightning_sparse.topology.layer import LayerView, NonFiniteError
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
@@ -300,7 +300,7 @@ class SparseNetwork:
                 # Packed, the new masks of all layers together are smaller than a single layer's weight.
                 # A frozen weight would be regrown where it can't be trained.
                 names = [name for name in self._masks.names if self._parameters[name].requires_grad]
-                layers = LazyLayers([partial(self._view, name, recipe.signals) for name in names])
+                layers = [partial(self._view, name, recipe.signals) for name in names]
                 rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, min_active=self._min_active)
         except BaseException:
             self._generator.set_state(before)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -130,31 +130,6 @@ def unchanged(layer: LayerView, rule: object) -> Iterator[None]:
             got=f"{rule!r}, which changes its {' and '.join(changed)} in place",
             cure="copy before, with clone(), or use no functions that end in _",
         )
-
-
-class LazyLayers(Sequence[LayerView]):
-    """Layers as evidence, built anew at each access and not kept: only one layer's memory is in use at a time.
-
-    Args:
-        builders: One function per layer.
-    """
-
-    def __init__(self, builders: Sequence[Callable[[], LayerView]]) -> None:
-        self._builders = builders
-
-    def __len__(self) -> int:
-        return len(self._builders)
-
-    @overload
-    def __getitem__(self, index: int) -> LayerView: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[LayerView]: ...
-
-    def __getitem__(self, index: int | slice) -> LayerView | Sequence[LayerView]:
-        if isinstance(index, slice):
-            return LazyLayers(self._builders[index])
-        return self._builders[index]()
 
 
 class WeightScore(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import frexp, isfinite, nan
+from collections.abc import Sequence
+from math import frexp, inf, isfinite, nan
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_sparse.topology.sharding import Shard, total
+from lightning_sparse.topology.sharding import Shard, largest, reduce_each, total
 
 _Exponent = TypeVar("_Exponent", int, Tensor)
 
@@ -92,28 +93,47 @@ def _highest_exponent(magnitudes: Tensor, shard: Shard | None) -> Tensor:
         exponent = magnitudes.amax().double().view(torch.int64) >> 52 & (_EXPONENTS - 1)
     else:
         exponent = torch.zeros((), dtype=torch.int64, device=magnitudes.device)
-    if shard is None:
-        return exponent
-    exponents = torch.arange(_EXPONENTS, device=magnitudes.device)
-    # Only sums pass between parts: the highest is that of the highest exponent that any part has.
-    found = total((exponents == exponent).long(), shard)
-    return torch.where(found > 0, exponents, 0).amax()
+    return largest(exponent, shard)
 
 
 def extremes(values: Tensor) -> Tensor:
-    """Return minimum and maximum, shape `(2,)`: NaN if any value is; one reading pass, no temporary."""
+    """Return minimum and maximum, shape `(2,)`: NaN if any value is; one reading pass, no temporary.
+
+    Those of no values, which a part of a weight may have, are infinity and minus infinity.
+    """
+    if not values.numel():
+        return torch.stack([torch.full((), limit, device=values.device) for limit in (inf, -inf)])
     return torch.stack(torch.aminmax(values))
 
 
-def flaws(values: Tensor) -> Tensor:
-    """Return 0 or 1 for NaN and for infinity among the extremes, int64, shape `(2,)`: what parts can add up."""
-    if not values.numel():
-        return torch.zeros(2, dtype=torch.int64, device=values.device)
-    found = extremes(values)
-    return torch.stack([found.isnan().any(), found.isinf().any()]).long()
+def join_ranges(rows: Sequence[Tensor], shards: Sequence[Shard | None]) -> list[Tensor]:
+    """Return the ranges over all parts: pairs of the lowest minimum and the highest maximum, NaN above all numbers.
+
+    Args:
+        rows: Ranges of one part of each weight: minimum, maximum, minimum, maximum and so on.
+        shards: Shard of each weight; where it is None, the row stays as it is.
+    """
+    keys = [row if shard is None else _keys_of_ranges(row) for row, shard in zip(rows, shards, strict=True)]
+    joined = reduce_each(largest, keys, shards)
+    return [row if shard is None else _ranges_of_keys(row) for row, shard in zip(joined, shards, strict=True)]
 
 
-def extremes_of(flaws: Tensor) -> Tensor:
-    """Return double extremes, shape `(2,)`, that are NaN, infinite or finite as sums of `flaws` say."""
-    infinite = torch.where(flaws[1] > 0, torch.inf, 0.0)
-    return torch.where(flaws[0] > 0, torch.nan, infinite).double().expand(2)
+def _keys_of_ranges(row: Tensor) -> Tensor:
+    """Return integers, shape `(2, pairs)`, whose maxima tell the ranges over all parts to the last bit.
+
+    They are in the order of the numbers, those of the minima negated. A maximum of floats would treat NaN differently
+    from one backend to another.
+    """
+    # One kind of zero and of NaN.
+    bits = torch.where(row.isnan(), nan, row.double() + 0.0).view(torch.int64)
+    keys = _flip_negative(bits)
+    return torch.stack([-keys[::2], keys[1::2]])
+
+
+def _ranges_of_keys(keys: Tensor) -> Tensor:
+    return _flip_negative(torch.stack([-keys[0], keys[1]], dim=1).reshape(-1)).view(torch.float64)
+
+
+def _flip_negative(bits: Tensor) -> Tensor:
+    """Turn the bits of doubles into integers in the same order, and back: of negative ones, more bits are less."""
+    return bits ^ ((bits >> 63) & torch.iinfo(torch.int64).max)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, isnan
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -19,10 +20,12 @@ from lightning_sparse.topology.layer import (
     signals_of,
     unchanged,
 )
-from lightning_sparse.topology.measure import Extremes, check_signals, fetch_extremes, measure_layers
+from lightning_sparse.topology.measure import check_signals, fetch, measure_layers
 from lightning_sparse.topology.plan import LayerChange, plan_changes
+from lightning_sparse.topology.reduction import extremes, join_ranges
 from lightning_sparse.topology.registry import takes_one_argument
 from lightning_sparse.topology.select import top_k_mask
+from lightning_sparse.topology.sharding import Shard
 from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
@@ -133,19 +136,28 @@ def rewire(
         NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
     """
     min_active = renamed_argument("minimum", minimum, "min_active", min_active, default=1)
-    return rewire_into(layers, recipe, prune_rate, store=lambda mask: mask, min_active=min_active)
+    views = [partial(layers.__getitem__, index) for index in range(len(layers))]
+    return rewire_into(views, recipe, prune_rate, store=lambda mask: mask, min_active=min_active)
+
+
+class _ScoreRange(NamedTuple):
+    """Minimum and maximum of one layer's scores, on its device: fetching them would synchronize."""
+
+    shard: Shard | None
+    extremes: Tensor
 
 
 def rewire_into(
-    layers: Sequence[LayerView],
+    layers: Sequence[Callable[[], LayerView]],
     recipe: Recipe,
     prune_rate: float,
     *,
     store: Callable[[Tensor], _Mask],
     min_active: int = 1,
 ) -> Rewiring[_Mask]:
-    """Do what `rewire` does, but pass each mask through `store` as soon as it is made (to pack it, for instance).
+    """Do what `rewire` does, but build each view when it is needed, and pass each mask through `store` at once.
 
+    The memory of an update is then a few tensors of the largest layer, and what `store` returns (packed masks, say).
     All device synchronization is in two places, whatever the number of layers: counts and claims are fetched once
     before pruning, the extremes of the scores once after growing. Layers that are split over processes add to that:
     their rules' reductions, and the rounds of their selections.
@@ -153,41 +165,47 @@ def rewire_into(
     evidence = measure_layers(layers, recipe.redistribute, recipe.unshardable)
     changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, min_active)
     survivors, masks = {}, {}
-    ranges: list[tuple[int, Extremes]] = []
-    for index, change in enumerate(changes):
+    ranges: list[tuple[Callable[[], LayerView], _ScoreRange]] = []
+    for view, change in zip(layers, changes, strict=True):
         # No name is bound to a layer or its masks here: they would live on while the next layer is built.
-        survivors[change.name], masks[change.name], found = _rewire_layer(layers[index], recipe, change, store)
-        ranges.extend((index, each) for each in found)
-    for (index, _), (lowest, highest) in zip(ranges, fetch_extremes([each for _, each in ranges]), strict=True):
+        survivors[change.name], masks[change.name], of_layer = _rewire_layer(view(), recipe, change, store)
+        ranges += [(view, scores) for scores in of_layer]
+    _check_scores(ranges)
+    return Rewiring(survivors, masks, changes)
+
+
+def _check_scores(ranges: Sequence[tuple[Callable[[], LayerView], _ScoreRange]]) -> None:
+    shards, rows = [scores.shard for _, scores in ranges], [scores.extremes for _, scores in ranges]
+    if any(shard is not None for shard in shards):
+        rows = join_ranges(rows, shards)
+    for (view, _), (lowest, highest) in zip(ranges, fetch(rows), strict=True):
         if not (isfinite(lowest) and isfinite(highest)):
-            check_signals(layers[index])
+            check_signals(view())
         if isnan(lowest) or isnan(highest):
-            name = changes[index].name
             raise NonFiniteError(
-                expected=f"scores without NaN for layer {name!r}",
+                expected=f"scores without NaN for layer {view().name!r}",
                 got="NaN from a rule",
                 cure="mend the rule, which may divide zero by zero",
             )
-    return Rewiring(survivors, masks, changes)
 
 
 def _rewire_layer(
     layer: LayerView, recipe: Recipe, change: LayerChange, store: Callable[[Tensor], _Mask]
-) -> tuple[_Mask, _Mask, list[Extremes]]:
-    """Return survivors, new mask, and the extremes of the scores (on the device: looking would synchronize)."""
+) -> tuple[_Mask, _Mask, list[_ScoreRange]]:
+    """Return survivors, new mask, and the ranges of the scores."""
     ranges = []
-    kept = mask = layer.mask
+    survivors = mask = layer.mask
     if recipe.prune and change.pruned:
         scores = _scores(recipe.prune, layer)
-        ranges.append(Extremes.from_scores(scores, layer.shard))
-        kept = mask = top_k_mask(scores, change.before - change.pruned, layer.mask, layer.shard)
+        ranges.append(_ScoreRange(layer.shard, extremes(scores)))
+        survivors = mask = top_k_mask(scores, change.before - change.pruned, layer.mask, layer.shard)
     if recipe.grow and change.grown:
         scores = _scores(recipe.grow, layer)
-        ranges.append(Extremes.from_scores(scores, layer.shard))
-        mask = kept | top_k_mask(scores, change.grown, ~kept, layer.shard)
+        ranges.append(_ScoreRange(layer.shard, extremes(scores)))
+        mask = survivors | top_k_mask(scores, change.grown, ~survivors, layer.shard)
     if recipe.keep_regrown:
-        kept = mask & layer.mask
-    return store(kept), store(mask), ranges
+        survivors = mask & layer.mask
+    return store(survivors), store(mask), ranges
 
 
 def _scores(rule: WeightScore, layer: LayerView) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights that are split over processes: where a part lies in the whole, and how the parts add numbers up."""
+"""Weights that are split over processes: where a part lies in the whole weight, and reductions over all parts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ class ShardingError(InvalidValueError):
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a part lies in a weight that is split over processes, and how all parts add numbers up.
+    """Where a part lies in a weight that is split over processes, and how to reduce numbers over all parts.
 
     Every process updates its own part, and all of them make the same reductions in the same order.
 
     Attributes:
         shape: Shape of the whole weight, `(out, in, *kernel)`.
         offset: Where the part begins, per dimension. The part itself may be empty; then its offset doesn't matter.
-        all_reduce: Returns the sum of a tensor (int64 or float64, the same shape everywhere) over all parts as a new
-            tensor, equal on all of them.
+        all_reduce: Function that returns the sum of a tensor (int64 or float64, the same shape everywhere) over all
+            parts as a new tensor, equal on all of them.
+        all_reduce_max: Function that returns the elementwise maximum instead (of int64). A topology update needs it.
     """
 
     shape: tuple[int, ...]
     offset: tuple[int, ...]
     all_reduce: Callable[[Tensor], Tensor]
+    all_reduce_max: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.offset) or min((*self.shape, *self.offset, 0)) < 0:
@@ -85,15 +87,34 @@ def total(values: Tensor, shard: Shard | None) -> Tensor:
     return values if shard is None else shard.all_reduce(values)
 
 
-def total_each(rows: Sequence[Tensor], shards: Sequence[Shard | None]) -> list[Tensor]:
-    """Return each row's sum over the parts of its weight; equally long rows that are reduced alike travel together."""
-    totals = list(rows)
+def largest(values: Tensor, shard: Shard | None) -> Tensor:
+    """Return the maximum over all parts, elementwise, of int64; without a shard the values are those of the whole.
+
+    Raises:
+        ShardingError: If the shard has no maximum.
+    """
+    if shard is None:
+        return values
+    if shard.all_reduce_max is None:
+        raise ShardingError(
+            expected="a shard that can take a maximum over all parts",
+            got="one with a sum only",
+            cure="give Shard an all_reduce_max, such as torch.distributed.all_reduce with ReduceOp.MAX",
+        )
+    return shard.all_reduce_max(values)
+
+
+def reduce_each(
+    reduction: Callable[[Tensor, Shard | None], Tensor], rows: Sequence[Tensor], shards: Sequence[Shard | None]
+) -> list[Tensor]:
+    """Return each row's `total` or `largest`; equally long rows that the same functions reduce travel together."""
+    reduced = list(rows)
     together: dict[object, list[int]] = {}
     for index, (row, shard) in enumerate(zip(rows, shards, strict=True)):
         if shard is not None:
-            together.setdefault((shard.all_reduce, row.device), []).append(index)
+            together.setdefault((shard.all_reduce, shard.all_reduce_max, row.device), []).append(index)
     for members in together.values():
-        sums = total(torch.stack([rows[index] for index in members]), shards[members[0]])
-        for index, row in zip(members, sums, strict=True):
-            totals[index] = row
-    return totals
+        results = reduction(torch.stack([rows[index] for index in members]), shards[members[0]])
+        for index, row in zip(members, results, strict=True):
+            reduced[index] = row
+    return reduced

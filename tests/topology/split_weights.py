@@ -27,7 +27,7 @@ class StuckError(Exception):
 
 
 class Group:
-    """Threads that add tensors up.
+    """Threads that reduce tensors to their sum or their elementwise maximum.
 
     Attributes:
         reductions: Shape and dtype of every reduction of each part, in order.
@@ -36,7 +36,7 @@ class Group:
     def __init__(self, parts: int) -> None:
         self.reductions: list[list[tuple[torch.Size, torch.dtype]]] = [[] for _ in range(parts)]
         self._given: list[Tensor | None] = [None] * parts
-        self._sum = torch.empty(0)
+        self._result = torch.empty(0)
         self._rounds = 0
         self._ended = False
         self._changed = threading.Condition()
@@ -44,6 +44,13 @@ class Group:
 
     def all_reduce(self, values: Tensor) -> Tensor:
         assert values.dtype in (torch.int64, torch.float64)
+        return self._reduce(values, lambda stacked: stacked.sum(0))
+
+    def all_reduce_max(self, values: Tensor) -> Tensor:
+        assert values.dtype == torch.int64
+        return self._reduce(values, lambda stacked: stacked.amax(0))
+
+    def _reduce(self, values: Tensor, reduction: Callable[[Tensor], Tensor]) -> Tensor:
         index, given = self._thread.index, self._given
         self.reductions[index].append((values.shape, values.dtype))
         with self._changed:
@@ -52,12 +59,16 @@ class Group:
             tensors = [each for each in given if each is not None]
             if len(tensors) == len(given):
                 assert len({(each.shape, each.dtype) for each in tensors}) == 1
-                self._sum, self._given, self._rounds = torch.stack(tensors).sum(0), [None] * len(given), rounds + 1
+                self._result, self._given, self._rounds = (
+                    reduction(torch.stack(tensors)),
+                    [None] * len(given),
+                    rounds + 1,
+                )
                 self._changed.notify_all()
             self._changed.wait_for(lambda: self._rounds > rounds or self._ended, PATIENCE)
             if self._rounds == rounds:
                 raise StuckError
-            return self._sum.clone()
+            return self._result.clone()
 
     def run(self, work: Callable[[int], _Result]) -> list[_Result | Exception]:
         """Return what `work` returns or raises for each part; all must have made the same reductions."""
@@ -148,7 +159,7 @@ def joined(values: Sequence[Tensor], split: Split, shape: Sequence[int]) -> Tens
 
 def shard_of(shape: Sequence[int], split: Split, part: int, group: Group) -> Shard | None:
     """Return where a part lies."""
-    return None if split is None else Shard(tuple(shape), split[part][0], group.all_reduce)
+    return None if split is None else Shard(tuple(shape), split[part][0], group.all_reduce, group.all_reduce_max)
 
 
 def views(layers: Sequence[LayerView], splits: Sequence[Split], part: int, group: Group) -> list[LayerView]:

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, replace
-from functools import partial
 
 import pytest
-from topology_helpers import network, random_layer
+from topology_helpers import random_layer
 from torch import Tensor
 
 from lightning_sparse.topology import LayerView, MissingSignalError, uses
-from lightning_sparse.topology.layer import LazyLayers, signals_of
+from lightning_sparse.topology.layer import signals_of
 
 
 @pytest.mark.parametrize("signal", ["momentum", "gradient"])
@@ -33,33 +31,6 @@ def test_a_signal_of_another_name_is_an_error_that_lists_the_names() -> None:
 def test_evidence_cannot_be_replaced() -> None:
     with pytest.raises(FrozenInstanceError):
         random_layer().name = "other"  # type: ignore[misc]  # the point of the test
-
-
-def lazy(layers: Sequence[LayerView], built: list[int]) -> LazyLayers:
-    def build(index: int) -> LayerView:
-        built.append(index)
-        return layers[index]
-
-    return LazyLayers([partial(build, index) for index in range(len(layers))])
-
-
-def test_lazy_layers_are_built_at_each_access_and_not_before() -> None:
-    built: list[int] = []
-    layers = lazy(network([(2, 2)] * 3), built)
-    assert (len(layers), built) == (3, [])
-    assert [layers[1].name, layers[-1].name, layers[1].name] == ["layer1", "layer2", "layer1"]
-    assert built == [1, 2, 1]
-
-
-def test_lazy_layers_are_a_sequence() -> None:
-    built: list[int] = []
-    layers = lazy(network([(2, 2)] * 3), built)
-    part = layers[1:]
-    assert (len(part), built) == (2, [])
-    assert [layer.name for layer in part] == ["layer1", "layer2"]
-    assert [layer.name for layer in layers] == ["layer0", "layer1", "layer2"]
-    with pytest.raises(IndexError):
-        layers[3]
 
 
 def rule(layer: LayerView) -> Tensor:

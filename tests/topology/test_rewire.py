@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from topology_helpers import network, networks, random_layer, total_active, values_after
+from topology_helpers import builders, network, networks, random_layer, total_active, values_after
 from torch import Tensor
 
 from lightning_sparse.topology import RECIPES, LayerView, Recipe, rewire
@@ -175,7 +175,8 @@ def test_layers_of_different_precision_are_rewired_together() -> None:
 
 def test_masks_can_be_stored_in_another_form() -> None:
     layers = network([(8, 9), (5, 7)])
-    plain, packed = rewire(layers, SPARSE_MOMENTUM, 0.5), rewire_into(layers, SPARSE_MOMENTUM, 0.5, store=pack_mask)
+    plain = rewire(layers, SPARSE_MOMENTUM, 0.5)
+    packed = rewire_into(builders(layers), SPARSE_MOMENTUM, 0.5, store=pack_mask)
     assert packed.changes == plain.changes
     for layer in layers:
         assert torch.equal(unpack_mask(packed.masks[layer.name], layer.mask.shape), plain.masks[layer.name])

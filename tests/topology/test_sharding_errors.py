@@ -114,3 +114,13 @@ def test_a_signal_that_one_part_lacks_is_missing_on_all() -> None:
 def test_a_part_that_does_not_lie_in_the_whole_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ShardingError, match=r"Expected .*; got .*\. Cure: "):
         make()
+
+
+def test_an_update_with_a_shard_that_cannot_take_a_maximum_is_refused_with_the_cure() -> None:
+    layer = replace(random_layer(shape=(3, 4)), shard=Shard((3, 4), (0, 0), torch.clone))
+    with pytest.raises(
+        ShardingError, match=r"a maximum over all parts; got one with a sum only\. Cure: .*all_reduce_max"
+    ):
+        rewire([layer], SET, 0.5)
+    whole = replace(layer, shard=Shard((3, 4), (0, 0), torch.clone, torch.clone))
+    assert rewire([whole], SET, 0.5).changes[0].pruned > 0

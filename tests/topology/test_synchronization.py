@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretend_device import DEVICE, DeviceTensor, PretendDevice
-from topology_helpers import network, networks, random_layer
+from topology_helpers import builders, network, networks, random_layer
 
 from lightning_sparse.topology import RECIPES, LayerView, NonFiniteError, Recipe, rewire
 from lightning_sparse.topology.growth import GROWTH
@@ -44,7 +44,7 @@ def on_device(layers: Sequence[LayerView]) -> list[LayerView]:
 
 def waits(layers: Sequence[LayerView], recipe: Recipe) -> Counter[str]:
     with PretendDevice() as device:
-        rewire_into(on_device(layers), recipe, 0.5, store=pack_mask)
+        rewire_into(builders(on_device(layers)), recipe, 0.5, store=pack_mask)
     return device.waits
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from topology_helpers import network, random_layer
 
 from lightning_sparse import SparseNetwork
 from lightning_sparse.topology import RECIPES, LayerView, Recipe, rewire
-from lightning_sparse.topology.layer import LazyLayers
 from lightning_sparse.topology.packing import pack_mask
 from lightning_sparse.topology.rewire import rewire_into
 
@@ -30,8 +30,8 @@ SMALL = 0.3 * LAYER
 WORKING = {"sparse_momentum": 3.0, "set": 3.0, "rigl": 3.0, "set_original": 12.0, "static": 0.5}
 
 
-def lazy(layer: LayerView, number: int) -> LazyLayers:
-    """Return equal layers that are copied from one when they are looked at."""
+def builders(layer: LayerView, number: int) -> list[Callable[[], LayerView]]:
+    """Return functions that copy one layer."""
 
     def build(index: int) -> LayerView:
         assert layer.momentum is not None
@@ -39,7 +39,7 @@ def lazy(layer: LayerView, number: int) -> LazyLayers:
         copies = [each.clone() for each in (layer.weight, layer.mask, layer.momentum, layer.gradient)]
         return LayerView(f"layer{index}", copies[0], copies[1], layer.generator, copies[2], copies[3])
 
-    return LazyLayers([partial(build, index) for index in range(number)])
+    return [partial(build, index) for index in range(number)]
 
 
 def peak(run: Callable[[], object]) -> int:
@@ -65,7 +65,7 @@ def test_the_meter_sees_torch_and_numpy_memory_in_use_at_the_same_time() -> None
 def test_thirty_layers_take_as_much_memory_as_one_and_their_packed_masks(name: str) -> None:
     layer = random_layer(shape=SHAPE, active=13_000)
     one, thirty = (
-        peak(partial(rewire_into, lazy(layer, number), RECIPES[name], 0.5, store=pack_mask)) for number in (1, 30)
+        peak(partial(rewire_into, builders(layer, number), RECIPES[name], 0.5, store=pack_mask)) for number in (1, 30)
     )
     assert one < VIEW + WORKING[name] * LAYER
     assert thirty < one + 30 * PACKED + SMALL
@@ -85,6 +85,19 @@ def test_a_network_of_thirty_layers_is_rewired_in_the_memory_of_a_few(name: str)
     assert peak(partial(network.rewire, RECIPES[name], 0.5)) < allowed
 
 
+class LazyLayers(Sequence[LayerView]):
+    """Layers that are built at each access."""
+
+    def __init__(self, build: Callable[[int], LayerView], number: int) -> None:
+        self._build, self._number = build, number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._build(index)
+
+
 @pytest.mark.parametrize("recipe", [RECIPES[name] for name in sorted(RECIPES)], ids=sorted(RECIPES))
 def test_an_update_never_holds_the_views_of_two_layers(recipe: Recipe) -> None:
     layers = network([(8, 9), (5, 6), (3, 4), (2, 2)])
@@ -98,6 +111,6 @@ def test_an_update_never_holds_the_views_of_two_layers(recipe: Recipe) -> None:
         most = max(most, sum(reference() is not None for reference in references))
         return view
 
-    rewire(LazyLayers([partial(build, index) for index in range(len(layers))]), recipe, 0.5)
+    rewire(LazyLayers(build, len(layers)), recipe, 0.5)
     assert len(references) >= 2 * len(layers)
     assert most == 1

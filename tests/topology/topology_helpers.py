@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -56,6 +57,11 @@ def networks(draw: st.DrawFn) -> list[LayerView]:
         layer = random_layer(f"layer{i}", shape, active, seed=draw(st.integers(0, 2**31)))
         layers.append(replace(layer, generator=generator))
     return layers
+
+
+def builders(layers: Sequence[LayerView]) -> list[Callable[[], LayerView]]:
+    """Return functions that return the layers."""
+    return [partial(layers.__getitem__, index) for index in range(len(layers))]
 
 
 def total_active(masks: dict[str, Tensor]) -> int:

@@ -22,20 +22,26 @@ class _PauseError(Exception):
 
 
 @dataclass
-class _Sums:
-    """What the parts of a weight add up, one part after the other instead of side by side.
+class _Reductions:
+    """Reductions over the parts of a weight that are asked one after the other instead of side by side.
 
-    Each part is asked again and again, from the start: it gets the sums that are known, and stops at the next one.
+    Each part is asked again and again, from the start: it gets the results that are known, and stops at the next one.
     """
 
-    known: list[Tensor] = field(default_factory=list)
-    given: list[Tensor] = field(default_factory=list)
+    known: list[Tensor]
+    pending: list[tuple[str, Tensor]] = field(default_factory=list)
     made: int = 0
 
-    def all_reduce(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
+        return self._reduce("sum", values)
+
+    def maximum(self, values: Tensor) -> Tensor:
+        return self._reduce("amax", values)
+
+    def _reduce(self, operation: str, values: Tensor) -> Tensor:
         self.made += 1
         if self.made > len(self.known):
-            self.given.append(values.clone())
+            self.pending.append((operation, values.clone()))
             raise _PauseError
         return self.known[self.made - 1].clone()
 
@@ -63,10 +69,11 @@ def _agree(whole: Tensor, answers: list[Tensor], view: LayerView) -> bool:
     return all(each.shape == whole.shape and torch.allclose(each, whole, rtol=1e-6) for each in answers)
 
 
-def _part(view: LayerView, part: int, sums: _Sums) -> LayerView:
+def _part(view: LayerView, part: int, reductions: _Reductions) -> LayerView:
     rows = (view.weight.shape[0] + 1) // 2
     begin, end = (0, rows) if part == 0 else (rows, view.weight.shape[0])
-    shard = Shard(tuple(view.weight.shape), (begin, *[0] * (view.weight.dim() - 1)), sums.all_reduce)
+    offset = (begin, *[0] * (view.weight.dim() - 1))
+    shard = Shard(tuple(view.weight.shape), offset, reductions.sum, reductions.maximum)
     cut: dict[str, Any] = {kind: values[begin:end] for kind, values in evidence_of(view).items() if values is not None}
     return replace(view, generator=torch.Generator().manual_seed(1), shard=shard, **cut)
 
@@ -76,18 +83,18 @@ def _ask_parts(rule: WeightScore | LayerClaim, view: LayerView) -> list[Tensor]:
     for _ in range(_MOST_REDUCTIONS):
         answers, given = [], []
         for part in (0, 1):
-            sums = _Sums(known)
+            reductions = _Reductions(known)
             try:
-                answers.append(torch.as_tensor(rule(_part(view, part, sums))))
+                answers.append(torch.as_tensor(rule(_part(view, part, reductions))))
             except _PauseError:
-                given += sums.given
+                given += reductions.pending
         if len(answers) == 2:
             return answers
         expect(
-            len(given) == 2,
+            len({operation for operation, _ in given}) == 1 and len(given) == 2,
             "equally many reductions on all parts of a weight",
             "one more on one of two parts",
             "call layer.total(), noise() and require() whatever the values of the part are",
         )
-        known.append(torch.stack(given).sum(0))
+        known.append(getattr(torch.stack([values for _, values in given]), given[0][0])(0))
     raise AssertionError(f"Expected fewer than {_MOST_REDUCTIONS} reductions. Cure: leave out shardable=True.")
