@@ -9,6 +9,10 @@ Whether an object is of some Lightning class is asked by the class's name (`is_a
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_sparse.validation.errors import MissingPackageError, UsageError
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
+# Where both are installed, the one that is imported last logs for both.
+_LOGGERS = (*NAMES, "lightning.fabric", "lightning_fabric")
 
 
 def _installed() -> list[ModuleType]:
@@ -53,6 +59,22 @@ def is_a(instance: object, *names: str) -> bool:
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return a Trainer's callbacks, an attribute that Lightning doesn't declare."""
     return list(trainer.callbacks)  # type: ignore[attr-defined]  # see above
+
+
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Silence inside what Lightning logs below the level of errors, and all warnings."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 _PACKAGES = _installed()
@@ -113,4 +135,5 @@ __all__ = [
     "is_a",
     "isolate_rng",
     "seed_everything",
+    "without_messages",
 ]

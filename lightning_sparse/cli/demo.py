@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything
+from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything, without_messages
 from lightning_sparse.analysis.pictures import plot_accuracy, plot_layer_densities
 from lightning_sparse.callbacks import SparseMomentumCallback
 from lightning_sparse.data import DigitsDataModule
@@ -25,12 +23,12 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 @dataclass(frozen=True)
 class _Run:
-    """What one training leaves behind; accuracies and errors in [0, 1]."""
+    """Results of one training; accuracies and errors are in [0, 1]."""
 
     name: str
     accuracies: list[float]
     test_error: float
-    # By layer: the number of weights, and the active ones at first and after each update.
+    # By layer: the number of weights, and of active ones initially and after each update.
     sizes: dict[str, int]
     active: dict[str, list[int]]
     update_epochs: list[int]
@@ -54,13 +52,15 @@ class _AccuracyCurve(Callback):
 
 
 def demo(out: Path = Path("lightning_sparse_demo"), epochs: int = 60, density: float = 0.05, seed: int = 0) -> None:
-    """Train a dense and a sparse LeNet-300-100 on scikit-learn's digits; print a table, write pictures and a CSV file.
+    """Train a dense and a sparse LeNet-300-100 on scikit-learn's digits; print tables, write pictures and a CSV file.
+
+    Computes with one thread, and prints nothing but its own lines.
 
     Args:
         out: Folder for the pictures and the CSV file.
         epochs: Epochs per network, at least 2.
         density: Fraction in (0, 1] of the sparse network's weights that are active.
-        seed: Of initialization, batches and masks.
+        seed: Seed for initialization, batches and masks.
     """
     if epochs < 2:
         raise InvalidValueError(
@@ -70,7 +70,7 @@ def demo(out: Path = Path("lightning_sparse_demo"), epochs: int = 60, density: f
         )
     console, out = Console(), out.expanduser()
     sparse = SparseMomentumCallback(density=density)
-    with _quiet_lightning():
+    with _one_thread(), without_messages():
         runs = [_train("dense", None, epochs, seed), _train(f"{100 * density:g} % weights", sparse, epochs, seed)]
     for table in (_summary(runs), _layers(runs[-1])):
         console.print(table)
@@ -91,6 +91,7 @@ def _train(name: str, sparse: SparseMomentumCallback | None, epochs: int, seed: 
         callbacks=[curve] if sparse is None else [curve, sparse],
         logger=False,
         enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
@@ -153,15 +154,11 @@ def _write(runs: Sequence[_Run], out: Path) -> list[Path]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep the progress bar and drop the notes about hardware, which the demo doesn't depend on."""
-    logger = logging.getLogger(Trainer.__module__.partition(".trainer.")[0])  # lightning.pytorch or pytorch_lightning
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread inside: layers this small gain nothing by more, which wait busily for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
-            # Lightning's own use of a part of PyTorch that newer versions deprecate.
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        torch.set_num_threads(threads)

@@ -15,12 +15,12 @@ from lightning_sparse.cli.errors import user_message
 _USAGE = """\
 lightning-sparse: train sparse neural networks from scratch
 
-  lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about a minute
+  lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about 20 seconds
   lightning-sparse configs                    list the shipped experiments
   lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table2_as_coded, table3,
                                               table5, figure2, compression, sensitivity or regrowth
   lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
-  lightning-sparse fit --config NAME_OR_FILE  train; likewise validate, test, predict
+  lightning-sparse fit --config NAME_OR_FILE  train; validate, test and predict take the same options
   lightning-sparse COMMAND --help             options of a command
   lightning-sparse --version
 """

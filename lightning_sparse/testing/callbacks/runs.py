@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer
+from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer, without_messages
 from lightning_sparse.callbacks import SparseTrainingCallback
 from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.testing.callbacks.training import ShufflingLoader, TinyModule, fit
@@ -65,18 +63,9 @@ def new(factory: Factory) -> SparseTrainingCallback:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says about short runs, and have the same global seed in each."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), seeded(0):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    """Silence Lightning's remarks on short runs, and have the same global seed in each run."""
+    with without_messages(), seeded(0):
+        yield
 
 
 def train(*callbacks: Callback, module: LightningModule | None = None, **options: Any) -> Trainer:
