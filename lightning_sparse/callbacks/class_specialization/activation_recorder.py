@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -13,57 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
-from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, name_list, plain_name
-from lightning_sparse.selection.weights import is_metric
+from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda features: features, "relu": torch.relu}
-
-
-def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str, nn.Module]:
-    """Return the modules inside a model that patterns mean, by name, in the order of the model.
-
-    Args:
-        model: Any module. Networks of its metrics are no part of it.
-        patterns: Module types, or globs on module or type names. Default: all convolutions.
-
-    Raises:
-        ValueError: If a pattern matches nothing, or there is no convolution.
-        TypeError: If a pattern is neither a string nor a module type.
-    """
-    of_metrics = {id(inner) for module in model.modules() if is_metric(module) for inner in module.modules()}
-    # What a wrapper and what it wraps have one name; the latter comes later, and is called by the former.
-    named = {
-        plain_name(f"{path}.")[:-1]: module
-        for path, module in model.named_modules()
-        if path and id(module) not in of_metrics
-    }
-    wanted = as_included(patterns) or CONVOLUTIONS
-    matched = {pattern: [name for name, module in named.items() if _means(pattern, name, module)] for pattern in wanted}
-    missing = [pattern for pattern, names in matched.items() if not names]
-    if missing and (patterns is not None or len(missing) == len(matched)):
-        what = "convolutions" if patterns is None else f"layers that {missing[0]!r} matches"
-        raise InvalidValueError(
-            expected=f"{what} in {type(model).__name__}",
-            got="none",
-            cure=f"choose layers from {name_list(list(named))}, by their names or types",
-        )
-    chosen = {name for names in matched.values() for name in names}
-    return {name: module for name, module in named.items() if name in chosen}
-
-
-def _means(pattern: Pattern, name: str, module: nn.Module) -> bool:
-    if isinstance(pattern, type):
-        return isinstance(module, pattern)
-    return fnmatchcase(name, pattern) or fnmatchcase(type(module).__name__, pattern)
 
 
 class ActivationRecorder:

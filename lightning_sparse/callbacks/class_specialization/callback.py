@@ -22,7 +22,6 @@ from lightning_sparse.callbacks.class_specialization.activation_recorder import 
     ACTIVATIONS,
     ActivationRecorder,
     check_called,
-    find_layers,
 )
 from lightning_sparse.callbacks.class_specialization.records import (
     Result,
@@ -45,6 +44,7 @@ from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback, count_classes, known_classes
 from lightning_sparse.callbacks.probing.isolation import isolated_evaluation
 from lightning_sparse.callbacks.probing.logging import log_now
+from lightning_sparse.selection.layers import find_layers
 from lightning_sparse.selection.patterns import Patterns, as_included, name_list
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
