@@ -8,41 +8,30 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from lightning_sparse._compat import (
-    Callback,
-    ConfigurationError,
-    LightningModule,
-    Trainer,
-    callbacks_of,
-)
+from lightning_sparse._compat import Callback, ConfigurationError, LightningModule, Trainer, callbacks_of
 from lightning_sparse.analysis.gradient_flow import check_orders
-from lightning_sparse.callbacks.gradient_flow.figures import send_pictures
-from lightning_sparse.callbacks.gradient_flow.layers import (
-    MaskSource,
-    TrainedWeights,
-    measure_gradients,
-    network_of,
-    with_masks,
-)
+from lightning_sparse.callbacks.gradient_flow.figures import send_figures
+from lightning_sparse.callbacks.gradient_flow.fixed_batch_measurement import FixedBatchMeasurement
+from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedWeights
+from lightning_sparse.callbacks.gradient_flow.measurement import GradientMeasurement
 from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
 from lightning_sparse.callbacks.gradient_flow.records import (
     ROOT,
+    FlagThresholds,
     GradientFlowRecord,
-    Limits,
-    Measurement,
-    Measurements,
     average,
+    log_records,
+    warn_of_flags,
 )
-from lightning_sparse.callbacks.gradient_flow.reporting import log_records, warn_of_flags
-from lightning_sparse.callbacks.gradient_flow.steps import HookedOptimizers, SeenSteps
+from lightning_sparse.callbacks.gradient_flow.step_measurement import StepMeasurement
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
-from lightning_sparse.callbacks.probing.gradients import GradientProbe, Loss, as_batches, make_probe
+from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.errors import InvalidValueError
 
-# So many measurements wait on the device, at most, before they are fetched together.
-_MOST_WAITING = 50
+# Fetch from the device at the latest after this many measurements.
+_MAX_WAITING = 50
 
 
 class GradientFlowCallback(Callback):
@@ -50,45 +39,47 @@ class GradientFlowCallback(Callback):
 
     Logs ``gradient_flow/egf_l1`` and ``egf_l2`` (Effective Gradient Flow: the mean over layers of the norm of the
     masked gradient; Tessera et al. 2021), ``gradient_flow/l1`` and ``l2`` (the norm of the unmasked gradient of all
-    layers), and ``gradient_flow/egf_l2/<layer>``, that of each layer. With several optimizers, each has its own:
-    ``gradient_flow/optimizer_0/...``. The run itself is the same with and without this callback, bit for bit. Norms are
-    computed in 32 bits, or in 64 where gradients are.
+    layers), and ``gradient_flow/egf_l2/<layer>``, the norm of each layer. With several optimizers, each has its own:
+    ``gradient_flow/optimizer_0/...``. The callback doesn't change the run, bit for bit. Norms are computed in 32 bits,
+    or in 64 where gradients are.
 
-    Layers are the weights of linear and convolutional layers that are trained; biases and normalization don't count.
-    Masks are found by themselves: those of our callbacks, or of ``torch.nn.utils.prune``; else the network is dense.
-    The gradients of weights that ``prune`` masks come masked from PyTorch, so that such networks have no ``l1`` and
-    ``l2`` unless `batches` is given.
+    Layers are the trained weights of linear and convolutional layers; biases and normalization don't count. Masks are
+    found without being named: those of our callbacks, or of ``torch.nn.utils.prune``; else the network is dense. The
+    gradients of weights that ``prune`` masks come masked from PyTorch, so that such networks have no ``l1`` and ``l2``
+    unless `batches` is given.
 
     By default gradients are those of the training batches, after gradients of accumulated batches and all processes
-    were summed and unscaled, before they are clipped. In manual optimization it is what the optimizer is given, after
-    clipping if the module clips before it steps. Measures wait on the device until they are logged. A step without
-    any gradient is none.
+    were summed and unscaled, before they are clipped. In manual optimization they are the gradients that the optimizer
+    gets, after clipping if the module clips before it steps. Norms stay on the device until they are logged. A step
+    without any gradient is not measured.
 
     The history is in memory and in checkpoints: with the paper's two norms, 40 bytes for each layer and measurement.
 
     Args:
-        every_n_steps: Measure at every n-th step of each optimizer.
-        every_n_epochs: Measure at the last step of each optimizer in every n-th epoch; 1 if nothing else is given.
-        spread_over_epochs: Measure at the last step of so many epochs, spread evenly over the run, first and last
+        every_n_steps: Period in steps of each optimizer.
+        every_n_epochs: Period in epochs, to measure at the last step of each optimizer in them. Default: 1 if no other
+            period is given.
+        spread_over_epochs: Number of epochs to measure at the last step of, spread evenly over the run, first and last
             included. The paper's number is 11.
-        orders: Of the norms, each in [1, inf]. The paper's are 1 and 2.
-        masks: "auto"; "zeros" takes weights for inactive that are exactly zero; "dense" ignores all masks.
+        orders: Orders of the norms, each in [1, inf]. The paper's are 1 and 2.
+        masks: "auto"; "zeros", for which a weight is inactive if it is exactly zero; "dense", which ignores all masks.
         normalize: "active" divides each layer's norm by the number of its active weights; the paper doesn't.
-        include: Measure these instead of all linear and convolutional layers: globs on layer, parameter or type names.
-        exclude: Leave these out, likewise.
-        batches: Measure on a fixed set of batches instead, after the step: a number, drawn from the training data
-            (where the loader is a `DataLoader` over a data set with indices, or ours), or the batches. Gradients are
-            then those of their mean loss, in training mode, on a copy of the model: no clipping, no weight decay.
-        loss: Returns the loss of a batch, given a copy of the module and the batch; default: what ``training_step``
-            returns. For `batches` only.
-        seed: Of the choice of `batches`, and of what is random in the model with them.
+        include: Globs on layer, parameter or type names of weights to measure instead of all linear and convolutional
+            layers.
+        exclude: Globs of weights to leave out.
+        batches: Fixed batches to measure on instead, after the step: a number, drawn from the training data (if the
+            loader is a `DataLoader` over a data set with indices, or ours), or the batches. Gradients are then those of
+            their mean loss, in training mode, on a copy of the model: no clipping, no weight decay.
+        loss: Function of a copy of the module and a batch that returns the loss, for `batches` only. Default: the loss
+            that ``training_step`` returns.
+        seed: Seed for drawing `batches` and for dropout while measuring.
         per_layer: Whether to log each layer's norms too.
-        vanishing: A layer is flagged where the root mean square of the gradient of its active weights (or the mean of
-            the largest order) is below this part of the highest of all layers; >= 0.
-        exploding: Or above this; > 0.
-        pictures: Whether to send pictures to the loggers at the end of training (files beside the log of those that
-            take none): the measures, and the norm of each layer with its flags, over the run.
-        name: For several of these callbacks in one Trainer: what they log is ``gradient_flow/<name>/...``.
+        vanishing: Fraction of the highest level of all layers below which a layer is flagged; >= 0. A layer's level is
+            the root mean square of the gradient of its active weights (or the mean of the largest order).
+        exploding: Level above which a layer is flagged; >= 0.
+        pictures: Whether to send pictures to the loggers at the end of training (files beside the log for those that
+            take none): the metrics, and the norm of each layer with its flags, over the run.
+        name: Name for several of these callbacks in one Trainer, which then log ``gradient_flow/<name>/...``.
 
     Attributes:
         history: One `GradientFlowRecord` per measurement.
@@ -117,55 +108,57 @@ class GradientFlowCallback(Callback):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        self._moments = MeasurementSchedule(every_n_steps, every_n_epochs, spread_over_epochs)
+        self._schedule = MeasurementSchedule(every_n_steps, every_n_epochs, spread_over_epochs)
         self._orders = tuple(orders)
         check_orders(self._orders)
-        _check_choices(masks, normalize, vanishing, exploding)
+        _check_choices(masks, normalize)
         self._masks, self._normalize = masks, normalize
+        self._thresholds = FlagThresholds(vanishing, exploding)
         self._include, self._exclude = include, exclude
         as_included(include)
         as_patterns(exclude)
         self._batches, self._loss, self._seed = as_batches(batches), loss, seed
         self._per_layer = per_layer
-        self._limits = Limits(vanishing, exploding)
         self._pictures = pictures
         self._name, self._root = name, ROOT if name is None else f"{ROOT}/{name}"
         self._is_fitting = False
         self._reset()
 
     def _reset(self) -> None:
-        self._measurements = Measurements()
+        self._measurement = self._new_measurement()
         self._logged = 0
-        self._steps = SeenSteps()
-        self._measured: dict[int, int] = {}  # by optimizer, the number of the step that was measured last
-        self._hooked: HookedOptimizers | None = None
-        self._weights = TrainedWeights(self._include, self._exclude)
-        self._probe: GradientProbe | None = None
-        self._probed = 0
         self._warned: set[tuple[str, str]] = set()
         self._log_every = 1
+
+    def _new_measurement(self) -> GradientMeasurement:
+        weights = TrainedWeights(self._include, self._exclude)
+        options = (self._schedule, weights, self._masks, self._orders)
+        if self._batches is None:
+            return StepMeasurement(*options)
+        return FixedBatchMeasurement(*options, batches=self._batches, loss=self._loss, seed=self._seed)
 
     @property
     def history(self) -> list[GradientFlowRecord]:
         """One record per measurement of this run."""
-        self._measurements.fetch()
-        return [self._record(measurement) for measurement in self._measurements.fetched]
+        self._measurement.history.fetch()
+        return self._records(first=0)
+
+    def _records(self, first: int) -> list[GradientFlowRecord]:
+        measured = self._measurement.history.fetched[first:]
+        return [norms.record(self._orders, self._normalize, self._thresholds) for norms in measured]
 
     def summary(self) -> dict[str, float]:
-        """Return the average of each logged measure over the run, the paper's figure for `spread_over_epochs=11`.
+        """Return the mean of each logged metric over the run, the paper's figure for `spread_over_epochs=11`.
 
-        Measurements that are not finite are left out of the average, and counted: ``non_finite`` of ``measured``.
+        Measurements that are not finite are left out of the mean, and counted: ``non_finite`` of ``measured``.
         """
         return average(self.history, self._root)
 
-    def _record(self, measurement: Measurement) -> GradientFlowRecord:
-        return measurement.record(self._orders, self._normalize, self._limits)
-
     @property
     def state_key(self) -> str:
-        """Name of the state in checkpoints: that of each callback of this class is its own."""
+        """Name of the state in checkpoints, which differs between callbacks of this class."""
         return self._generate_state_key(
-            moments=self._moments.key, orders=self._orders, fixed=self._batches is not None, name=self._name
+            moments=self._schedule.key, orders=self._orders, fixed=self._batches is not None, name=self._name
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -185,10 +178,11 @@ class GradientFlowCallback(Callback):
             self._reset()
 
     def _check_name(self, trainer: Trainer) -> None:
-        others = [each for each in callbacks_of(trainer) if isinstance(each, GradientFlowCallback) and each is not self]
-        if any(each._name == self._name for each in others):
+        callbacks = callbacks_of(trainer)
+        others = [other for other in callbacks if isinstance(other, GradientFlowCallback) and other is not self]
+        if any(other._name == self._name for other in others):
             raise ConfigurationError(
-                expected="another name of each GradientFlowCallback in a Trainer, by which measures are told apart",
+                expected="another name of each GradientFlowCallback in a Trainer, which distinguishes its metrics",
                 got=f"{self._name!r} of two",
                 cure="GradientFlowCallback(name='fixed_batches'), for instance",
             )
@@ -200,187 +194,82 @@ class GradientFlowCallback(Callback):
             ValueError: If there is nothing to measure, or the epochs of the run can't be known.
             TypeError: If no batches can be drawn from the training data.
         """
-        self._weights.check(pl_module)
-        self._moments.plan(trainer)
-        self._steps = self._steps.anew(may_skip=getattr(trainer.precision_plugin, "scaler", None) is not None)
         self._log_every = getattr(trainer, "log_every_n_steps", 1)  # an attribute that Lightning doesn't declare
-        if self._batches is not None:
-            self._probe = make_probe(trainer, pl_module, self._batches, self._loss, self._seed)
-        if not pl_module.automatic_optimization:  # the module may step optimizers behind the Trainer's back
-            self._hooked = HookedOptimizers(_Steps(self, trainer, pl_module))
-            for optimizer in trainer.optimizers:
-                self._hooked.hook(optimizer)
+        self._measurement.start(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Measure the gradients that an optimizer is about to use, if it is time."""
-        self._see(trainer, pl_module, optimizer, "trainer")
-
-    def _see(
-        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, by: Literal["trainer", "optimizer"]
-    ) -> None:
-        index = _index(trainer, optimizer)
-        seen = self._steps.see(index, by, trainer.fit_loop.total_batch_idx if module.automatic_optimization else None)
-        if seen != "no more" and self._probe is None and self._is_due(trainer, module, self._steps.counts[index]):
-            self._measure(trainer, module, optimizer)
-
-    def _is_due(self, trainer: Trainer, module: LightningModule, steps: int) -> bool:
-        if self._moments.every_n_steps is not None:
-            return self._moments.is_step_due(steps)
-        # In manual optimization no step can be told to be the last one of its optimizer.
-        is_last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
-        return self._moments.is_epoch_due(trainer.current_epoch) and (is_last or not module.automatic_optimization)
-
-    def _measure(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        weights = [weight for weight in self._weights.find(module) if id(weight.parameter) in own]
-        if all(weight.parameter.grad is None for weight in weights):
-            return
-        layers = with_masks(weights, network_of(trainer, module), self._masks)
-        table = measure_gradients(layers, [weight.parameter.grad for weight in weights], self._orders)
-        has_total = not any(layer.is_masked_by_autograd for layer in layers)
-        names = tuple(layer.name for layer in layers)
-        index = _index(trainer, optimizer)
-        number = index if len(trainer.optimizers) > 1 else None
-        measured = Measurement(trainer.current_epoch, _step(trainer), number, names, has_total, table)
-        # Of several steps of an epoch, and several closures of a step, the last one counts.
-        again = self._moments.every_n_steps is None or self._measured.get(index) == self._steps.counts[index]
-        self._measured[index] = self._steps.counts[index]
-        self._measurements.add(measured, instead=again)
+        self._measurement.before_step(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure on the fixed batches, if it is time, and log now and then what was measured."""
-        steps = self._steps.most
-        if self._probe is not None and steps > self._probed and self._is_probe_due(trainer, steps):
-            self._measurements.add(self._probe_now(trainer, pl_module, self._probe), instead=False)
-            self._probed = steps
-        waiting = len(self._measurements.waiting)
-        # What is measured by epochs may be replaced until the epoch's end.
-        if self._moments.every_n_steps is not None and (
-            waiting >= _MOST_WAITING or (waiting and self._log_every and steps % self._log_every == 0)
-        ):
+        """Measure on the fixed batches, if it is time, and log from time to time."""
+        self._measurement.after_batch(trainer, pl_module)
+        waiting, steps = len(self._measurement.history.waiting), self._measurement.steps.most
+        if self._schedule.every_n_steps is not None and (
+            waiting >= _MAX_WAITING or (waiting and self._log_every and steps % self._log_every == 0)
+        ):  # a measurement of an epoch may be replaced until the epoch's end
             self._log(trainer)
 
-    def _is_probe_due(self, trainer: Trainer, steps: int) -> bool:
-        every = self._moments.every_n_steps
-        if every is not None:  # with several optimizers, a batch may have several steps
-            return steps // every > self._probed // every
-        is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        return is_last and self._moments.is_epoch_due(trainer.current_epoch)
-
-    def _probe_now(self, trainer: Trainer, module: LightningModule, probe: GradientProbe) -> Measurement:
-        weights = self._weights.find(module)
-        # There, pruned weights are effective weights, with a gradient that is not masked.
-        found = probe.gradients(trainer, module, [weight.name for weight in weights])
-        layers = with_masks(weights, network_of(trainer, module), self._masks)
-        table = measure_gradients(layers, found, self._orders)
-        names = tuple(layer.name for layer in layers)
-        return Measurement(trainer.current_epoch, _step(trainer), None, names, True, table)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what was measured."""
+        """Log the measurements of the epoch."""
         self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what was measured since the last epoch, and draw."""
+        """Log the measurements since the last epoch, and draw."""
         self._log(trainer)
         if self._pictures and self.history:
-            send_pictures(trainer, self.history, self._root)
+            send_figures(trainer, self.history, self._root)
 
     def _log(self, trainer: Trainer) -> None:
-        self._measurements.fetch()
-        new = self._measurements.fetched[self._logged :]
-        self._logged += len(new)
-        records = [self._record(measurement) for measurement in new]
+        self._measurement.history.fetch()
+        records = self._records(first=self._logged)
+        self._logged += len(records)
         warn_of_flags(trainer, records, self._warned)
         log_records(trainer, records, per_layer=self._per_layer, root=self._root)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Log what the checkpoint has, since a run that goes on from it does not log it again."""
-        if self._is_fitting and self._moments.every_n_steps is not None:
+        """Log the measurements that the checkpoint has, since a run resumed from it does not log them again."""
+        if self._is_fitting and self._schedule.every_n_steps is not None:
             self._log(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was measured, and how many steps were taken."""
-        if not self._steps.counts and not self._measurements.fetched:
-            return {}
-        steps = {str(index): count for index, count in self._steps.counts.items()}
-        counts = {"steps": steps, "probed": self._probed, "logged": self._logged}
-        return with_checksum({"measurements": self._measurements.state_dict(), **counts})
+        """Return the measurements and the numbers of steps."""
+        state = self._measurement.state_dict()
+        return with_checksum({**state, "logged": self._logged}) if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the measurements of an interrupted fit; those of a finished one outlive an evaluation.
+        """Restore the measurements of an interrupted fit; an evaluation keeps those of the fit before it.
 
         Raises:
-            ValueError: If the state is damaged, or not this callback's.
+            ValueError: If the state is damaged, or of another callback.
         """
         if not self._is_fitting:
             return
         verify_checksum(state_dict, {"measurements", "steps", "probed", "logged"}, "a run with this callback")
-        self._measurements = Measurements.from_state_dict(state_dict["measurements"], 2 * len(self._orders) + 1)
-        by_steps = self._moments.every_n_steps is not None  # then all was logged when it was saved
-        self._logged = len(self._measurements.fetched) if by_steps else state_dict["logged"]
-        self._steps.counts = {int(index): count for index, count in state_dict["steps"].items()}
-        self._probed = state_dict["probed"]
+        self._measurement.load_state_dict(state_dict)
+        by_steps = self._schedule.every_n_steps is not None  # then all was logged when it was saved
+        self._logged = len(self._measurement.history.fetched) if by_steps else state_dict["logged"]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers and the batches; the history stays."""
-        self._release()
+        self._measurement.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Log what was measured by steps, and let go of the optimizers: after an exception there is no teardown."""
-        if self._moments.every_n_steps is not None:
+        """Log measurements of steps, and let go of the optimizers: after an exception there is no teardown."""
+        if self._schedule.every_n_steps is not None:
             with suppress(Exception):  # of a device or logger that failed: it must not hide the first one
                 self._log(trainer)
-        self._release()
-
-    def _release(self) -> None:
-        if self._hooked is not None:
-            self._hooked.release()
-        self._hooked = self._probe = None
+        self._measurement.release()
 
 
-class _Steps:
-    """Tells the callback of steps that the Trainer may not see."""
-
-    def __init__(self, callback: GradientFlowCallback, trainer: Trainer, module: LightningModule) -> None:
-        self._callback, self._trainer, self._module = callback, trainer, module
-
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Measure the gradients, if it is time."""
-        self._callback._see(self._trainer, self._module, optimizer, "optimizer")
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Be ready for the next step."""
-        self._callback._steps.end(_index(self._trainer, optimizer))
-
-
-def _index(trainer: Trainer, optimizer: Optimizer) -> int:
-    return next((index for index, each in enumerate(trainer.optimizers) if each is optimizer), 0)
-
-
-def _step(trainer: Trainer) -> int:
-    return trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
-
-
-def _check_choices(masks: str, normalize: str | None, vanishing: float, exploding: float) -> None:
+def _check_choices(masks: str, normalize: str | None) -> None:
     if masks not in ("auto", "zeros", "dense"):
         raise InvalidValueError(
-            expected="masks as 'auto', 'zeros' or 'dense'",
-            got=repr(masks),
-            cure="'auto' finds them",
+            expected="masks as 'auto', 'zeros' or 'dense'", got=repr(masks), cure="'auto' finds them"
         )
     if normalize not in (None, "active"):
         raise InvalidValueError(
-            expected="normalize as None or 'active'",
-            got=repr(normalize),
-            cure="None is the paper's",
+            expected="normalize as None or 'active'", got=repr(normalize), cure="None is the paper's"
         )
-    for name, limit in (("vanishing", vanishing), ("exploding", exploding)):
-        if isinstance(limit, (bool, str)) or not limit >= 0:
-            raise InvalidValueError(
-                expected=f"{name} >= 0",
-                got=repr(limit),
-                cure="leave it out for the default",
-            )

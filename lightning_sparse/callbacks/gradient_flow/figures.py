@@ -1,8 +1,9 @@
-"""Pictures of gradient flow, from records."""
+"""Figures of gradient flow, drawn from records."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from math import nan
 from typing import TYPE_CHECKING
@@ -16,27 +17,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def send_pictures(trainer: Trainer, records: Sequence[GradientFlowRecord], root: str) -> None:
-    """Send the measures over the run, and those of each layer with its flags, of each optimizer, to the loggers."""
+def send_figures(trainer: Trainer, records: Sequence[GradientFlowRecord], root: str) -> None:
+    """Send two figures per optimizer to the loggers: the norms of its gradients, and of each layer's, over the run."""
     for optimizer in dict.fromkeys(record.optimizer for record in records):
         own = [record for record in records if record.optimizer == optimizer]
         own_root = root_of(optimizer, root)
-        send_figure(trainer, f"{own_root}/measures", lambda own=own: measures(own))  # type: ignore[misc]  # of one figure
-        send_figure(trainer, f"{own_root}/layers", lambda own=own: layers(own))  # type: ignore[misc]  # likewise
+        send_figure(trainer, f"{own_root}/measures", partial(measures, own))
+        send_figure(trainer, f"{own_root}/layers", partial(layers, own))
 
 
 def measures(records: Sequence[GradientFlowRecord]) -> Figure:
-    """Draw EGF and, where it is known, the norm of the whole gradient."""
+    """Draw EGF and, if it is known, the norm of the whole gradient."""
     from lightning_sparse.analysis.pictures import plot_gradient_flow
 
     xs, unit = _places(records)
-    named = [{**{f"egf_{p}": v for p, v in r.effective.items()}, **r.total} for r in records]
-    names = dict.fromkeys(name for each in named for name in each)
-    return plot_gradient_flow(xs, {name: [each.get(name, nan) for each in named] for name in names}, xlabel=unit)
+    rows = [{**{f"egf_{p}": v for p, v in r.effective.items()}, **r.total} for r in records]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return plot_gradient_flow(xs, {name: [row.get(name, nan) for row in rows] for name in names}, xlabel=unit)
 
 
 def layers(records: Sequence[GradientFlowRecord]) -> Figure:
-    """Draw the norm of each layer's masked gradient, of the largest order, with its flags."""
+    """Draw the norm of the largest order of each layer's masked gradient, with its flags."""
     from lightning_sparse.analysis.pictures import plot_layer_gradient_flow
 
     xs, unit = _places(records)
@@ -48,6 +49,6 @@ def layers(records: Sequence[GradientFlowRecord]) -> Figure:
 
 
 def _places(records: Sequence[GradientFlowRecord]) -> tuple[list[float], str]:
-    """Return where the records are from: in epochs, if these tell them apart."""
+    """Return the records' places on the x axis: epochs if each record has its own, else steps."""
     by_epoch = all(first.epoch < second.epoch for first, second in pairwise(records))
     return ([float(r.epoch) for r in records], "epoch") if by_epoch else ([float(r.step) for r in records], "step")

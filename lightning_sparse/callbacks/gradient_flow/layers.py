@@ -1,4 +1,4 @@
-"""Which layers' gradients are measured, and with which masks."""
+"""Layers whose gradients are measured, their masks, and the norms of their gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse._compat import Trainer, callbacks_of
+from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import active_counts, layer_norms
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.dtensor import to_local, whole_norms
@@ -18,8 +18,22 @@ from lightning_sparse.selection.weights import Weight, find_trained
 from lightning_sparse.validation.errors import InvalidValueError
 
 MaskSource = Literal["auto", "zeros", "dense"]
-# So many choices of parameters that are frozen are remembered.
-_MOST_STATES = 16
+# Cache size: distinct sets of frozen parameters.
+_CACHE_SIZE = 16
+
+
+@dataclass(frozen=True)
+class TrainedWeight(Weight):
+    """A weight to measure.
+
+    Attributes:
+        name: Name of the parameter in the model, without what wrappers add.
+        module: Module that owns the parameter.
+        parameter: Parameter that is trained.
+        is_split: Whether it is split over processes.
+    """
+
+    is_split: bool
 
 
 @dataclass(frozen=True)
@@ -27,54 +41,64 @@ class Layer:
     """A weight whose gradient is measured.
 
     Attributes:
-        name: Of the weight in the model.
-        parameter: What is trained.
-        mask: Inactive where zero, shape of the parameter's local part; None for a dense layer.
-        active: Number of active weights where it is known without looking at the mask.
+        name: Name of the weight in the model.
+        parameter: Parameter that is trained.
+        mask: Mask with the shape of the parameter's local part, inactive where zero; None for a dense layer.
+        active: Number of active weights if it is known without reading the mask.
         is_masked_by_autograd: Whether the gradient comes masked already, as of a weight that PyTorch prunes.
+        is_split: Whether the parameter is split over processes.
     """
 
     name: str
     parameter: Tensor
     mask: Tensor | None
     active: int | None
-    is_masked_by_autograd: bool = False
+    is_masked_by_autograd: bool
+    is_split: bool
 
 
 def network_of(trainer: Trainer, model: nn.Module) -> SparseNetwork | None:
     """Return the sparse network that one of the Trainer's callbacks made of a model, if there is one."""
-    networks = (getattr(callback, "network", None) for callback in callbacks_of(trainer))
-    return next((each for each in networks if isinstance(each, SparseNetwork) and each.model is model), None)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # an attribute that Lightning doesn't declare
+    networks = (getattr(callback, "network", None) for callback in callbacks)
+    return next(
+        (network for network in networks if isinstance(network, SparseNetwork) and network.model is model), None
+    )
 
 
 class TrainedWeights:
-    """The weights of a model to measure, found anew only for parameters, or frozen ones, that are new.
+    """The weights of a model to measure; searched for again only when parameters are replaced, frozen or unfrozen.
 
     Args:
-        include: Take these instead of the linear and convolutional layers.
-        exclude: Leave these out.
+        include: Patterns of weights to measure instead of the linear and convolutional layers.
+        exclude: Patterns of weights to leave out.
     """
 
     def __init__(self, include: Patterns | None, exclude: Patterns | None) -> None:
         self._include, self._exclude = include, exclude
-        # By what is trained, since modules with several optimizers freeze some parameters in turn. What was found keeps
-        # its parameters alive, so that no other one can have their ids.
-        self._found: dict[tuple[tuple[int, bool], ...], list[Weight]] = {}
+        # By trained parameters, since modules with several optimizers freeze some of them in turn. The weights keep
+        # their parameters alive, so that no other one can have their ids.
+        self._cache: dict[tuple[tuple[int, bool], ...], list[TrainedWeight]] = {}
 
-    def find(self, model: nn.Module) -> list[Weight]:
-        """Return those that are trained at this moment."""
+    def find(self, model: nn.Module) -> list[TrainedWeight]:
+        """Return the weights that are trained now."""
         parameters = tuple((id(parameter), parameter.requires_grad) for parameter in model.parameters())
-        if parameters not in self._found:
-            if len(self._found) >= _MOST_STATES:
-                self._found.clear()
-            self._found[parameters] = list(find_trained(model, self._include, self._exclude).values())
-        return self._found[parameters]
+        if parameters not in self._cache:
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            self._cache[parameters] = [
+                TrainedWeight(
+                    weight.name, weight.module, weight.parameter, to_local(weight.parameter) is not weight.parameter
+                )
+                for weight in find_trained(model, self._include, self._exclude).values()
+            ]
+        return self._cache[parameters]
 
     def check(self, model: nn.Module) -> None:
-        """See to it that there are some.
+        """Raise if there is nothing to measure.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If the patterns match no trained layer.
         """
         if not self.find(model):
             names = name_list(list(find_trained(model, "*")))
@@ -85,33 +109,34 @@ class TrainedWeights:
             )
 
 
-def with_masks(weights: Sequence[Weight], network: SparseNetwork | None, masks: MaskSource) -> list[Layer]:
-    """Return weights with their masks of this moment.
+def with_masks(weights: Sequence[TrainedWeight], network: SparseNetwork | None, masks: MaskSource) -> list[Layer]:
+    """Return weights with their present masks.
 
     Args:
-        weights: Of a model.
-        network: Our masks of it, if there are any.
-        masks: "auto" for ours or PyTorch's, "zeros" for the weights' own zeros, "dense" for none.
+        weights: Weights of a model.
+        network: Sparse network of the model, if there is one.
+        masks: "auto" for the network's masks or PyTorch's, "zeros" for the weights' own zeros, "dense" for none.
     """
-    known = {} if network is None or masks != "auto" else network.layers
+    ours = {} if network is None or masks != "auto" else network.layers
     layers = []
     for weight in weights:
         name, parameter = weight.name, weight.parameter
         effective, by_torch = _pruned(weight)
-        comes_masked = by_torch is not None
+        mask, active = None, None
         if masks == "zeros":
-            layers.append(Layer(name, parameter, to_local(effective.detach()) != 0, None, comes_masked))
-        elif name in known and network is not None:
-            layers.append(Layer(name, parameter, network.local_mask(name), known[name].active, comes_masked))
-        elif masks == "auto" and comes_masked:
-            layers.append(Layer(name, parameter, by_torch, None, comes_masked))
+            mask = to_local(effective.detach()) != 0
+        elif name in ours and network is not None:
+            mask, active = network.local_mask(name), ours[name].active
+        elif masks == "auto" and by_torch is not None:
+            mask = by_torch
         else:
-            layers.append(Layer(name, parameter, None, parameter.numel(), comes_masked))
+            active = parameter.numel()
+        layers.append(Layer(name, parameter, mask, active, by_torch is not None, weight.is_split))
     return layers
 
 
 def _pruned(weight: Weight) -> tuple[Tensor, Tensor | None]:
-    """Return the weight that the layer uses, and the mask that PyTorch made it with, if it did."""
+    """Return the weight that the layer computes with, and the mask that PyTorch prunes it by, if it does."""
     kind = weight.name.rpartition(".")[2]
     if weight.module._parameters.get(f"{kind}_orig") is not weight.parameter:
         return weight.parameter, None
@@ -121,21 +146,22 @@ def _pruned(weight: Weight) -> tuple[Tensor, Tensor | None]:
 def measure_gradients(layers: Sequence[Layer], gradients: Sequence[Tensor | None], orders: Sequence[float]) -> Tensor:
     """Return norms and active weights, shape `(2 * orders + 1, layers)`, without waiting for the device.
 
-    The first rows are the norms of the masked gradients by order, the next those of the gradients as they are, the last
-    is the number of active weights. Of weights that are split over processes, all are of the whole.
+    The first rows are the norms of the masked gradients by order, the next the norms of the unmasked gradients, the
+    last row has the number of active weights. For weights that are split over processes, all are of the whole weight.
 
     Args:
-        layers: What is measured.
-        gradients: Of their parameters, or None.
-        orders: Of the norms.
+        layers: Layers to measure.
+        gradients: Gradients of their parameters, or None.
+        orders: Orders of the norms.
     """
-    parts = [None if gradient is None else to_local(gradient) for gradient in gradients]
+    pairs = zip(layers, gradients, strict=True)
+    parts = [to_local(gradient) if layer.is_split and gradient is not None else gradient for layer, gradient in pairs]
     masks = [layer.mask for layer in layers]
     masked = layer_norms(parts, orders, masks)
     plain = masked if all(mask is None for mask in masks) else layer_norms(parts, orders)
-    # Counts of large layers are no float32; some devices know nothing else.
+    # float32 can't count the weights of large layers, but some devices have no float64.
     dtype = torch.float32 if masked.device.type == "mps" else torch.float64
-    norms = whole_norms(torch.cat([masked, plain]).to(dtype), [*orders, *orders], [layer.parameter for layer in layers])
+    norms = _over_processes(torch.cat([masked, plain]).to(dtype), [*orders, *orders], layers)
     return torch.cat([norms, _active(layers, norms)[None]])
 
 
@@ -143,5 +169,12 @@ def _active(layers: Sequence[Layer], like: Tensor) -> Tensor:
     known = [layer.active for layer in layers]
     if None not in known:
         return torch.tensor(known, dtype=like.dtype).to(like.device, non_blocking=True)
-    counts = active_counts([to_local(layer.parameter) for layer in layers], [layer.mask for layer in layers]).to(like)
-    return whole_norms(counts[None], [1], [layer.parameter for layer in layers])[0]
+    parameters = [to_local(layer.parameter) if layer.is_split else layer.parameter for layer in layers]
+    counts = active_counts(parameters, [layer.mask for layer in layers]).to(like)
+    return _over_processes(counts[None], [1], layers)[0]
+
+
+def _over_processes(norms: Tensor, orders: Sequence[float], layers: Sequence[Layer]) -> Tensor:
+    if not any(layer.is_split for layer in layers):
+        return norms
+    return whole_norms(norms, orders, [layer.parameter for layer in layers])

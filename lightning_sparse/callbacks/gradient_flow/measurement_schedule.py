@@ -1,4 +1,4 @@
-"""When something is measured: at steps, at ends of epochs, or at some epochs spread over the run."""
+"""When to measure: at optimizer steps, at ends of epochs, or at some epochs spread over the run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lightning_sparse.validation.numbers import check_integer
 
 
 def evenly_spread(epochs: int, count: int) -> list[int]:
-    """Return numbers of epochs spread evenly over a run, first and last included; all, if there are no more.
+    """Return numbers of epochs spread evenly over a run, first and last included; all epochs if there are no more.
 
     Args:
-        epochs: Of the run, numbered from 0 on.
-        count: How many, >= 1; of one, it is the last.
+        epochs: Number of epochs in the run; they are numbered from 0 on.
+        count: Number of epochs to return, >= 1; a single one is the last.
 
     >>> evenly_spread(1000, 11)
     [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
@@ -26,14 +26,48 @@ def evenly_spread(epochs: int, count: int) -> list[int]:
     return sorted({round(index * (epochs - 1) / (count - 1)) for index in range(count)})
 
 
+class SpreadEpochs:
+    """Boundaries after a number of epochs that are spread evenly over the run.
+
+    Args:
+        count: Number of epochs, >= 1.
+    """
+
+    counts_epochs = True
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._chosen: frozenset[int] = frozenset()
+
+    def plan(self, trainer: Trainer) -> None:
+        """Choose the epochs, at the start of training.
+
+        Raises:
+            ValueError: If the length of the run is unknown.
+        """
+        epochs = run_length(trainer, trainer.max_epochs).in_epochs()
+        if epochs == inf:
+            raise InvalidValueError(
+                expected=f"a run of known length to spread {self._count} epochs over",
+                got=f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}",
+                cure="set max_epochs, or every_n_epochs here",
+            )
+        self._chosen = frozenset(evenly_spread(int(epochs), self._count))
+
+    def is_due(self, epochs: int) -> bool:
+        """Tell whether a number of completed epochs is a boundary."""
+        return epochs - 1 in self._chosen
+
+
 @dataclass
 class MeasurementSchedule:
-    """When to measure: one of three ways, every epoch if none is given.
+    """Steps or epochs to measure at, given in one of three ways; every epoch if in none.
 
     Attributes:
         every_n_steps: Period in optimizer steps.
         every_n_epochs: Period in epochs.
         spread_over_epochs: Number of epochs, spread evenly over the run.
+        boundaries: Numbers of completed steps or epochs to measure at.
 
     Raises:
         ValueError: If one is not a positive integer, or several are given.
@@ -42,15 +76,14 @@ class MeasurementSchedule:
     every_n_steps: int | None = None
     every_n_epochs: int | None = None
     spread_over_epochs: int | None = None
-    _planned: set[int] = field(default_factory=set, repr=False, compare=False)
-    _cadence: Cadence | None = field(default=None, init=False, repr=False, compare=False)
+    boundaries: Cadence | SpreadEpochs = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        given = [self.every_n_steps, self.every_n_epochs, self.spread_over_epochs]
-        if sum(number is not None for number in given) > 1:
+        options = [self.every_n_steps, self.every_n_epochs, self.spread_over_epochs]
+        if sum(number is not None for number in options) > 1:
             raise InvalidValueError(
                 expected="one of every_n_steps, every_n_epochs and spread_over_epochs",
-                got=given,
+                got=options,
                 cure="give one, or use two callbacks",
             )
         if self.spread_over_epochs is not None:
@@ -60,42 +93,25 @@ class MeasurementSchedule:
                 expected="a number spread_over_epochs of at least 1, an integer",
                 cure="1 measures after the last epoch",
             )
+            self.boundaries = SpreadEpochs(self.spread_over_epochs)
             return
         if self.every_n_steps is None and self.every_n_epochs is None:
             self.every_n_epochs = 1
-        self._cadence = Cadence(self.every_n_epochs, self.every_n_steps)
+        self.boundaries = Cadence(self.every_n_epochs, self.every_n_steps)
 
     @property
     def key(self) -> str:
-        """What tells schedules apart in checkpoints; written as version 0 wrote it, which later versions resume."""
+        """Name of the schedule in checkpoints, as version 0 wrote it, whose checkpoints later versions resume."""
         return (
             f"Moments(every_n_steps={self.every_n_steps}, every_n_epochs={self.every_n_epochs}, "
             f"spread_over_epochs={self.spread_over_epochs})"
         )
 
     def plan(self, trainer: Trainer) -> None:
-        """Find out which epochs are meant, at the start of training.
+        """Choose the epochs that are spread over the run, at the start of training.
 
         Raises:
-            ValueError: If that depends on the length of the run, which is not known.
+            ValueError: If they depend on the length of the run, which is unknown.
         """
-        if self.spread_over_epochs is None:
-            return
-        epochs = run_length(trainer, trainer.max_epochs).in_epochs()
-        if epochs == inf:
-            raise InvalidValueError(
-                expected=f"a run of known length to spread {self.spread_over_epochs} epochs over",
-                got=f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}",
-                cure="set max_epochs, or every_n_epochs here",
-            )
-        self._planned = set(evenly_spread(int(epochs), int(self.spread_over_epochs)))
-
-    def is_step_due(self, steps: int) -> bool:
-        """Tell whether to measure at a step, given its number from 1 on."""
-        return self._cadence is not None and not self._cadence.counts_epochs and self._cadence.is_due(steps)
-
-    def is_epoch_due(self, epoch: int) -> bool:
-        """Tell whether to measure at the end of an epoch, given its number from 0 on."""
-        if self._cadence is not None:
-            return self._cadence.counts_epochs and self._cadence.is_due(epoch + 1)
-        return epoch in self._planned
+        if isinstance(self.boundaries, SpreadEpochs):
+            self.boundaries.plan(trainer)

@@ -1,35 +1,37 @@
-"""What was measured of a run's gradients, from the device to records, logs and averages."""
+"""Records of a run's gradient flow: from tables of norms on the device to loggers, warnings and averages."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import norm_name
-from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.selection.patterns import name_list
+from lightning_sparse.validation.numbers import check_real
 
-# What all names begin with.
+# First part of all names of metrics.
 ROOT = "gradient_flow"
 
 
 @dataclass(frozen=True)
 class GradientFlowRecord:
-    """One measurement.
+    """Gradient norms of one measurement.
 
     Attributes:
         epoch: Number of the epoch, from 0 on.
         step: Batches that ended with an optimizer step before this one.
         optimizer: Number of the optimizer whose weights were measured; None if there is only one.
         effective: EGF by name of the norm: ``{"l1": ..., "l2": ...}``.
-        total: Norm of the unmasked gradient of all layers as one vector, likewise. Empty if there are layers that
-            PyTorch prunes, whose gradients come masked.
-        layers: Norms of the masked gradient by layer, likewise, and its number of ``active`` weights.
-        flags: "vanishing", "exploding" or "non-finite" by layer, for those that are.
+        total: Norm of the unmasked gradient of all layers as one vector, by name of the norm. Empty if PyTorch prunes
+            some layers, whose gradients come masked.
+        layers: By layer, norms of the masked gradient by name of the norm, and the number of ``active`` weights.
+        flags: "vanishing", "exploding" or "non-finite", by layer that is flagged.
     """
 
     epoch: int
@@ -41,36 +43,43 @@ class GradientFlowRecord:
     flags: dict[str, str]
 
     def metrics(self, *, per_layer: bool, root: str = ROOT) -> dict[str, float]:
-        """Return what is logged, by full name."""
+        """Return the metrics to log, by full name."""
         root = root_of(self.optimizer, root)
-        found = {f"{root}/egf_{norm}": value for norm, value in self.effective.items()}
-        found |= {f"{root}/{norm}": value for norm, value in self.total.items()}
-        found[f"{root}/flagged"] = float(len(self.flags))
+        metrics = {f"{root}/egf_{norm}": value for norm, value in self.effective.items()}
+        metrics |= {f"{root}/{norm}": value for norm, value in self.total.items()}
+        metrics[f"{root}/flagged"] = float(len(self.flags))
         if per_layer:
             for layer, norms in self.layers.items():
-                found |= {f"{root}/egf_{norm}/{layer}": norms[norm] for norm in self.effective}
-        return found
+                metrics |= {f"{root}/egf_{norm}/{layer}": norms[norm] for norm in self.effective}
+        return metrics
 
 
 @dataclass(frozen=True)
-class Limits:
-    """When a layer is flagged, by its level: the p-norm of its masked gradient over ``active ** (1 / p)``.
+class FlagThresholds:
+    """Thresholds for flagging a layer by its level: the p-norm of its masked gradient over ``active ** (1 / p)``.
 
-    With p, the largest order that is measured; for p = 2, the root of the mean square over its active weights.
+    Here p is the largest order that is measured; for p = 2, the level is the root mean square over active weights.
 
     Attributes:
-        vanishing: Flagged below this part of the highest level of all layers, or at zero.
-        exploding: Flagged above this level.
+        vanishing: Fraction of the highest level of all layers at or below which a layer is flagged; >= 0.
+        exploding: Level above which a layer is flagged; >= 0.
+
+    Raises:
+        ValueError: If a threshold is negative or no number.
     """
 
     vanishing: float
     exploding: float
 
+    def __post_init__(self) -> None:
+        for name in ("vanishing", "exploding"):
+            check_real(getattr(self, name), 0, expected=f"{name} >= 0", cure="leave it out for the default")
+
     def flags(self, levels: Mapping[str, float]) -> dict[str, str]:
         """Return the flags of the layers that have one."""
         highest = max((level for level in levels.values() if isfinite(level)), default=0.0)
-        found = {layer: self._flag(level, highest) for layer, level in levels.items()}
-        return {layer: flag for layer, flag in found.items() if flag}
+        flags = {layer: self._flag(level, highest) for layer, level in levels.items()}
+        return {layer: flag for layer, flag in flags.items() if flag}
 
     def _flag(self, level: float, highest: float) -> str:
         if not isfinite(level):
@@ -81,8 +90,17 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A table of norms as `measure` returns it, and where in the run it is from."""
+class MeasuredNorms:
+    """Norms of one measurement as a table, and its place in the run.
+
+    Attributes:
+        epoch: Number of the epoch, from 0 on.
+        step: Batches that ended with an optimizer step before this one.
+        optimizer: Number of the optimizer whose weights were measured; None if there is only one.
+        layers: Names of the weights, one per column.
+        has_total: Whether the unmasked gradients are known.
+        table: Norms and numbers of active weights as `measure_gradients` returns them.
+    """
 
     epoch: int
     step: int
@@ -91,10 +109,10 @@ class Measurement:
     has_total: bool
     table: Tensor
 
-    def record(self, orders: Sequence[float], normalize: str | None, limits: Limits) -> GradientFlowRecord:
-        """Return it as plain numbers; its table must be on the CPU."""
-        count, values = len(orders), self.table.double()
-        masked, plain, active = values[:count], values[count:-1], values[-1]
+    def record(self, orders: Sequence[float], normalize: str | None, thresholds: FlagThresholds) -> GradientFlowRecord:
+        """Return the norms as plain numbers; the table must be on the CPU."""
+        count, table = len(orders), self.table.double()
+        masked, plain, active = table[:count], table[count:-1], table[-1]
         per_layer = masked / active.clamp(min=1) if normalize == "active" else masked
         names = [norm_name(p) for p in orders]
         effective = {name: float(row.mean()) for name, row in zip(names, per_layer, strict=True)}
@@ -106,25 +124,30 @@ class Measurement:
         }
         p = max(orders)
         levels = masked[orders.index(p)] / active.clamp(min=1) ** (0.0 if p == inf else 1 / p)
-        flags = limits.flags(dict(zip(self.layers, levels.tolist(), strict=True)))
+        flags = thresholds.flags(dict(zip(self.layers, levels.tolist(), strict=True)))
         place = (self.epoch, self.step, self.optimizer)
         return GradientFlowRecord(*place, effective, total if self.has_total else {}, layers, flags)
 
 
 @dataclass
-class Measurements:
-    """All measurements of a run; those since the last `fetch` are still where they were made."""
+class MeasurementHistory:
+    """All measurements of a run.
 
-    fetched: list[Measurement] = field(default_factory=list)
-    waiting: list[Measurement] = field(default_factory=list)
+    Attributes:
+        fetched: Measurements whose tables are on the CPU.
+        waiting: Measurements since the latest `fetch`, whose tables are still on their device.
+    """
 
-    def add(self, measurement: Measurement, *, instead: bool) -> None:
-        """Add one; with `instead`, in place of the last one of the same epoch and optimizer, which can't be logged."""
-        if instead:
-            self._drop(measurement.epoch, measurement.optimizer)
-        self.waiting.append(measurement)
+    fetched: list[MeasuredNorms] = field(default_factory=list)
+    waiting: list[MeasuredNorms] = field(default_factory=list)
 
-    def _drop(self, epoch: int, optimizer: int | None) -> None:
+    def add(self, norms: MeasuredNorms, *, replace_last: bool) -> None:
+        """Add a measurement, or replace the last one of its epoch and optimizer, which must not be logged yet."""
+        if replace_last:
+            self._drop_last(norms.epoch, norms.optimizer)
+        self.waiting.append(norms)
+
+    def _drop_last(self, epoch: int, optimizer: int | None) -> None:
         for measurements in (self.waiting, self.fetched):
             for index in range(len(measurements) - 1, -1, -1):
                 if measurements[index].epoch < epoch:
@@ -133,92 +156,76 @@ class Measurements:
                     del measurements[index]
                     return
 
-    def fetch(self) -> list[Measurement]:
-        """Bring those that wait to the CPU, all with one transfer per device, and return them."""
+    def fetch(self) -> None:
+        """Bring the tables that wait to the CPU, with one transfer per device."""
         new, self.waiting = self.waiting, []
         by_device: dict[torch.device, list[int]] = {}
-        for index, measurement in enumerate(new):
-            by_device.setdefault(measurement.table.device, []).append(index)
+        for index, norms in enumerate(new):
+            by_device.setdefault(norms.table.device, []).append(index)
         tables: dict[int, Tensor] = {}
         for indices in by_device.values():
             flat = torch.cat([new[index].table.reshape(-1) for index in indices]).cpu()
             parts = torch.split(flat, [new[index].table.numel() for index in indices])
             # Copies, since a part would keep all of them alive.
             tables |= {i: part.view(new[i].table.shape).clone() for i, part in zip(indices, parts, strict=True)}
-        new = [replace(measurement, table=tables[index]) for index, measurement in enumerate(new)]
-        self.fetched += new
-        return new
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain values and one tensor, however many measurements there are."""
-        self.fetch()
-        kinds = list(dict.fromkeys((each.layers, each.has_total) for each in self.fetched))
-        places = [
-            [each.epoch, each.step, -1 if each.optimizer is None else each.optimizer, kinds.index(_kind(each))]
-            for each in self.fetched
-        ]
-        return {
-            "kinds": [[list(layers), has_total] for layers, has_total in kinds],
-            "places": torch.tensor(places, dtype=torch.int64).reshape(-1, 4),
-            "values": torch.cat(
-                [torch.zeros(0, dtype=torch.float64), *(each.table.reshape(-1) for each in self.fetched)]
-            ),
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any], rows: int) -> Measurements:
-        """Return the measurements that `state_dict` was called on.
-
-        Args:
-            state: What it returned.
-            rows: Of each table.
-
-        Raises:
-            ValueError: If the numbers of values don't fit.
-        """
-        found, values = [], state["values"]
-        places = state["places"].tolist()
-        sizes = [rows * len(state["kinds"][kind][0]) for *_, kind in places]
-        if sum(sizes) != len(values):
-            raise InvalidValueError(
-                expected=f"{sum(sizes)} numbers of measured gradients",
-                got=len(values),
-                cure="resume with the orders that the run began with, from an undamaged checkpoint",
-            )
-        for (epoch, step, optimizer, kind), part in zip(places, torch.split(values, sizes), strict=True):
-            layers, has_total = state["kinds"][kind]
-            place = (epoch, step, None if optimizer < 0 else optimizer)
-            found.append(Measurement(*place, tuple(layers), has_total, part.view(rows, len(layers)).clone()))
-        return cls(found)
-
-
-def _kind(measurement: Measurement) -> tuple[tuple[str, ...], bool]:
-    return measurement.layers, measurement.has_total
+        self.fetched += [replace(norms, table=tables[index]) for index, norms in enumerate(new)]
 
 
 def root_of(optimizer: int | None, root: str = ROOT) -> str:
-    """Return what the names of an optimizer's measures begin with."""
+    """Return the first part of the names of an optimizer's metrics."""
     return root if optimizer is None else f"{root}/optimizer_{optimizer}"
 
 
-def average(records: Sequence[GradientFlowRecord], root: str = ROOT) -> dict[str, float]:
-    """Return the mean of each logged measure over the records in which it is finite, and how many there are.
+def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str) -> None:
+    """Send metrics to the loggers, at the steps they are from, and the latest ones to the Trainer's metrics."""
+    if trainer.barebones:
+        return
+    for record in records:
+        metrics = record.metrics(per_layer=per_layer, root=root)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({**metrics, "epoch": record.epoch}, step=record.step)
+
+
+def warn_of_flags(trainer: Trainer, records: Sequence[GradientFlowRecord], warned: set[tuple[str, str]]) -> None:
+    """Warn of each layer once for each flag that it gets.
 
     Args:
-        records: In any order.
-        root: What their names begin with.
+        trainer: Trainer of the run; rank zero warns.
+        records: New records.
+        warned: Layers and flags that were warned of; new ones are added.
+    """
+    scales = getattr(trainer.precision_plugin, "scaler", None) is not None
+    for record in records:
+        new = {layer: flag for layer, flag in record.flags.items() if (layer, flag) not in warned}
+        warned |= set(new.items())
+        for flag in dict.fromkeys(new.values()):
+            layers = [layer for layer, its_flag in new.items() if its_flag == flag]
+            # A gradient scaler tries scales that are too large, and skips the step.
+            if trainer.is_global_zero and not (scales and flag == "non-finite"):
+                place = f"epoch {record.epoch}, step {record.step}"
+                warnings.warn(f"{flag} gradients in {place}: {name_list(layers)}", stacklevel=2)
+
+
+def average(records: Sequence[GradientFlowRecord], root: str = ROOT) -> dict[str, float]:
+    """Return the mean of each logged metric over the records in which it is finite, and the number of records.
+
+    Args:
+        records: Records in any order.
+        root: First part of the metrics' names.
 
     Returns:
-        By name, such as ``gradient_flow/egf_l2``; ``measured``: the number of records; ``non_finite``: of those that
-        have a measure that is not finite, as steps that a gradient scaler skipped.
+        Means by name, such as ``gradient_flow/egf_l2``; ``measured``: the number of records; ``non_finite``: the number
+        of records with a metric that is not finite, as of steps that a gradient scaler skipped.
     """
-    values: dict[str, list[float]] = {}
-    broken = 0
+    by_name: dict[str, list[float]] = {}
+    non_finite = 0
     for record in records:
         metrics = record.metrics(per_layer=False, root=root)
-        broken += not all(map(isfinite, metrics.values()))
+        non_finite += not all(map(isfinite, metrics.values()))
         for name, value in metrics.items():
-            values.setdefault(name, []).append(value)
-    finite = {name: [value for value in found if isfinite(value)] for name, found in values.items()}
-    means = {name: sum(found) / len(found) for name, found in finite.items() if found}
-    return {**means, "measured": len(records), "non_finite": broken}
+            by_name.setdefault(name, []).append(value)
+    finite = {name: [value for value in numbers if isfinite(value)] for name, numbers in by_name.items()}
+    means = {name: sum(numbers) / len(numbers) for name, numbers in finite.items() if numbers}
+    return {**means, "measured": len(records), "non_finite": non_finite}

@@ -1,24 +1,28 @@
-"""Counts each step of each optimizer once, though it may be seen twice."""
+"""Optimizer steps, each counted once though a Trainer's hook and the optimizer's own may both announce it."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-Seen = Literal["first", "again", "no more"]
+from lightning_sparse._compat import LightningModule, Trainer
+
+Source = Literal["trainer", "optimizer"]
+StepStatus = Literal["new", "repeated", "unchanged"]
 
 
-class SeenSteps:
-    """Steps of some optimizers, seen by a Trainer's hook when gradients are ready, or by the optimizers' own hooks.
+class StepCounter:
+    """Count the steps of several optimizers, announced by a Trainer's hook or by the optimizers' own hooks.
 
-    A Trainer doesn't see the steps of raw optimizers in manual optimization. The optimizer's hook comes before a
-    closure that makes the gradients, but after a gradient scaler has unscaled them, and not at all if the scaler skips
-    the step.
+    A Trainer doesn't announce the steps of raw optimizers in manual optimization. The optimizer's hook comes before a
+    closure that computes the gradients, but after a gradient scaler has unscaled them, and not at all if the scaler
+    skips the step.
 
     Args:
-        may_skip: Whether something, such as a gradient scaler, skips steps that the Trainer's hook has seen.
+        may_skip: Whether steps that the Trainer has announced may be skipped, as by a gradient scaler.
 
     Attributes:
         counts: Steps so far, by the optimizers' numbers.
@@ -27,14 +31,14 @@ class SeenSteps:
     def __init__(self, *, may_skip: bool = False) -> None:
         self._may_skip = may_skip
         self.counts: dict[int, int] = {}
-        # The batch that each optimizer was seen in last.
+        # Batch of each optimizer's latest step.
         self._batch: dict[int, int] = {}
-        # Who saw a step that is not over.
-        self._seen: dict[int, Literal["trainer", "optimizer"]] = {}
+        # Source of the latest announcement of a step in progress.
+        self._in_progress: dict[int, Source] = {}
 
-    def anew(self, *, may_skip: bool) -> SeenSteps:
-        """Return what goes on with these counts, with no step begun."""
-        steps = SeenSteps(may_skip=may_skip)
+    def resumed(self, *, may_skip: bool) -> StepCounter:
+        """Return a copy with the same counts and no step in progress."""
+        steps = StepCounter(may_skip=may_skip)
         steps.counts = self.counts
         return steps
 
@@ -43,56 +47,70 @@ class SeenSteps:
         """Steps of the busiest optimizer."""
         return max(self.counts.values(), default=0)
 
-    def see(self, optimizer: int, by: Literal["trainer", "optimizer"], batch: int | None = None) -> Seen:
+    def begin(self, optimizer: int, source: Source, batch: int | None = None) -> StepStatus:
         """Note that an optimizer is about to step, or evaluates a closure once more for the same step.
 
         Args:
-            optimizer: Its number.
-            by: Who saw it.
-            batch: Number of the batch where there is at most one step for each, None where there may be several.
+            optimizer: Number of the optimizer.
+            source: Hook that announces the step.
+            batch: Number of the batch if it has at most one step of each optimizer, None if it may have several.
 
         Returns:
-            "first" if the step was not seen before; "again" if it was, but gradients may be others now; "no more" if
-            nothing has changed since.
+            "new" for a step that is announced for the first time; "repeated" for a later announcement, after which
+            gradients may have changed; "unchanged" if they can't have.
         """
-        before = self._seen.get(optimizer)
-        if (before, by) == ("trainer", "optimizer"):
-            return "no more"
-        self._seen[optimizer] = by
-        if self._is_same(optimizer, before, by, batch):
-            return "again"
+        earlier = self._in_progress.get(optimizer)
+        if (earlier, source) == ("trainer", "optimizer"):
+            return "unchanged"
+        self._in_progress[optimizer] = source
+        if self._is_same_step(optimizer, earlier, source, batch):
+            return "repeated"
         self.counts[optimizer] = self.counts.get(optimizer, 0) + 1
-        return "first"
+        return "new"
 
-    def _is_same(self, optimizer: int, before: str | None, by: str, batch: int | None) -> bool:
+    def _is_same_step(self, optimizer: int, earlier: str | None, source: str, batch: int | None) -> bool:
         if batch is not None:
             last, self._batch[optimizer] = self._batch.get(optimizer), batch
             return last == batch
-        return (before, by) == ("optimizer", "trainer") or (before == by == "trainer" and not self._may_skip)
+        return (earlier, source) == ("optimizer", "trainer") or (earlier == source == "trainer" and not self._may_skip)
+
+    def begin_in(
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, source: Source
+    ) -> tuple[int, StepStatus]:
+        """Note that an optimizer of a run is about to step; return its number and the status of the step."""
+        index = optimizer_index(trainer, optimizer)
+        batch = trainer.fit_loop.total_batch_idx if module.automatic_optimization else None
+        return index, self.begin(index, source, batch)
 
     def end(self, optimizer: int) -> None:
         """Note that an optimizer has stepped."""
-        self._seen.pop(optimizer, None)
+        self._in_progress.pop(optimizer, None)
 
 
-class HookedOptimizers:
-    """Optimizers that announce their steps, until they are released.
+class OptimizerHooks:
+    """Hooks around the steps of optimizers, whoever calls them.
 
     Args:
-        watcher: Whose ``before_step(optimizer)`` and ``after_step(optimizer)`` are called.
+        before_step: Function to call with the optimizer before each step.
+        after_step: Function to call with the optimizer after each step.
     """
 
-    def __init__(self, watcher: Any) -> None:
-        self._watcher = watcher
+    def __init__(self, before_step: Callable[[Optimizer], None], after_step: Callable[[Optimizer], None]) -> None:
+        self._before_step, self._after_step = before_step, after_step
         self._handles: list[RemovableHandle] = []
 
-    def hook(self, optimizer: Optimizer) -> None:
-        """Have an optimizer announce its steps."""
-        self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._watcher.before_step(optimizer)))
-        self._handles.append(optimizer.register_step_post_hook(lambda *_: self._watcher.after_step(optimizer)))
+    def attach(self, optimizer: Optimizer) -> None:
+        """Add the hooks to an optimizer."""
+        self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._before_step(optimizer)))
+        self._handles.append(optimizer.register_step_post_hook(lambda *_: self._after_step(optimizer)))
 
-    def release(self) -> None:
-        """Have them all announce nothing any more."""
+    def remove(self) -> None:
+        """Remove the hooks from all optimizers."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def optimizer_index(trainer: Trainer, optimizer: Optimizer) -> int:
+    """Return the number of an optimizer in the Trainer's list; 0 for one that is not in it."""
+    return next((index for index, candidate in enumerate(trainer.optimizers) if candidate is optimizer), 0)

@@ -23,7 +23,7 @@ from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, effec
 from lightning_sparse.analysis import gradient_norm
 from lightning_sparse.callbacks.gradient_flow.figures import measures
 from lightning_sparse.callbacks.gradient_flow.records import GradientFlowRecord
-from lightning_sparse.callbacks.gradient_flow.steps import SeenSteps
+from lightning_sparse.callbacks.gradient_flow.steps import StepCounter
 from lightning_sparse.callbacks.probing.gradients import draw_batches
 from lightning_sparse.data import InMemoryLoader
 
@@ -498,21 +498,21 @@ def test_a_resumed_run_does_not_log_again_what_was_logged(tmp_path: Path) -> Non
 
 
 def test_a_step_is_counted_once_whoever_sees_it_first() -> None:
-    seen = SeenSteps()
-    assert seen.see(0, "trainer") == "first"
-    assert seen.see(0, "optimizer") == "no more"
-    seen.end(0)
-    assert seen.see(0, "optimizer") == "first"
-    assert seen.see(0, "trainer") == "again"
-    seen.end(0)
-    assert seen.see(0, "optimizer") == "first"  # a raw step after one of the Trainer's
-    seen.end(0)
-    assert [seen.see(0, "trainer"), seen.see(0, "trainer")] == ["first", "again"]  # closures of one step
-    seen = seen.anew(may_skip=True)
-    assert [seen.see(0, "trainer"), seen.see(0, "trainer")] == ["first", "first"]  # of which a scaler skipped one
-    assert seen.see(1, "optimizer") == "first"
-    assert (seen.counts, seen.most) == ({0: 6, 1: 1}, 6)
-    assert [seen.see(2, "trainer", batch) for batch in (0, 0, 1)] == ["first", "again", "first"]
+    steps = StepCounter()
+    assert steps.begin(0, "trainer") == "new"
+    assert steps.begin(0, "optimizer") == "unchanged"
+    steps.end(0)
+    assert steps.begin(0, "optimizer") == "new"
+    assert steps.begin(0, "trainer") == "repeated"
+    steps.end(0)
+    assert steps.begin(0, "optimizer") == "new"  # a raw step after one of the Trainer's
+    steps.end(0)
+    assert [steps.begin(0, "trainer"), steps.begin(0, "trainer")] == ["new", "repeated"]  # closures of one step
+    steps = steps.resumed(may_skip=True)
+    assert [steps.begin(0, "trainer"), steps.begin(0, "trainer")] == ["new", "new"]  # of which a scaler skipped one
+    assert steps.begin(1, "optimizer") == "new"
+    assert (steps.counts, steps.most) == ({0: 6, 1: 1}, 6)
+    assert [steps.begin(2, "trainer", batch) for batch in (0, 0, 1)] == ["new", "repeated", "new"]
 
 
 def test_a_second_fit_starts_anew_and_an_evaluation_changes_nothing(tmp_path: Path) -> None:

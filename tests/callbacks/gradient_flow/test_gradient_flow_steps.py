@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 
 from lightning_sparse import GradientFlowCallback, effective_gradient_flow
-from lightning_sparse.callbacks.gradient_flow.records import Measurements
+from lightning_sparse.callbacks.gradient_flow.records import MeasurementHistory
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
@@ -177,13 +177,13 @@ def test_a_run_that_logs_no_steps_fetches_nothing_after_steps(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetches: list[int] = []
-    fetch = Measurements.fetch
+    fetch = MeasurementHistory.fetch
 
-    def noted(measurements: Measurements) -> Any:
-        fetches.extend([len(measurements.waiting)] if measurements.waiting else [])
-        return fetch(measurements)
+    def noted(history: MeasurementHistory) -> Any:
+        fetches.extend([len(history.waiting)] if history.waiting else [])
+        return fetch(history)
 
-    monkeypatch.setattr(Measurements, "fetch", noted)
+    monkeypatch.setattr(MeasurementHistory, "fetch", noted)
     run = fit(GradientFlowCallback(every_n_steps=1), **options)
     assert fetches == [BATCHES] * (run.max_epochs or 0)
 
