@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_sparse.models.sizes import check_count, check_images, scaled
 from lightning_sparse.validation.errors import InvalidValueError
 
-# Output channels, kernel size and padding of the convolutions; each has stride 2, which leaves 1 x 1 of 32 x 32.
+# Output channels, kernel size and padding of each convolution; stride 2 in all reduces 32 x 32 to 1 x 1.
 _CONVOLUTIONS = ((96, 11, 2), (256, 5, 2), (384, 3, 1), (384, 3, 1), (256, 3, 1))
 _HIDDEN = {"s": 1024, "b": 2048}
 
@@ -18,7 +18,7 @@ class AlexNet(nn.Module):
     """AlexNet for images of 32 x 32; "s" has 5,077,066 parameters, "b" 8,501,322.
 
     Of these, 5,066,784 and 8,484,896 are weights of convolutional and linear layers. Five convolutions with
-    stride 2 instead of pooling and two hidden linear layers, each followed by batch normalization and ReLU.
+    stride 2 instead of pooling, and two hidden linear layers, each followed by batch normalization and ReLU.
     The network of Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks" (2012), as
     changed for SNIP (Lee et al., 2019, arXiv 1810.02340) and used for sparse momentum (Dettmers and Zettlemoyer,
     2019, Table 2). Initialized as PyTorch initializes its layers.
@@ -61,7 +61,7 @@ class AlexNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, in_channels, 32, 32)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, in_channels, 32, 32)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape.

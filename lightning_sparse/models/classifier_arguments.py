@@ -1,23 +1,23 @@
-"""What an `ImageClassifier` is made of: checked arguments, and the network that they name."""
+"""Checks of the arguments of `ImageClassifier`, and the network that they name."""
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from lightning_sparse.models.factory import create_model, has_option, model_names
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 def make_network(model: str | nn.Module, options: dict[str, Any] | None, num_classes: int) -> nn.Module:
-    """Return the network that an argument is or names, with so many outputs if it can be told.
+    """Return the network itself, or make it from its name, with `num_classes` outputs if the name has that option.
 
     Raises:
-        ValueError: If there is no such name, or the options don't fit it, aren't plain or come with a module.
+        ValueError: If there is no such name, or the options don't fit it, aren't plain values or come with a module.
     """
     if isinstance(model, nn.Module):
         if options:
@@ -54,13 +54,8 @@ def _is_plain(value: object) -> bool:
 
 
 def check_classifier_options(lr_interval: str, num_classes: int, compile_mode: str | None) -> None:
-    """Raise a ValueError if one of them is outside its range."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
-        raise InvalidValueError(
-            expected="num_classes >= 2",
-            got=repr(num_classes),
-            cure="give the number of the model's outputs",
-        )
+    """Raise a ValueError if an option is outside its range."""
+    check_integer(num_classes, 2, expected="num_classes >= 2", cure="give the number of the model's outputs")
     if lr_interval not in ("step", "epoch"):
         raise InvalidValueError(
             expected="lr_interval 'step' or 'epoch'",
@@ -76,8 +71,8 @@ def check_classifier_options(lr_interval: str, num_classes: int, compile_mode: s
         )
 
 
-def check_switches(**switches: object) -> None:
-    """Raise a TypeError if an argument is no bool."""
+def check_booleans(**switches: object) -> None:
+    """Raise a TypeError unless all arguments are bools."""
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise InvalidTypeError(
@@ -87,18 +82,18 @@ def check_switches(**switches: object) -> None:
             )
 
 
-def check_parts(model: object, optimizer: object, lr_scheduler: object) -> None:
-    """Raise a TypeError if one of them is not of its kind."""
+def check_argument_types(model: object, optimizer: object, lr_scheduler: object) -> None:
+    """Raise a TypeError if an argument has the wrong type."""
     if not isinstance(model, (str, nn.Module)):
         raise InvalidTypeError(
             expected="a torch.nn.Module or a name as model",
             got=repr(model),
             cure=f"LeNet300100(), for instance, or one of {', '.join(model_names())}",
         )
-    for name, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
-        if not callable(part) and not (name == "lr_scheduler" and part is None):
+    for name, maker in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
+        if not callable(maker) and not (name == "lr_scheduler" and maker is None):
             raise InvalidTypeError(
                 expected=f"a function that makes the {name}",
-                got=f"a {type(part).__name__}",
+                got=f"a {type(maker).__name__}",
                 cure="functools.partial(torch.optim.SGD, lr=0.1), for instance, without the parameters",
             )

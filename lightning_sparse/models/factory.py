@@ -18,7 +18,7 @@ from lightning_sparse.models.wide_resnet import WideResNet
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 from lightning_sparse.validation.import_paths import import_object
 
-# What makes a network a published one is given by position: it is no option of the name any more.
+# Arguments that define a published network are bound by position, so that they are no options of its name.
 _PUBLISHED: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100": LeNet300100,
     "lenet-5-caffe": LeNet5Caffe,
@@ -34,7 +34,7 @@ _PUBLISHED: dict[str, Callable[..., nn.Module]] = {
     "resnet-50": ResNet50,
     "mlp": MLP,
 }
-# The command line knows its classes by their bare names, so a name in Python does, too.
+# Bare class names work as names here, as they do on the command line.
 _CLASSES = {made.__name__: made for made in (LeNet300100, LeNet5Caffe, AlexNet, VGG16, WideResNet, ResNet50, MLP)}
 
 
@@ -61,10 +61,11 @@ def create_model(name: str, /, **options: Any) -> nn.Module:
 
     Raises:
         ValueError: If there is no such name, the path can't be imported, or there is no such option.
-        TypeError: If the name is no string, or what it names isn't known to make a module, or doesn't.
+        TypeError: If the name is no string, or its class or function isn't declared to return a module, or returns
+            none.
     """
-    maker = _maker(name)
-    _check_options(name, _signature(maker), options)
+    maker = _maker_of(name)
+    _check_options_accepted(name, _signature(maker), options)
     model = maker(**options)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
@@ -76,20 +77,20 @@ def create_model(name: str, /, **options: Any) -> nn.Module:
 
 
 def has_option(name: str, option: str) -> bool:
-    """Tell whether a name takes an option, as far as its class or function says.
+    """Tell whether the signature of the class or function behind a name accepts an option.
 
     >>> has_option("vgg16-d", "num_classes"), has_option("vgg16-d", "depth")
     (True, False)
 
     Raises:
         ValueError: If there is no such name, or the path can't be imported.
-        TypeError: If the name is no string, or what it names isn't known to make a module.
+        TypeError: If the name is no string, or its class or function isn't declared to return a module.
     """
-    parameters = _signature(_maker(name)).parameters.values()
+    parameters = _signature(_maker_of(name)).parameters.values()
     return any(parameter.kind is Parameter.VAR_KEYWORD or parameter.name == option for parameter in parameters)
 
 
-def _maker(name: str) -> Callable[..., object]:
+def _maker_of(name: str) -> Callable[..., object]:
     if not isinstance(name, str):
         raise InvalidTypeError(
             expected="the name of a network",
@@ -98,7 +99,7 @@ def _maker(name: str) -> Callable[..., object]:
         )
     expected = f"the name of a network ({', '.join(_PUBLISHED)}) or an import path"
     maker = _PUBLISHED.get(name) or _CLASSES.get(name) or import_object(name, expected=expected)
-    # Names come from checkpoints, too: one of unknown origin must not make us call just anything.
+    # Names come from checkpoints, too: one of unknown origin must not make us call arbitrary code.
     if not callable(maker) or not _makes_modules(maker):
         raise InvalidTypeError(
             expected=f"that {name!r} is a subclass of torch.nn.Module or a function annotated to return one",
@@ -121,15 +122,17 @@ def _makes_modules(maker: Callable[..., object]) -> bool:
 def _signature(maker: Callable[..., object]) -> Signature:
     try:
         return signature(maker)
-    except (TypeError, ValueError):  # some functions of other languages don't tell
+    except (TypeError, ValueError):  # some functions written in C have none
         return Signature([Parameter("options", Parameter.VAR_KEYWORD)])
 
 
-def _check_options(name: str, known: Signature, options: dict[str, Any]) -> None:
+def _check_options_accepted(name: str, accepted: Signature, options: dict[str, Any]) -> None:
     try:
-        known.bind(**options)
+        accepted.bind(**options)
     except TypeError as error:
-        names = ", ".join(str(parameter.replace(annotation=parameter.empty)) for parameter in known.parameters.values())
+        names = ", ".join(
+            str(parameter.replace(annotation=parameter.empty)) for parameter in accepted.parameters.values()
+        )
         raise InvalidValueError(
             expected=f"options of {name!r} from ({names})",
             got=f"{sorted(options)}: {error}",

@@ -12,21 +12,21 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sparse._compat import LRSchedulerCallable, OptimizerCallable
 from lightning_sparse.models.accelerated_module import AcceleratedModule, replayable
-from lightning_sparse.models.class_counts import check_data_classes, check_logits
 from lightning_sparse.models.classifier_arguments import (
     CompileMode,
+    check_argument_types,
+    check_booleans,
     check_classifier_options,
-    check_parts,
-    check_switches,
     make_network,
 )
+from lightning_sparse.models.num_classes import check_data_classes, check_logits
 from lightning_sparse.models.running_mean import RunningMean
 
 Batch = tuple[Tensor, Tensor]
 
 
 def paper_sgd(params: Any) -> torch.optim.SGD:
-    """The optimizer of sparse momentum (Dettmers and Zettlemoyer, 2019, section 4): SGD with Nesterov momentum.
+    """Make the optimizer of sparse momentum (Dettmers and Zettlemoyer, 2019, section 4): SGD with Nesterov momentum.
 
     Args:
         params: Parameters or parameter groups.
@@ -35,49 +35,49 @@ def paper_sgd(params: Any) -> torch.optim.SGD:
 
 
 class ImageClassifier(AcceleratedModule):
-    """Trains a network on images with cross-entropy, and reports how often it is right.
+    """Trains an image classification network with cross-entropy, and logs losses and accuracies.
 
     Logs ``train/loss``, ``val/loss``, ``val/accuracy``, ``test/loss`` and ``test/accuracy`` once per epoch,
     each the mean over the images; with more than 5 classes also ``val/accuracy_top5`` and
     ``test/accuracy_top5``. Accuracies are in [0, 1].
 
-    A checkpoint of a run started by LightningCLI holds all arguments. One of a run in Python holds the plain
-    ones only, the name of a model among them: give the others again,
+    A checkpoint of a run started by LightningCLI holds all arguments. One of a run in Python holds only the plain
+    ones, such as the name of a model; pass the others when loading it:
     ``ImageClassifier.load_from_checkpoint(path, model=LeNet300100())``.
 
     Args:
-        model: Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``; or the name of a
-            network, such as "wrn-28-2", or the import path of a class or function that makes one, such as
-            "torchvision.models.resnet18": what :func:`create_model` takes.
-        optimizer: Makes the optimizer from the parameters, such as
+        model: Network from images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``; or a name
+            for :func:`create_model`: of a network, such as "wrn-28-2", or the import path of a class or function that
+            makes one, such as "torchvision.models.resnet18".
+        optimizer: Function from the parameters to the optimizer, such as
             ``functools.partial(torch.optim.SGD, lr=0.1)``. Default: SGD with learning rate 0.1, Nesterov
             momentum 0.9 and weight decay 5e-4.
-        lr_scheduler: Makes the learning rate schedule from the optimizer. None: a constant learning rate.
+        lr_scheduler: Function from the optimizer to the learning rate schedule. None: a constant learning rate.
             ``ReduceLROnPlateau`` watches ``val/loss`` and needs ``lr_interval="epoch"``.
-        lr_interval: Whether the schedule moves on with each optimizer step or with each epoch.
-        num_classes: Number of classes, >= 2, and of the network's outputs. A network that is made by name gets it, too,
-            if it takes it. A data module of more classes is refused at setup, one of fewer is warned of.
-        model_options: Other arguments of a network that is made by name, ``{"width": 0.5}``: plain Python values, so
+        lr_interval: Interval, optimizer step or epoch, at which the schedule is stepped.
+        num_classes: Number of classes, >= 2, and of the network's outputs. A network made by name gets it, too, if it
+            has the option. A data module with more classes is an error at setup, one with fewer a warning.
+        model_options: Other arguments of a network made by name, such as ``{"width": 0.5}``: plain Python values, so
             that a checkpoint can hold them.
-        channels_last: Whether convolutions keep their weights, and with them their features, with the channels
+        channels_last: Whether convolutions store their weights, and thereby their features, with the channels
             innermost: the same mathematics, often faster (1.5 times for LeNet-5-Caffe on a CPU, and usual with 16-bit
             precision on a GPU), with other rounding. See PyTorch's ``torch.channels_last``.
-        compile_mode: Compiles the network for training, at the first batch, with this mode of ``torch.compile``, for
-            batches of one size: a smaller last batch of an epoch runs as it is written, and so does evaluation (with
-            PyTorch before 2.6 they are compiled, too, each by itself). Parameters and checkpoints keep their names;
-            rounding is another, and so are the random numbers of dropout. On a GPU, "default" goes well with
-            ``cuda_graph``. None: not compiled.
+        compile_mode: Mode of ``torch.compile`` with which the network is compiled at the first training batch, for
+            batches of one size: a smaller last batch of an epoch and evaluation run eagerly (with PyTorch before 2.6
+            they are compiled, too, each separately). Names of parameters and in checkpoints don't change; rounding
+            and the random numbers of dropout do. On a GPU, "default" goes well with ``cuda_graph``. None: not
+            compiled.
         cuda_graph: Whether a GPU replays forward and backward passes as one CUDA graph, so that small networks need
-            not wait for Python: the same numbers, in less time. What Python does in the network's forward pass is not
-            repeated: hooks, or a dropout rate that changes during training. ``on_before_zero_grad`` sees the gradients
-            of the step that has begun. It does nothing elsewhere, with several processes, accumulated gradients, a
-            gradient scaler (fp16), anomaly detection or manual optimization, in a mode of ``torch.compile`` that makes
-            graphs of its own ("reduce-overhead", "max-autotune"), or in subclasses with a ``training_step``,
-            ``backward`` or ``optimizer_zero_grad`` of their own.
+            not wait for Python: the same numbers, in less time. Python code in the network's forward pass runs only
+            while recording: hooks and changes of a dropout rate have no effect in replayed steps.
+            ``on_before_zero_grad`` sees the gradients of the current step. The option has no effect without a GPU, with
+            several processes, accumulated gradients, a gradient scaler (fp16), anomaly detection or manual
+            optimization, in a mode of ``torch.compile`` that makes graphs of its own ("reduce-overhead",
+            "max-autotune"), or in subclasses that override ``training_step``, ``backward`` or ``optimizer_zero_grad``.
 
     Raises:
         ValueError: If ``num_classes``, ``lr_interval`` or ``compile_mode`` is outside its range, there is no such name,
-            or ``model_options`` don't fit it, aren't plain or come with a module.
+            or ``model_options`` don't fit it, aren't plain values or come with a module.
         TypeError: If ``model`` is no module, ``optimizer`` or ``lr_scheduler`` can't be called, or ``channels_last`` or
             ``cuda_graph`` is no bool.
     """
@@ -96,12 +96,12 @@ class ImageClassifier(AcceleratedModule):
     ) -> None:
         super().__init__()
         check_classifier_options(lr_interval, num_classes, compile_mode)
-        check_switches(channels_last=channels_last, cuda_graph=cuda_graph)
-        check_parts(model, optimizer, lr_scheduler)
+        check_booleans(channels_last=channels_last, cuda_graph=cuda_graph)
+        check_argument_types(model, optimizer, lr_scheduler)
         network = make_network(model, model_options, num_classes)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *([] if isinstance(model, str) else ["model"])])
         if "_instantiator" in self.hparams:
-            # LightningCLI built this: it has these three as plain YAML, with which a checkpoint is complete.
+            # LightningCLI knows the three ignored arguments as plain YAML: then the checkpoint is complete.
             self.save_hyperparameters()
         self.model = network.to(memory_format=torch.channels_last) if channels_last else network
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
@@ -110,7 +110,7 @@ class ImageClassifier(AcceleratedModule):
         self._train_loss = RunningMean()
 
     def setup(self, stage: str) -> None:
-        """Compares the number of classes with the data module's, if there is one that tells, and compiles.
+        """Compile the network, and compare the number of classes with the data module's, if it has one.
 
         Args:
             stage: "fit", "validate", "test" or "predict", for which labels don't matter.
@@ -123,7 +123,7 @@ class ImageClassifier(AcceleratedModule):
             check_data_classes(self.trainer.datamodule, self.num_classes)  # type: ignore[attr-defined]  # of a Trainer's connector
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``."""
+        """Map images ``(batch, channels, height, width)`` to logits ``(batch, num_classes)``."""
         return self.model(images)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
 
     @replayable
@@ -133,7 +133,7 @@ class ImageClassifier(AcceleratedModule):
         Nothing is logged here: ``self.log`` would add a quarter to the time of a step of a small network.
         """
         images, labels = batch
-        # Not in on_train_epoch_start, which is not called for an epoch that follows a resumed last batch.
+        # Not in on_train_epoch_start, which isn't called for the epoch after resuming at the last batch of one.
         if batch_idx == 0:
             self._train_loss.reset()
         loss = self._loss_or_replay(images, labels, batch_idx)
@@ -141,32 +141,32 @@ class ImageClassifier(AcceleratedModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs ``train/loss``."""
+        """Log ``train/loss``."""
         if self._train_loss.weight > 0:
             self.log("train/loss", self._train_loss.compute(), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts the batch in."""
+        """Add the batch to the metrics."""
         self._evaluate(batch, batch_idx, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val/loss`` and the accuracies."""
+        """Log ``val/loss`` and the accuracies."""
         self.log_dict(_by_name(self.val_metrics), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts the batch in."""
+        """Add the batch to the metrics."""
         self._evaluate(batch, batch_idx, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/loss`` and the accuracies."""
+        """Log ``test/loss`` and the accuracies."""
         self.log_dict(_by_name(self.test_metrics))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the class probabilities ``(batch, num_classes)``; labels in the batch are not looked at."""
+        """Return the class probabilities ``(batch, num_classes)``; labels in the batch are ignored."""
         return self._run_eagerly(batch[0]).softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        """Makes the optimizer and, if there is one, the schedule."""
+        """Make the optimizer and, if there is one, the learning rate schedule."""
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
@@ -178,11 +178,11 @@ class ImageClassifier(AcceleratedModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the sum of this epoch's losses so far."""
+        """Save the sum of this epoch's losses so far."""
         checkpoint["train_loss"] = self._train_loss.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the sum of the epoch's losses."""
+        """Restore the sum of the epoch's losses so far."""
         if "train_loss" in checkpoint:
             self._train_loss.load_state_dict(checkpoint["train_loss"])
 
@@ -216,5 +216,5 @@ def _by_name(metrics: nn.ModuleDict) -> dict[str, Metric]:
 
 
 def _accuracy(num_classes: int, top_k: int) -> Metric:
-    # Checking every batch would take longer than counting it; the loss already refuses labels out of range.
+    # Validating every batch would take longer than the metric itself; the loss already rejects labels out of range.
     return MulticlassAccuracy(num_classes, top_k=top_k, average="micro", validate_args=False)

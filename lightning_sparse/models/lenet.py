@@ -34,7 +34,7 @@ class LeNet300100(nn.Module):
         self.fc3 = nn.Linear(second, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, *any)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, *any)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If an image does not have ``in_features`` values.
@@ -48,9 +48,9 @@ class LeNet5Caffe(nn.Module):
     """Caffe's LeNet-5: two convolutions and two linear layers; 431,080 parameters, 430,500 of them weights.
 
     Convolutions 5 x 5 without padding to 20 and 50 channels, each with ReLU and 2 x 2 max pooling; 500 hidden
-    ReLU units. Caffe's own network has no ReLU after the convolutions; here they are, as in the networks of
-    SNIP (Lee et al., 2019) and sparse momentum (Dettmers and Zettlemoyer, 2019) with which results are
-    compared. Initialized as PyTorch initializes its layers.
+    ReLU units. Caffe's own network has no ReLU after the convolutions; this one has, like the networks of SNIP
+    (Lee et al., 2019) and sparse momentum (Dettmers and Zettlemoyer, 2019) that results are compared with.
+    Initialized as PyTorch initializes its layers.
 
     Args:
         in_channels: Channels of an image; 1 for MNIST.
@@ -73,13 +73,13 @@ class LeNet5Caffe(nn.Module):
         self.fc2 = nn.Linear(hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, in_channels, 28, 28)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, in_channels, 28, 28)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape.
         """
         check_images(images, self.in_channels, 28)
-        # The largest of four values, rectified, is the largest of four rectified values, for a quarter of the work.
+        # ReLU after pooling equals pooling after ReLU, for a quarter of the work.
         features = relu(max_pool2d(self.conv1(images), 2))
         features = relu(max_pool2d(self.conv2(features), 2))
         hidden = relu(self.fc1(features.flatten(1)))

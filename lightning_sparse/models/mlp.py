@@ -13,13 +13,14 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 
 class SReLU(nn.Module):
-    """S-shaped rectified linear unit: the identity between two thresholds, a line of its own slope beyond each.
+    """S-shaped rectified linear unit: the identity between two thresholds, a line with a slope of its own beyond each.
 
     With thresholds ``l`` and ``r`` and slopes ``a`` and ``b``: ``l + a (x - l)`` below ``l``, ``x`` between,
     ``r + b (x - r)`` above ``r``. Continuous; all four are learned. Jin et al., "Deep Learning with S-shaped
-    Rectified Linear Activation Units" (2016, arXiv 1512.07030), who learn them per channel; here a layer shares them,
-    as in ``torch.nn.PReLU``, so that layers of all widths have the same number. They start with the thresholds -0.4 and
-    0.4 and the slopes 0.4 and 2.0 with which Tessera et al., "Keep the Gradients Flowing" (2021), plot it.
+    Rectified Linear Activation Units" (2016, arXiv 1512.07030), who learn them per channel; here all units of a layer
+    share them, as in ``torch.nn.PReLU``, so that layers of all widths have the same number. They start at the
+    thresholds -0.4 and 0.4 and the slopes 0.4 and 2.0 with which Tessera et al., "Keep the Gradients Flowing" (2021),
+    plot it.
 
     >>> SReLU()(torch.tensor([-1.4, 0.1, 1.4])).tolist()
     [-0.800..., 0.100..., 2.400...]
@@ -31,7 +32,7 @@ class SReLU(nn.Module):
         self.slopes = nn.Parameter(torch.tensor([0.4, 2.0]))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Maps each value of a tensor of any shape."""
+        """Apply the function to each value of a tensor of any shape."""
         low, high = self.thresholds
         below, above = self.slopes
         upper = torch.where(inputs > high, high + above * (inputs - high), inputs)
@@ -58,23 +59,23 @@ class MLP(nn.Module):
     same-capacity comparison of Tessera et al., "Keep the Gradients Flowing" (2021, arXiv 2102.01670).
 
     A hidden layer computes ``y = activation(norm(W x + b))``, without ``norm`` if there is no batch normalization.
-    With skip connections, it returns ``x + y`` if it is not the first hidden layer and has as many units as the one
-    before it, and ``y`` otherwise; the first hidden layer and the output layer never have one. Initialized as PyTorch
+    With skip connections, a hidden layer returns ``x + y`` if it has as many units as the hidden layer before it, and
+    ``y`` otherwise; the first hidden layer and the output layer have no skip connection. Initialized as PyTorch
     initializes linear layers.
 
     Args:
         in_features: Pixels times channels of an image; 784 for MNIST.
-        hidden: Units of each hidden layer: their number is the depth. None, ``()``, is softmax regression.
+        hidden: Units of each hidden layer; as many hidden layers as numbers. ``()`` makes softmax regression.
         num_classes: Number of outputs.
-        activation: "relu", "prelu", "elu", "swish", "srelu", "sigmoid" or "tanh", one for all layers; what it learns,
-            each layer learns for itself.
-        batch_norm: Whether each hidden layer normalizes its sums before the activation. Biases stay.
-        skip: Whether there are skip connections.
+        activation: "relu", "prelu", "elu", "swish", "srelu", "sigmoid" or "tanh", in all hidden layers;
+            its learned parameters, if any, are each layer's own.
+        batch_norm: Whether each hidden layer normalizes ``W x + b`` before the activation. Biases stay.
+        skip: Whether to add skip connections.
         width: Factor > 0 of the hidden layers' units, rounded.
 
     Raises:
-        ValueError: If there is no such activation, a number is outside its range, or there are to be skip connections
-            and no two neighbouring hidden layers have as many units as each other.
+        ValueError: If there is no such activation, a number is outside its range, or ``skip`` is set
+            and no two neighbouring hidden layers have the same number of units.
     """
 
     def __init__(
@@ -91,20 +92,20 @@ class MLP(nn.Module):
         check_count("in_features", in_features)
         check_count("num_classes", num_classes)
         check_width(width)  # without hidden layers, too
-        units = _checked(hidden, activation, skip)
+        units = _check_hidden_layers(hidden, activation, skip)
         self.in_features = in_features
         sizes = [in_features, *(scaled(count, width) for count in units)]
-        joined = [False, *(skip and before == after for before, after in pairwise(units))]
+        skips = [False, *(skip and before == after for before, after in pairwise(units))]
         self.hidden = nn.Sequential(
             *(
-                HiddenLayer(before, after, ACTIVATIONS[activation](), batch_norm, join)
-                for (before, after), join in zip(pairwise(sizes), joined, strict=False)
+                HiddenLayer(before, after, ACTIVATIONS[activation](), batch_norm, has_skip)
+                for (before, after), has_skip in zip(pairwise(sizes), skips, strict=False)
             )
         )
         self.output = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, *any)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, *any)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If an image does not have ``in_features`` values.
@@ -119,9 +120,9 @@ class HiddenLayer(nn.Module):
     Args:
         in_features: Units of the layer before.
         out_features: Units of this layer.
-        activation: Maps the sums.
-        batch_norm: Whether the sums are normalized before.
-        skip: Whether the input is added, which then has as many units.
+        activation: Activation function, applied to each value.
+        batch_norm: Whether ``W x + b`` is normalized before the activation.
+        skip: Whether the input is added; it must have ``out_features`` units.
     """
 
     def __init__(
@@ -134,12 +135,13 @@ class HiddenLayer(nn.Module):
         self.skip = skip
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``(batch, in_features)`` to ``(batch, out_features)``."""
+        """Map ``(batch, in_features)`` to ``(batch, out_features)``."""
         result: Tensor = self.activation(self.norm(self.linear(features)))
         return features + result if self.skip else result
 
 
-def _checked(hidden: Sequence[int], activation: str, skip: bool) -> list[int]:
+def _check_hidden_layers(hidden: Sequence[int], activation: str, skip: bool) -> list[int]:
+    """Return the units per hidden layer as a list."""
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise InvalidValueError(
             expected="hidden as a sequence of units per layer",
@@ -156,7 +158,7 @@ def _checked(hidden: Sequence[int], activation: str, skip: bool) -> list[int]:
         )
     if skip and all(before != after for before, after in pairwise(hidden)):
         raise InvalidValueError(
-            expected="neighbouring hidden layers of as many units for skip connections between them",
+            expected="neighbouring hidden layers with the same number of units, for skip connections between them",
             got=f"hidden={tuple(hidden)}",
             cure="skip=False, or layers such as (300, 300)",
         )

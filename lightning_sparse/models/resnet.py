@@ -7,7 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d, relu
 
 from lightning_sparse.models.sizes import check_count, check_images, scaled
 
-# Channels inside the blocks and number of blocks of each stage; all but the first halve the resolution.
+# Of each stage, the channels inside its blocks and the number of blocks; all but the first halve the resolution.
 _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 # A block's output has this many times its inner channels.
 _EXPANSION = 4
@@ -18,9 +18,9 @@ class ResNet50(nn.Module):
 
     He et al., "Deep Residual Learning for Image Recognition" (2016, arXiv 1512.03385; Table 1). Stride 2 is in the
     3 x 3 convolution of a block, as for sparse momentum on ImageNet (Dettmers and Zettlemoyer, 2019, section 3.3) and
-    in torchvision, of whose ``resnet50`` this has the function, the names of all parameters and, from the same random
-    state, the first weights: a checkpoint of one is a checkpoint of the other. Other than there, the width of every
-    layer can be scaled; ``width_per_group`` of torchvision scales the inside of the blocks only.
+    in torchvision, whose ``resnet50`` computes the same function, names its parameters alike and, from the same random
+    state, initializes them alike: checkpoints are interchangeable. Here, the width of every layer can be scaled;
+    torchvision's ``width_per_group`` scales only the inside of the blocks.
 
     Args:
         num_classes: Number of outputs.
@@ -52,7 +52,7 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape.
@@ -66,18 +66,18 @@ class ResNet50(nn.Module):
 class Bottleneck(nn.Module):
     """Convolutions 1 x 1, 3 x 3 and 1 x 1, each with batch normalization, added to the block's input; ReLU between.
 
-    Where resolution or channels change, a 1 x 1 convolution with batch normalization brings the input along.
+    Where resolution or channels change, a 1 x 1 convolution with batch normalization takes the place of the input.
 
     Args:
         in_channels: Channels of the input.
-        channels: Channels inside; the output has 4 times as many.
-        stride: Of the 3 x 3 convolution.
+        channels: Channels inside the block; its output has 4 times as many.
+        stride: Stride of the 3 x 3 convolution.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         out_channels = _EXPANSION * channels
-        # The first to draw random numbers and the last to be listed, as in torchvision.
+        # Initialized first and registered last, as in torchvision: same first weights, same order of parameters.
         downsample = None
         if stride != 1 or in_channels != out_channels:
             downsample = nn.Sequential(
@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``(batch, in_channels, height, width)`` to as many maps of ``4 * channels``, strided."""
+        """Map ``(batch, in_channels, height, width)`` to ``(batch, 4 * channels, height / stride, width / stride)``."""
         change = relu(self.bn1(self.conv1(features)))
         change = relu(self.bn2(self.conv2(change)))
         change = self.bn3(self.conv3(change))

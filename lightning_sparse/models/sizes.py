@@ -1,13 +1,13 @@
-"""Sizes of layers and images that the networks share: checked, and scaled by a width."""
+"""Checks of layer widths, counts and image shapes that all networks share, and layer sizes scaled by a width."""
 
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 
 from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import check_integer, is_real
 
 
 def check_width(width: object) -> None:
@@ -16,7 +16,7 @@ def check_width(width: object) -> None:
     Raises:
         ValueError: If it isn't.
     """
-    if isinstance(width, bool) or not isinstance(width, Real) or not math.isfinite(width) or width <= 0:
+    if not is_real(width) or not 0 < width < math.inf:
         raise InvalidValueError(
             expected="a finite width > 0",
             got=repr(width),
@@ -35,34 +35,29 @@ def scaled(units: int, width: float) -> int:
         width: Factor > 0.
 
     Raises:
-        ValueError: If the width is no number > 0, or the layer would be left without units.
+        ValueError: If the width is no number > 0, or rounding leaves the layer no unit.
     """
     check_width(width)
     if (rounded := round(units * float(width))) < 1:
         raise InvalidValueError(
-            expected="a width that leaves every layer a unit",
-            got=f"{width!r}, with which one of {units} units has none",
+            expected="a width that leaves every layer at least one unit",
+            got=f"{width!r}, which leaves a layer of {units} units none",
             cure=f"a width above {0.5 / units:.3g}",
         )
     return rounded
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Raise unless a number of features, channels, classes or layers is an integer of at least `least`.
+def check_count(name: str, count: object, minimum: int = 1) -> None:
+    """Raise unless a number of features, channels, classes or layers is an integer of at least `minimum`.
 
     Raises:
         ValueError: If it isn't.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InvalidValueError(
-            expected=f"{name} as an integer >= {least}",
-            got=repr(value),
-            cure="count what there is",
-        )
+    check_integer(count, minimum, expected=f"{name} as an integer >= {minimum}", cure="give their number")
 
 
 def check_images(images: Tensor, channels: int, size: int | None = None) -> None:
-    """Raise unless images are ``(batch, channels, height, width)``, both sides `size` long if one is given.
+    """Raise unless images have the shape ``(batch, channels, height, width)``, with height and width `size` if given.
 
     Raises:
         ValueError: If they aren't.

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from lightning_sparse.models.sizes import check_count, check_images, scaled
 from lightning_sparse.validation.errors import InvalidValueError
 
-# Channels and number of convolutions of each block, which ends with a pooling.
+# Channels and number of convolutions of each block; a pooling ends it.
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 _HIDDEN = 512
-# Of each variant: the kernel size of a block's third convolution, the side of the last map of 32 x 32 images, and
-# the number of hidden linear layers.
+# Of each variant: kernel size of a block's third convolution, side of the last feature map for 32 x 32 images, number
+# of hidden linear layers.
 _VARIANTS = {"C": (1, 2, 2), "D": (3, 1, 2), "like": (3, 1, 1)}
 
 
@@ -31,7 +31,7 @@ class VGG16(nn.Module):
     for sparse momentum (Dettmers and Zettlemoyer, 2019, Table 2). Initialized as PyTorch initializes its layers.
 
     Args:
-        variant: "D" has 3 x 3 convolutions and two hidden linear layers; in "C", the third convolution of a block is
+        variant: "D" has 3 x 3 convolutions and two hidden linear layers; in "C", a block's third convolution is
             1 x 1; "like" is "D" with one hidden linear layer.
         num_classes: Number of outputs.
         in_channels: Channels of an image.
@@ -64,7 +64,7 @@ class VGG16(nn.Module):
         self.classifier = nn.Sequential(*layers, nn.Linear(inputs, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, in_channels, 32, 32)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, in_channels, 32, 32)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape.

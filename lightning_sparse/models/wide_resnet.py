@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, relu
 
 from lightning_sparse.models.sizes import check_count, check_images, scaled
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import is_real
 
 
 class WideResNet(nn.Module):
@@ -28,17 +26,17 @@ class WideResNet(nn.Module):
     ========== ========== =============================================
 
     A 3 x 3 convolution to 16 channels, three groups of ``(depth - 4) / 6`` blocks with ``16 k``, ``32 k`` and
-    ``64 k`` channels, the second and third at half the resolution each; batch normalization, ReLU, the mean over
-    positions, and a linear layer. Made for images of 32 x 32, which leave maps of 8 x 8. Convolutions have no bias
-    and are initialized from a normal distribution of standard deviation ``sqrt(2 / (out * kernel ** 2))``; the
-    linear layer's bias starts at zero, and all else as in PyTorch. Both as in the code of sparse momentum.
+    ``64 k`` channels, of which the second and third halve the resolution; batch normalization, ReLU, the mean over
+    positions, and a linear layer. Made for images of 32 x 32, whose last feature maps are 8 x 8. Convolutions have
+    no bias and are initialized from a normal distribution of standard deviation ``sqrt(2 / (out * kernel ** 2))``;
+    the linear layer's bias starts at zero, all else is initialized as in PyTorch. Both are as in the code of sparse
+    momentum.
 
     Args:
-        depth: 6 n + 4 for n >= 1 blocks per group: the number of convolutions, with those of the shortcuts.
-        widen_factor: k, >= 1.
+        depth: Number of convolutions, those of the shortcuts included: 6 n + 4 for n >= 1 blocks per group.
+        widen_factor: Factor k, >= 1.
         dropout: Probability in [0, 1) with which a value is dropped between the two convolutions of a block.
-            The default is what the authors of sparse momentum ran, as their code shows. Their paper doesn't mention
-            dropout.
+            The default is from the code of sparse momentum; the paper doesn't mention dropout.
         num_classes: Number of outputs.
         in_channels: Channels of an image.
         width: Factor > 0 of the channels of all convolutions, also the first, rounded.
@@ -57,7 +55,9 @@ class WideResNet(nn.Module):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        _check(depth, widen_factor, dropout)
+        _check_depth(depth)
+        check_count("widen_factor", widen_factor)
+        _check_dropout(dropout)
         check_count("num_classes", num_classes)
         check_count("in_channels", in_channels)
         self.in_channels = in_channels
@@ -74,7 +74,7 @@ class WideResNet(nn.Module):
         self._initialize()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
+        """Map images ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape.
@@ -92,7 +92,7 @@ class WideResNet(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Two 3 x 3 convolutions, each of what batch normalization and ReLU make of its input, added to the block's input.
+    """Two 3 x 3 convolutions, each after batch normalization and ReLU, added to the block's input.
 
     Where resolution or channels change, a 1 x 1 convolution of the normalized, rectified input takes the place of
     the input.
@@ -100,7 +100,7 @@ class WideBlock(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution.
         dropout: Probability in [0, 1) with which a value is dropped before the second convolution.
     """
 
@@ -116,7 +116,7 @@ class WideBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``(batch, in_channels, height, width)`` to as many maps of ``out_channels``, strided."""
+        """Map ``(batch, in_channels, height, width)`` to ``(batch, out_channels, height / stride, width / stride)``."""
         active = relu(self.bn1(features))
         change: Tensor = self.conv2(self.dropout(relu(self.bn2(self.conv1(active)))))
         return change + (features if self.shortcut is None else self.shortcut(active))
@@ -127,16 +127,18 @@ def _group(blocks: int, in_channels: int, out_channels: int, stride: int, dropou
     return nn.Sequential(first, *(WideBlock(out_channels, out_channels, 1, dropout) for _ in range(blocks - 1)))
 
 
-def _check(depth: int, widen_factor: int, dropout: float) -> None:
+def _check_depth(depth: int) -> None:
     check_count("depth", depth)
-    check_count("widen_factor", widen_factor)
     if depth < 10 or depth % 6 != 4:
         raise InvalidValueError(
             expected="a depth of 6 n + 4 for n >= 1 blocks per group",
             got=depth,
             cure="10, 16, 22, 28, 34 or 40",
         )
-    if isinstance(dropout, bool) or not isinstance(dropout, Real) or math.isnan(dropout) or not 0 <= dropout < 1:
+
+
+def _check_dropout(dropout: float) -> None:
+    if not is_real(dropout, 0, 1) or dropout == 1:
         raise InvalidValueError(
             expected="dropout in [0, 1)",
             got=repr(dropout),

@@ -55,9 +55,9 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
         made.append(Recording(compute, step._parameters))
         return made[-1], made[-1].loss
 
-    monkeypatch.setattr(cuda_graph, "_recording", recording)
-    monkeypatch.setattr(GraphedStep, "_aside", GraphedStep._compute)
-    monkeypatch.setattr(accelerated_module, "takes_plain_steps", lambda trainer: True)
+    monkeypatch.setattr(cuda_graph, "_record_graph", recording)
+    monkeypatch.setattr(GraphedStep, "_compute_on_side_stream", GraphedStep._compute)
+    monkeypatch.setattr(accelerated_module, "supports_replay", lambda trainer: True)
     return made
 
 
@@ -105,7 +105,7 @@ def test_a_run_of_replayed_steps_ends_with_the_same_weights(
     masks = [each["masks"].masks for each in seen]
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
     assert len(recordings) == 1
-    assert recordings[0].replays == (7 if "max_steps" in options else 24) - cuda_graph._STEPS_BEFORE
+    assert recordings[0].replays == (7 if "max_steps" in options else 24) - cuda_graph._WARMUP_STEPS
 
 
 def test_without_being_asked_for_nothing_is_recorded(recordings: list[Recording]) -> None:
@@ -119,7 +119,7 @@ def test_accumulated_gradients_are_not_replayed(recordings: list[Recording]) -> 
     for module in (plain, replayed):
         fit(module, GradientAccumulationScheduler({0: 1, 1: 2}))
     assert same_weights(plain, replayed)
-    assert [recording.replays for recording in recordings] == [8 - cuda_graph._STEPS_BEFORE]
+    assert [recording.replays for recording in recordings] == [8 - cuda_graph._WARMUP_STEPS]
 
 
 def test_a_second_fit_has_a_recording_of_its_own(recordings: list[Recording]) -> None:
@@ -175,7 +175,7 @@ def test_an_added_layer_is_noticed_at_the_next_look(recordings: list[Recording])
     step = GraphedStep(network, loss_of(network))
     replay(step, 5)
     network.append(nn.Linear(3, 3))
-    step.look_again()
+    step.rescan_layers()
     replay(step, 4)
     assert [recording.replays for recording in recordings] == [2, 1]
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -224,7 +224,7 @@ def test_what_can_not_be_recorded_is_an_error_with_the_cure(
     network = nn.Linear(4, 3)
     step = GraphedStep(network, loss_of(network))
     replay(step, 3)
-    monkeypatch.setattr(cuda_graph, "_recording", refuse)
+    monkeypatch.setattr(cuda_graph, "_record_graph", refuse)
     with pytest.raises(
         RuntimeError, match=r"Expected a network whose .*; got .*not permitted.* Cure: cuda_graph=False"
     ):
@@ -329,7 +329,7 @@ def test_plain_steps_are_those_of_one_gpu_without_a_scaler(
 ) -> None:
     where = type(strategy, (), {"root_device": torch.device(device)})()
     trainer: Any = SimpleNamespace(strategy=where, precision_plugin=SimpleNamespace(scaler=scaler))
-    assert cuda_graph.takes_plain_steps(trainer) == plain
+    assert cuda_graph.supports_replay(trainer) == plain
 
 
 def test_an_epoch_for_batch_statistics_is_not_replayed(recordings: list[Recording]) -> None:
@@ -338,7 +338,7 @@ def test_an_epoch_for_batch_statistics_is_not_replayed(recordings: list[Recordin
         module.model.append(nn.BatchNorm1d(3))
         fit(module, StochasticWeightAveraging(0.01, swa_epoch_start=1))
     assert all(map(torch.equal, plain.state_dict().values(), replayed.state_dict().values()))
-    first_steps = cuda_graph._STEPS_BEFORE * len(recordings)
+    first_steps = cuda_graph._WARMUP_STEPS * len(recordings)
     assert sum(recording.replays for recording in recordings) + first_steps == 24
 
 

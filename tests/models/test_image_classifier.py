@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
+from lightning_sparse.models.class_counts import check_logits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sparse.data import ArrayDataModule, InMemoryLoader
 from lightning_sparse.models import ImageClassifier, LeNet300100, image_classifier, paper_sgd
-from lightning_sparse.models.class_counts import check_logits
 
 Batch = tuple[Tensor, Tensor]
 
@@ -57,7 +57,7 @@ def make_model(classes: int = 10) -> nn.Module:
 
 
 def data() -> ArrayDataModule:
-    """Return 12 images whose loaders go on where a run stopped."""
+    """Return 12 images whose loaders resume where a run stopped."""
     images, labels = Batches().all()
     pixels = images.permute(0, 2, 3, 1).sigmoid()
     return ArrayDataModule(pixels, labels, pixels, labels, batch_size=5, val_fraction=0, num_classes=10)
@@ -352,7 +352,7 @@ def test_a_module_is_no_hyperparameter() -> None:
 
 
 def arrays(classes: int) -> ArrayDataModule:
-    """40 images of 2 x 2 pixels and so many classes."""
+    """Return 40 images of 2 x 2 pixels in this many classes."""
     images, labels = torch.randint(256, (40, 2, 2), dtype=torch.uint8), torch.arange(40) % classes
     return ArrayDataModule(images, labels, images, labels)
 
@@ -365,14 +365,16 @@ def run(stage: str, module: ImageClassifier, data: Any) -> None:
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_data_of_more_classes_are_refused_before_anything_runs(stage: str) -> None:
     module, before = ImageClassifier(make_model()), make_model()
-    with pytest.raises(ValueError, match=r"num_classes=10 classes; got 20 of them from ArrayDataModule\. Cure: .*=20"):
+    with pytest.raises(ValueError, match=r"num_classes=10 classes; got 20 classes from ArrayDataModule\. Cure: .*=20"):
         run(stage, module, arrays(20))
     assert torch.equal(module.model[1].weight, before[1].weight)
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_data_of_fewer_classes_are_warned_of(stage: str) -> None:
-    with pytest.warns(UserWarning, match=r"num_classes=10 classes; got 3 of them .*num_classes=3.* 7 of its classes"):
+    with pytest.warns(
+        UserWarning, match=r"num_classes=10 classes; got 3 classes .*num_classes=3.* 7 of the classifier's classes"
+    ):
         run(stage, ImageClassifier(make_model()), arrays(3))
 
 

@@ -126,7 +126,9 @@ def test_an_unknown_activation_is_refused_with_those_there_are(activation: Any) 
 
 @pytest.mark.parametrize("hidden", [(300, 100), (300,), (), (5, 6, 5)], ids=str)
 def test_skip_connections_that_could_not_be_anywhere_are_refused(hidden: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"Expected neighbouring hidden layers of as many units.*; got .*Cure: skip="):
+    with pytest.raises(
+        ValueError, match=r"Expected neighbouring hidden layers with the same number of units.*; got .*Cure: skip="
+    ):
         MLP(hidden=hidden, skip=True)
 
 

@@ -1,4 +1,4 @@
-"""The running mean is exact, and goes on where it was saved."""
+"""The running mean is exact, and resumes where it was saved."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def test_width_one_changes_nothing(units: int) -> None:
 @given(st.integers(1, 10_000), st.floats(0.01, 10))
 def test_units_are_within_a_half_of_the_scaled_ones(units: int, width: float) -> None:
     if units * width <= 0.5:
-        with pytest.raises(ValueError, match=rf"one of {units} units has none\. Cure: a width above"):
+        with pytest.raises(ValueError, match=rf"leaves a layer of {units} units none\. Cure: a width above"):
             scaled(units, width)
     else:
         assert abs(scaled(units, width) - units * width) <= 0.5
