@@ -1,4 +1,4 @@
-"""Layers of any module, by pattern, and what they put out."""
+"""Forward hooks that accumulate the activations of layers in metrics."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda features: f
 
 
 class ActivationRecorder:
-    """Adds what layers put out to a metric each.
+    """Updates one metric per layer with the outputs of its calls.
 
     Args:
         layers: Modules by name.
-        new_metric: Makes a metric.
-        activation: What the outputs pass through first: a name in `ACTIVATIONS`.
+        new_metric: Factory of metrics.
+        activation: Name of the function in `ACTIVATIONS` that is applied to outputs first.
 
     Attributes:
-        labels: Of the batch that is passed.
-        metrics: By name, of the layers that were called.
+        labels: Labels of the current batch; set them before each forward pass.
+        metrics: Metrics of the layers that were called, by name.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class ActivationRecorder:
         self._layers, self._new_metric, self._activation = layers, new_metric, ACTIVATIONS[activation]
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Follow the layers' calls."""
+    def recording(self) -> Iterator[None]:
+        """Record the outputs of all calls inside a `with` block."""
         with ExitStack() as stack:
             for name, module in self._layers.items():
                 stack.callback(module.register_forward_hook(partial(self._record_output, name)).remove)
@@ -49,12 +49,12 @@ class ActivationRecorder:
     def _record_output(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise InvalidTypeError(
-                expected="a layer that puts out a tensor",
+                expected="a layer whose output is a tensor",
                 got=f"a {type(output).__name__} from {name!r}",
                 cure="choose other layers",
             )
-        features = _countable(self._activation(output))
-        if isinstance(module, nn.Linear):  # whose channels come last
+        features = _with_float64(self._activation(output))
+        if isinstance(module, nn.Linear):  # channels come last
             features = features.movedim(-1, 1)
         if name not in self.metrics:
             self.metrics[name] = self._new_metric().to(features.device)
@@ -69,40 +69,40 @@ class ActivationRecorder:
         return {name: len(metric.activity) for name, metric in self.metrics.items()}
 
     def compute(self, channels: Mapping[str, int], device: torch.device) -> dict[str, dict[str, Tensor]]:
-        """Return what each metric computes, on the CPU, in the order of the layers.
+        """Return the result of each metric, on the CPU, in the order of the layers.
 
         Args:
-            channels: Of the layers that were called in any process.
-            device: On which processes talk to each other.
+            channels: Number of channels of each layer that was called in any process.
+            device: Device for communication between processes.
 
         Raises:
             ValueError: If features were not finite, or labels out of range.
         """
-        return {name: self._computed(name, channels[name], device) for name in self._layers if name in channels}
+        return {name: self._compute_layer(name, channels[name], device) for name in self._layers if name in channels}
 
-    def _computed(self, name: str, channels: int, device: torch.device) -> dict[str, Tensor]:
+    def _compute_layer(self, name: str, channels: int, device: torch.device) -> dict[str, Tensor]:
         metric = self.metrics[name] if name in self.metrics else self._new_metric().to(device)
-        if not metric.update_called:  # but in another process
+        if not metric.update_called:  # the layer was called in other processes only
             empty = torch.empty(0, channels, device=device), torch.empty(0, dtype=torch.int64, device=device)
             metric.update(*empty)
         try:
             computed = metric.compute()
         except ValueError as error:
             raise ValueError(f"In layer {name!r}: {error}") from error
-        flat = {"specialization", "activity_share"}  # scalars for a single channel
+        flat = {"specialization", "activity_share"}  # of a single channel they are scalars
         return {key: value.cpu().reshape(-1) if key in flat else value.cpu() for key, value in computed.items()}
 
 
-def _countable(features: Tensor) -> Tensor:
-    """Return features where there are numbers of double precision, which Apple's devices don't have."""
+def _with_float64(features: Tensor) -> Tensor:
+    """Return features on a device with double precision, which Apple's devices (MPS) don't have."""
     return features.cpu() if features.device.type == "mps" else features
 
 
 def check_called(layers: Sequence[str], called: Container[str], *, warns: bool) -> None:
-    """Raise if no layer was called, or warn of those that were not.
+    """Raise if no layer was called, and warn of some that were not.
 
     Raises:
-        ValueError: If there are layers, but none was called.
+        ValueError: If none of the layers was called.
     """
     missing = [name for name in layers if name not in called]
     if len(missing) == len(layers):

@@ -1,45 +1,48 @@
-"""What measurements of class specialization leave: results by layer, pictures of them, and a word if one fails."""
+"""Results of class specialization by layer, and their history, which checkpoints hold."""
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lightning_sparse.validation.errors import InvalidValueError
 
-# By layer, what `ClassSpecialization` computes.
+# By layer, the tensors that `ClassSpecialization` computes.
 Result = dict[str, dict[str, Tensor]]
+# By completed epochs.
+History = dict[int, Result]
 
 
 def without_proportions(result: Result) -> Result:
-    """Return a result without what is large: the table of channels and classes."""
+    """Return a result without its largest part: the table of channels and classes."""
     return {
         layer: {name: value for name, value in computed.items() if name != "proportions"}
         for layer, computed in result.items()
     }
 
 
-def copied(history: dict[int, Result]) -> dict[int, Result]:
-    """Return a history that shares nothing but tensors."""
+def copy_history(history: History) -> History:
+    """Return a copy of a history that shares only the tensors with it."""
     return {epochs: {layer: dict(computed) for layer, computed in result.items()} for epochs, result in history.items()}
 
 
-def drawn(result: Result) -> Figure:
-    """Return a picture of the channels of each layer; needs the proportions."""
-    from lightning_sparse.analysis.pictures import plot_specialization
+def history_of_state(state_dict: Mapping[str, Any], callback: str) -> History:
+    """Return a copy of the history in a callback's state.
 
-    classes = next(iter(result.values()))["proportions"].shape[-1]
-    return plot_specialization({layer: found["specialization"] for layer, found in result.items()}, None, classes)
+    Args:
+        state_dict: The callback's state in a checkpoint.
+        callback: Name of its class, for the message.
 
-
-def warn_of_failure(error: Exception, epochs: int) -> None:
-    """Warn that there is no measurement after so many epochs, in a fit that goes on or ends as it would have."""
-    warnings.warn(
-        f"Expected to measure class specialization after {epochs} epochs; got {type(error).__name__}: {error} The "
-        "training is not touched by this. Cure: that of this error; then measure the trained module by trainer.test, "
-        "with when='test'.",
-        stacklevel=2,
-    )
+    Raises:
+        ValueError: If the state has no history.
+    """
+    history = state_dict.get("history")
+    if not isinstance(history, dict):
+        raise InvalidValueError(
+            expected=f"the state of a {callback}, with its history",
+            got=sorted(state_dict),
+            cure="resume from a checkpoint of a run with this callback",
+        )
+    return copy_history(history)

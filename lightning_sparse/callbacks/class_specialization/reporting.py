@@ -1,7 +1,8 @@
-"""Metrics of class specialization for the loggers."""
+"""Metrics of class specialization for the loggers, and the warning for a measurement that failed."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -12,7 +13,7 @@ def specialization_metrics(
 ) -> dict[str, float]:
     """Return `<prefix>/<layer>/mean`, `/q25`, `/median`, `/q75` (in [0, 1]) and `/dead` (channels) of each layer.
 
-    Only the channels that have a specialization count; where there are none, neither has the layer.
+    Channels without a specialization (NaN) are left out; a layer of such channels only has `/dead` alone.
     """
     metrics: dict[str, float] = {}
     for layer, computed in result.items():
@@ -24,3 +25,12 @@ def specialization_metrics(
             for name, part in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
                 metrics[f"{prefix}/{layer}/{name}"] = float(values.quantile(part))
     return metrics
+
+
+def warn_of_failed_measurement(error: Exception, epochs: int) -> None:
+    """Warn that the measurement after this many epochs failed, while training continues or ends normally."""
+    warnings.warn(
+        f"Expected to measure class specialization after {epochs} epochs; got {type(error).__name__}: {error} Training "
+        "is not affected. Cure: that of this error; then measure the trained module by trainer.test, with when='test'.",
+        stacklevel=2,
+    )

@@ -25,7 +25,8 @@ from lightning_sparse._compat import MisconfigurationException
 from lightning_sparse.analysis import compare
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
 from lightning_sparse.callbacks.cadence import Cadence
-from lightning_sparse.callbacks.class_specialization.records import drawn
+from lightning_sparse.callbacks.class_specialization.figures import draw_specialization
+from lightning_sparse.callbacks.class_specialization.measurement import Measurement
 
 CONVOLUTIONS = ["net.first", "net.second"]
 KEYS = {"specialization", "proportions", "activity_share", "dead", "dropped"}
@@ -286,7 +287,7 @@ def test_a_picture_of_the_channels_is_sent_on_request_and_changes_nothing(tmp_pa
         found = [path.relative_to(logger.log_dir).as_posix() for path in Path(logger.log_dir).rglob("*.png")]
         assert found == (["figures/specialization/layers.png"] if pictures else [])
     assert not differences(*(run.lightning_module.state_dict() for run in runs))
-    (axes,) = drawn(measured(callback)).axes
+    (axes,) = draw_specialization(measured(callback)).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]
     assert axes.get_legend_handles_labels()[1][-1] == f"uniform, 1/{CLASSES}"
 
@@ -702,7 +703,7 @@ class Patches(Images):
 @pytest.mark.parametrize(
     ("module", "layers", "kind", "message"),
     [
-        (Recurrent, "rows", TypeError, "Expected a layer that puts out a tensor; got a tuple from 'rows'. Cure: "),
+        (Recurrent, "rows", TypeError, "Expected a layer whose output is a tensor; got a tuple from 'rows'. Cure: "),
         (Patches, "*first", ValueError, "In layer 'net.first': Expected one label per image, shape"),
         (Linear, None, ValueError, "Expected convolutions in Linear; got none. Cure: choose layers from mix"),
     ],
@@ -999,10 +1000,15 @@ def test_the_command_line_knows_all_arguments() -> None:
     base = ["--config", "digits_lenet300", "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
     cli = SparseCLI([*base, "--trainer.callbacks+=ClassSpecializationCallback", *arguments], run=False)
     (callback,) = [each for each in cli.trainer.callbacks if isinstance(each, ClassSpecializationCallback)]
-    assert (callback._layers, callback._data, callback._num_classes) == (["ReLU", "net.*"], "val", 7)
-    assert (callback._when, callback._cadence, callback._activation) == ("both", Cadence(3), "relu")
-    assert callback._metric_options == {"drop_fraction": 0.05, "balanced": True}
-    assert (callback._limit_batches, callback._name) == (9, "held_out")
+    assert callback._measurement == Measurement(
+        layers=["ReLU", "net.*"],
+        data="val",
+        num_classes=7,
+        activation="relu",
+        limit_batches=9,
+        metric_options={"drop_fraction": 0.05, "balanced": True},
+    )
+    assert (callback._when, callback._cadence, callback._name) == ("both", Cadence(3), "held_out")
 
 
 def test_it_is_exported() -> None:
