@@ -6,53 +6,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_sparse._version import __version__
+from lightning_sparse.validation.lazy_imports import lazy_imports
 
-if TYPE_CHECKING:
-    from lightning_sparse import analysis, callbacks, data, models, network, topology  # noqa: F401  # as below
-    from lightning_sparse.analysis import ClassSpecialization, effective_gradient_flow
-    from lightning_sparse.callbacks import (
-        ClassSpecializationCallback,
-        GradientFlowCallback,
-        SparseMomentumCallback,
-        SparseTrainingCallback,
-        SparsityPictures,
+if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py compares it with the names below
+    from lightning_sparse import analysis as analysis
+    from lightning_sparse import callbacks as callbacks
+    from lightning_sparse import data as data
+    from lightning_sparse import models as models
+    from lightning_sparse import network as network
+    from lightning_sparse import topology as topology
+    from lightning_sparse.analysis import ClassSpecialization as ClassSpecialization
+    from lightning_sparse.analysis import effective_gradient_flow as effective_gradient_flow
+    from lightning_sparse.callbacks import ClassSpecializationCallback as ClassSpecializationCallback
+    from lightning_sparse.callbacks import GradientFlowCallback as GradientFlowCallback
+    from lightning_sparse.callbacks import SparseMomentumCallback as SparseMomentumCallback
+    from lightning_sparse.callbacks import SparseTrainingCallback as SparseTrainingCallback
+    from lightning_sparse.callbacks import SparsityPictures as SparsityPictures
+    from lightning_sparse.network import SparseNetwork as SparseNetwork
+else:
+    # PyTorch and Lightning take seconds to import, which commands that don't need them needn't wait for.
+    _PARTS = ("analysis", "callbacks", "data", "models", "network", "topology")
+    _NAMES, _imported = lazy_imports(
+        globals(),
+        __name__,
+        {
+            "analysis": ["ClassSpecialization", "effective_gradient_flow"],
+            "callbacks": [
+                "ClassSpecializationCallback",
+                "GradientFlowCallback",
+                "SparseMomentumCallback",
+                "SparseTrainingCallback",
+                "SparsityPictures",
+            ],
+            "network": ["SparseNetwork"],
+        },
     )
-    from lightning_sparse.network import SparseNetwork
-else:  # type checkers would take any name for one that is there
-    # Looked up when asked for: PyTorch and Lightning take seconds to import, which the parts of the command line that
-    # don't need them needn't wait for.
-    _LATER = {
-        "ClassSpecialization": "analysis",
-        "ClassSpecializationCallback": "callbacks",
-        "GradientFlowCallback": "callbacks",
-        "SparseMomentumCallback": "callbacks",
-        "SparseNetwork": "network",
-        "SparseTrainingCallback": "callbacks",
-        "SparsityPictures": "callbacks",
-        "effective_gradient_flow": "analysis",
-    }
-    _PARTS = {"analysis", "callbacks", "data", "models", "network", "topology"}
+    __all__ = ["__version__", *_NAMES]
 
     def __getattr__(name: str) -> Any:
-        if name in _PARTS:
-            return import_module(f"{__name__}.{name}")
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
-        return value
+        return import_module(f"{__name__}.{name}") if name in _PARTS else _imported(name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__, *_PARTS})
-
-
-__all__ = [
-    "ClassSpecialization",
-    "ClassSpecializationCallback",
-    "GradientFlowCallback",
-    "SparseMomentumCallback",
-    "SparseNetwork",
-    "SparseTrainingCallback",
-    "SparsityPictures",
-    "__version__",
-    "effective_gradient_flow",
-]

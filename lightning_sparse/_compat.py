@@ -1,10 +1,10 @@
 """Lightning under both of its names.
 
 `lightning.pytorch` and `pytorch_lightning` are two packages with two sets of classes. A Trainer of either accepts its
-own callbacks only, at least where it looks; so our callbacks inherit from both, where both are installed. What builds
-a module or a Trainer of its own uses the first package that is there.
+own callbacks only, at least where it checks; so our callbacks inherit from both where both are installed. Our modules
+and Trainers come from the first package that is installed.
 
-Whether an object is of some Lightning class is asked by the class's name (`is_a`), which both packages share.
+`is_a` checks an object's class by name, which both packages share.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_sparse.validation.errors import MissingPackageError, UsageError
+from lightning_sparse.validation.lazy_imports import lazy_imports
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 # Where both are installed, the one that is imported last logs for both.
@@ -25,20 +26,20 @@ _LOGGERS = (*NAMES, "lightning.fabric", "lightning_fabric")
 
 
 def _installed() -> list[ModuleType]:
-    found = []
+    packages = []
     for name in NAMES:
         try:
-            found.append(import_module(name))
+            packages.append(import_module(name))
         except ModuleNotFoundError as error:
-            if error.name not in (name, name.partition(".")[0]):  # it is there, but something that it needs is not
+            if error.name not in (name, name.partition(".")[0]):  # one of its dependencies is missing
                 raise
-    if not found:
+    if not packages:
         raise MissingPackageError(
             expected="the package lightning or pytorch_lightning",
             got="neither",
             cure="pip install lightning",
         )
-    return found
+    return packages
 
 
 def _of_both(path: str) -> type:
@@ -52,7 +53,7 @@ def _of_both(path: str) -> type:
 
 
 def is_a(instance: object, *names: str) -> bool:
-    """Tell whether an object's class, or one that it inherits from, has one of these names."""
+    """Return whether an object's class or one of its base classes has one of these names."""
     return any(cls.__name__ in names for cls in type(instance).__mro__)
 
 
@@ -79,61 +80,39 @@ def without_messages() -> Iterator[None]:
 
 _PACKAGES = _installed()
 
-if TYPE_CHECKING:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable, OptimizerCallable, SaveConfigCallback
-    from lightning.pytorch.loggers.logger import DummyLogger
-    from lightning.pytorch.strategies import DDPStrategy
-    from lightning.pytorch.utilities.seed import isolate_rng
+if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py compares it with the names below
+    from lightning.fabric.utilities.exceptions import MisconfigurationException as MisconfigurationException
+    from lightning.pytorch import Callback as Callback
+    from lightning.pytorch import LightningDataModule as LightningDataModule
+    from lightning.pytorch import LightningModule as LightningModule
+    from lightning.pytorch import Trainer as Trainer
+    from lightning.pytorch import seed_everything as seed_everything
+    from lightning.pytorch.callbacks import ModelCheckpoint as ModelCheckpoint
+    from lightning.pytorch.cli import LightningCLI as LightningCLI
+    from lightning.pytorch.cli import LRSchedulerCallable as LRSchedulerCallable
+    from lightning.pytorch.cli import OptimizerCallable as OptimizerCallable
+    from lightning.pytorch.cli import SaveConfigCallback as SaveConfigCallback
+    from lightning.pytorch.loggers.logger import DummyLogger as DummyLogger
+    from lightning.pytorch.strategies import DDPStrategy as DDPStrategy
+    from lightning.pytorch.utilities.seed import isolate_rng as isolate_rng
 else:
     Callback = _of_both("Callback")
     MisconfigurationException = _of_both("utilities.exceptions.MisconfigurationException")
-    LightningDataModule = _PACKAGES[0].LightningDataModule
-    LightningModule = _PACKAGES[0].LightningModule
-    Trainer = _PACKAGES[0].Trainer
-    seed_everything = _PACKAGES[0].seed_everything
 
-    # Looked up when asked for: the command line's part takes half a second to import, which others needn't wait for.
-    _LATER = {
-        "DDPStrategy": "strategies",
-        "DummyLogger": "loggers.logger",
-        "LRSchedulerCallable": "cli",
-        "LightningCLI": "cli",
-        "ModelCheckpoint": "callbacks",
-        "OptimizerCallable": "cli",
-        "SaveConfigCallback": "cli",
-        "isolate_rng": "utilities.seed",
-    }
-
-    def __getattr__(name: str) -> Any:
-        if name in _LATER:
-            return getattr(import_module(f"{_PACKAGES[0].__name__}.{_LATER[name]}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The command line's part takes half a second to import, which others needn't wait for.
+    _NAMES, __getattr__ = lazy_imports(
+        globals(),
+        _PACKAGES[0].__name__,
+        {
+            "": ["LightningDataModule", "LightningModule", "Trainer", "seed_everything"],
+            "callbacks": ["ModelCheckpoint"],
+            "cli": ["LRSchedulerCallable", "LightningCLI", "OptimizerCallable", "SaveConfigCallback"],
+            "loggers.logger": ["DummyLogger"],
+            "strategies": ["DDPStrategy"],
+            "utilities.seed": ["isolate_rng"],
+        },
+    )
 
 
 class ConfigurationError(UsageError, MisconfigurationException):
-    """A Trainer, strategy or callback can't be used together with what is asked for."""
-
-
-__all__ = [
-    "Callback",
-    "ConfigurationError",
-    "DDPStrategy",
-    "DummyLogger",
-    "LRSchedulerCallable",
-    "LightningCLI",
-    "LightningDataModule",
-    "LightningModule",
-    "MisconfigurationException",
-    "ModelCheckpoint",
-    "OptimizerCallable",
-    "SaveConfigCallback",
-    "Trainer",
-    "callbacks_of",
-    "is_a",
-    "isolate_rng",
-    "seed_everything",
-    "without_messages",
-]
+    """A Trainer, strategy or callback can't be combined with the requested options."""

@@ -146,7 +146,9 @@ module = ImageClassifier(LeNet300100(in_features=64))
 callback = SparseMomentumCallback(density=0.1)
 L.Trainer(accelerator="cpu", max_epochs=2, callbacks=callback, logger=False, enable_checkpointing=False,
           enable_progress_bar=False, enable_model_summary=False).fit(module, data)
-print(len(callback.history), callback.network.density == 0.1, type(module).__mro__[1].__module__)
+print(len(callback.history), callback.network.density == 0.1, *(
+    cls.__module__ for cls in type(module).__mro__ if cls.__name__ == "LightningModule"
+))
 """
 
 
