@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_sparse.data.arrays import read_npz
+from lightning_sparse.data.npz import read_npz
 
 
 def write_folders(cifar10: Path, root: Path, images: int) -> None:

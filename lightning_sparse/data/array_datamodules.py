@@ -1,12 +1,13 @@
-"""Data modules for arrays that the user has, in memory or in an ``.npz`` file."""
+"""Data modules for the user's own arrays, in memory or in an ``.npz`` file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from lightning_sparse.data.arrays import ImageArrays, check_num_classes, image_arrays, read_npz
+from lightning_sparse.data.arrays import ImageArrays, check_num_classes, image_arrays
 from lightning_sparse.data.datamodule import InMemoryDataModule
+from lightning_sparse.data.npz import read_npz
 
 
 class ArrayDataModule(InMemoryDataModule):
@@ -16,15 +17,15 @@ class ArrayDataModule(InMemoryDataModule):
         x_train: ``(images, height, width)`` or ``(images, height, width, channels)``: uint8, or floating
             point in which white is 1. They are copied.
         y_train: Integers ``(images,)``, 0 <= label < num_classes.
-        x_test: Test images, as ``x_train``.
-        y_test: Test labels, as ``y_train``.
+        x_test: Test images, in the form of ``x_train``.
+        y_test: Test labels, in the form of ``y_train``.
         num_classes: Number of classes, >= 1. None: the largest training label plus one.
-        **options: Those of `InMemoryDataModule`.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         TypeError: If an array has the wrong dtype.
         ValueError: If shapes, lengths, labels or options are not as described. At setup: if floating-point pixels are
-            far from the range of 0 to 1, but ``mean`` and ``std`` are of pixels in it.
+            far from the range of 0 to 1, but ``mean`` and ``std`` are in it.
     """
 
     def __init__(
@@ -43,11 +44,11 @@ class ArrayDataModule(InMemoryDataModule):
 
     @classmethod
     def from_npz(cls, path: str | Path, **options: Any) -> ArrayDataModule:
-        """Reads the arrays from a file now. `NpzDataModule` is the same for YAML, and reads it when needed.
+        """Read the arrays from a file, at once. `NpzDataModule` reads it at setup, and suits YAML.
 
         Args:
             path: An ``.npz`` file with ``x_train``, ``y_train``, ``x_test``, ``y_test``, as Keras' ``mnist.npz``.
-            **options: As for the class.
+            **options: Options of the class.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -65,9 +66,9 @@ class NpzDataModule(InMemoryDataModule):
 
     Args:
         path: A file with the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras'
-            ``mnist.npz``; what they must be is said at `ArrayDataModule`.
+            ``mnist.npz``, in the form of `ArrayDataModule`'s.
         num_classes: Number of classes, >= 1. None: the largest training label plus one.
-        **options: Those of `InMemoryDataModule`.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         ValueError: If an option is outside its range. Errors in the file are raised at setup.
@@ -77,8 +78,8 @@ class NpzDataModule(InMemoryDataModule):
         super().__init__(**options)
         check_num_classes(num_classes)
         self.path, self.num_classes = path, num_classes
-        self._given_classes = num_classes
+        self._num_classes_option = num_classes
 
     def _load(self) -> ImageArrays:
         x_train, y_train, x_test, y_test = read_npz(self.path)
-        return image_arrays(x_train, y_train, x_test, y_test, self._given_classes)
+        return image_arrays(x_train, y_train, x_test, y_test, self._num_classes_option)

@@ -1,52 +1,36 @@
-"""Image data sets as arrays: their one internal form, and what is refused on the way there."""
+"""The internal form of image data sets in memory, and the checks of arrays on their way to it."""
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from math import isqrt
-from numbers import Integral
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError, MissingFileError
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
-Array = np.ndarray[Any, Any]
-
-# What NumPy and zipfile raise on a damaged file.
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, AttributeError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-
-# Resizing with sharp filters leaves pixels a little below black or above white; bytes and normalized ones are beyond.
+# Resizing with sharp filters leaves pixels a little below black or above white, unlike bytes or normalized pixels.
 _SLACK = 0.5
-# No pixels from 0 to 1 can have a larger standard deviation.
+# Pixels from 0 to 1 can't have a larger standard deviation.
 _LARGEST_STD = 0.5
-
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-"""The arrays of an ``.npz`` file, as in Keras' ``mnist.npz``."""
 
 
 class ImageArrays(NamedTuple):
     """A data set in memory: images ``(images, channels, height, width)`` and int64 labels ``(images,)``.
 
     Attributes:
-        x_train: Training images, uint8 or float32. Validation images are taken from these.
-        y_train: Their labels, 0 <= label < num_classes.
+        x_train: Training images, uint8 or float32. Validation images are split off them.
+        y_train: Training labels, 0 <= label < num_classes.
         x_test: Test images, of the same dtype and shape as the training images.
-        y_test: Their labels.
+        y_test: Test labels.
         num_classes: Number of classes.
-        white: The stored value of a white pixel, > 0.
-        mean: The data set's customary mean per channel, in units of ``white``; None: not known.
-        std: The data set's customary standard deviation per channel; None: not known.
+        white: Stored value of a white pixel, > 0.
+        mean: Customary mean of the data set per channel, in units of ``white``; None: unknown.
+        std: Customary standard deviation of the data set per channel, same units; None: unknown.
     """
 
     x_train: Tensor
@@ -60,14 +44,14 @@ class ImageArrays(NamedTuple):
 
 
 def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_classes: int | None = None) -> ImageArrays:
-    """Checks four arrays and brings them into the form of `ImageArrays`.
+    """Check four arrays and convert them to `ImageArrays`.
 
     Args:
-        x_train: Array or tensor ``(images, height, width)`` or ``(images, height, width, channels)``: uint8,
-            or floating point with white = 1.
-        y_train: Integers ``(images,)``.
-        x_test: As ``x_train``.
-        y_test: As ``y_train``.
+        x_train: Training images, array or tensor ``(images, height, width)`` or ``(images, height, width, channels)``:
+            uint8, or floating point with white = 1.
+        y_train: Training labels, integers ``(images,)``.
+        x_test: Test images, in the form of ``x_train``.
+        y_test: Test labels, in the form of ``y_train``.
         num_classes: Number of classes, >= 1. None: the largest training label plus one.
 
     Raises:
@@ -78,7 +62,7 @@ def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_class
     train, test = _images(x_train, "x_train"), _images(x_test, "x_test")
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise InvalidValueError(
-            expected="training and test images alike",
+            expected="training and test images of the same shape and dtype",
             got=(
                 f"{tuple(train.shape[1:])} {train.dtype} in x_train and {tuple(test.shape[1:])} {test.dtype} "
                 "in x_test (channels first)"
@@ -95,24 +79,20 @@ def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_class
 
 
 def check_num_classes(num_classes: int | None) -> None:
-    """Raise a ValueError unless it is an integer >= 1, or None."""
-    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
-        raise InvalidValueError(
-            expected="num_classes >= 1, an integer",
-            got=repr(num_classes),
-            cure="None counts them",
-        )
+    """Raise a ValueError unless a number of classes is an integer >= 1, or None."""
+    if num_classes is not None:
+        check_integer(num_classes, 1, expected="num_classes >= 1, an integer", cure="None counts them")
 
 
 def check_pixels(arrays: ImageArrays, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse floating-point pixels that a mean and a standard deviation of pixels from 0 to 1 don't belong to.
+    """Raise if a mean and a standard deviation are those of pixels from 0 to 1, but floating-point pixels are not.
 
-    Statistics of any other pixels are let through with any pixels: they are the user's own, in units of the user's own.
+    Other statistics are accepted with any pixels: they are the user's own, in the user's own units.
 
     Args:
         arrays: The images.
-        mean: What will be subtracted from their pixels, per channel, in units of ``arrays.white``.
-        std: What the pixels will be divided by then.
+        mean: Mean to subtract from the pixels, per channel, in units of ``arrays.white``.
+        std: Standard deviation to divide the pixels by, per channel, same units.
 
     Raises:
         ValueError: If pixels are well below 0 or well above 1, in units of ``arrays.white``.
@@ -126,8 +106,8 @@ def check_pixels(arrays: ImageArrays, mean: Sequence[float], std: Sequence[float
         if low < -_SLACK or high > 1 + _SLACK:
             raise InvalidValueError(
                 expected=(
-                    f"floating-point pixels from 0 to 1 in {name}, as mean={tuple(mean)} and std={tuple(std)} "
-                    "are of such"
+                    f"floating-point pixels from 0 to 1 in {name}, like those of mean={tuple(mean)} and "
+                    f"std={tuple(std)}"
                 ),
                 got=f"{low:.4g} to {high:.4g}",
                 cure=(
@@ -135,52 +115,6 @@ def check_pixels(arrays: ImageArrays, mean: Sequence[float], std: Sequence[float
                     "mean=[0.0] and std=[1.0]"
                 ),
             )
-
-
-def read_npz(path: str | Path) -> tuple[Array, Array, Array, Array]:
-    """Reads the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Nothing in the file is executed.
-
-    Args:
-        path: An ``.npz`` file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no ``.npz`` file, or lacks one of the arrays.
-    """
-    if not isinstance(path, (str, PathLike)):
-        raise InvalidTypeError(
-            expected="the path of an .npz file",
-            got=repr(path),
-            cure="check the path",
-        )
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise MissingFileError(
-            expected="an .npz file",
-            got=f"{path}, which does not exist",
-            cure="check the path",
-        )
-    try:
-        # Opened here, because np.load leaves a damaged file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            # Before anything is read: an array is read up to the length in its header, where checksums end it.
-            if damaged := file.zip.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-            missing = [key for key in NPZ_KEYS if key not in file]
-            arrays = {key: file[key] for key in NPZ_KEYS if key in file}
-    except _UNREADABLE as error:
-        raise InvalidValueError(
-            expected="an intact .npz file of numbers",
-            got=f"{path}, which cannot be read ({error})",
-            cure="write it again with numpy.savez",
-        ) from error
-    if missing:
-        raise InvalidValueError(
-            expected=f"the arrays {', '.join(NPZ_KEYS)}",
-            got=f"{path} without {', '.join(missing)}",
-            cure="write all four with numpy.savez(path, x_train=..., ...)",
-        )
-    return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
 
 
 def _images(array: Any, name: str) -> Tensor:
@@ -205,12 +139,12 @@ def _images(array: Any, name: str) -> Tensor:
             cure="clean the images up",
         )
     stored = torch.uint8 if images.dtype == torch.uint8 else torch.float32
-    return _own(channels_first.to(stored).contiguous(), array)
+    return _without_shared_memory(channels_first.to(stored).contiguous(), array)
 
 
 def _shape_cure(images: Tensor) -> str:
     if 0 in images.shape:
-        return "check what they were read from"
+        return "check the file they were read from"
     if images.ndim == 2:
         pixels = images.shape[1]
         if (side := isqrt(pixels)) ** 2 == pixels:
@@ -223,9 +157,9 @@ def _shape_cure(images: Tensor) -> str:
     return "give each image a height and a width"
 
 
-def _own(result: Tensor, given: Any) -> Tensor:
-    """A tensor that shares no memory with what it was made from, which the user may change."""
-    shared = isinstance(given, Tensor) and result.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+def _without_shared_memory(result: Tensor, source: Any) -> Tensor:
+    """Return a tensor that shares no memory with the array it was made from, which the user may change."""
+    shared = isinstance(source, Tensor) and result.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
     return result.clone() if shared else result
 
 
@@ -233,7 +167,7 @@ def _tensor(array: Any, name: str) -> Tensor:
     if isinstance(array, Tensor):
         return array.detach()
     try:
-        # A copy: NumPy's array may be read-only, and may be changed later.
+        # A copy, as NumPy's array may be read-only, or change later.
         return torch.tensor(np.asarray(array))
     except (TypeError, ValueError) as error:
         raise InvalidTypeError(
@@ -244,7 +178,7 @@ def _tensor(array: Any, name: str) -> Tensor:
 
 
 def _looks_channels_first(images: Tensor) -> bool:
-    # Read as channels last, (images, 3, 32, 32) would be a 3 x 32 image of 32 channels, and train to nonsense.
+    # As channels last, (images, 3, 32, 32) would be images of 3 x 32 with 32 channels, and training meaningless.
     return images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] > 4
 
 
@@ -262,7 +196,7 @@ def _labels(array: Any, name: str, count: int) -> Tensor:
             got=tuple(labels.shape),
             cure="use reshape(-1) on labels in a column; otherwise check that images and labels belong together",
         )
-    return _own(labels.long(), array)
+    return _without_shared_memory(labels.long(), array)
 
 
 def _check_range(labels: Tensor, name: str, num_classes: int) -> None:

@@ -1,46 +1,39 @@
-"""Random crops and flips of whole batches: each image with its own, by one indexing operation."""
+"""Random crops and flips of whole batches, different for each image, by one indexing operation."""
 
 from __future__ import annotations
-
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
 
 class PadCropFlip:
     """Pads each image with its own reflection, crops it back to its size at a random place, and flips half of them.
 
-    The augmentation that CIFAR networks are customarily trained with: padding 4 and flips, as in Dettmers &
-    Zettlemoyer (2019), section 4. Every place is as likely as every other, each image has its own, and a flip
-    (left to right) has probability 1/2.
+    The customary augmentation for CIFAR: padding 4 and flips, as in Dettmers & Zettlemoyer (2019), section 4. Each
+    image has its own place, drawn uniformly, and is flipped left to right with probability 1/2.
 
     Args:
         padding: Pixels on each side, >= 0 and less than the images' height and width.
-        flip: Whether half of the images are flipped.
+        flip: Whether to flip images at random.
 
     Raises:
         ValueError: If ``padding`` is not an integer >= 0.
     """
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
-        if not isinstance(padding, Integral) or padding < 0:
-            raise InvalidValueError(
-                expected="padding >= 0, an integer",
-                got=repr(padding),
-                cure="4 is customary for CIFAR",
-            )
+        check_integer(padding, 0, expected="padding >= 0, an integer", cure="4 is customary for CIFAR")
         self.padding: int = padding
         self.flip: bool = flip
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augments a batch.
+        """Augment a batch.
 
         Args:
             images: ``(batch, channels, height, width)``, of any dtype and on any device.
-            generator: On the CPU, so that every device gets the same draws: one number per image.
+            generator: Generator on the CPU, so that all devices get the same draws, one number per image.
 
         Returns:
             New images of the same shape and dtype.
@@ -51,23 +44,23 @@ class PadCropFlip:
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws what happens to each of some images.
+        """Draw the crop and flip of each image.
 
         Args:
             count: Number of images.
-            generator: As above.
+            generator: Generator on the CPU.
 
         Returns:
-            int64 ``(count,)`` on the CPU: the place of the crop and whether it is flipped, as one number.
+            int64 ``(count,)`` on the CPU: the place of the crop and whether it is flipped, encoded in one number.
         """
         return torch.randint((2 * self.padding + 1) ** 2 * (1 + self.flip), (count,), generator=generator)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Does to each image what was drawn for it.
+        """Crop and flip each image as drawn.
 
         Args:
             images: ``(batch, channels, height, width)``, of any dtype and on any device.
-            draws: What `draw` returned, of one call or several ones together, ``(batch,)``.
+            draws: Numbers from `draw`, of one call or several concatenated, ``(batch,)``.
 
         Returns:
             New images of the same shape and dtype.
@@ -75,7 +68,8 @@ class PadCropFlip:
         Raises:
             ValueError: If the images are too small for the padding.
         """
-        # If it waited for the copy, the host would wait for all that CUDA was given before. Others may copy too late.
+        # A blocking copy would wait for all work queued on CUDA. On other devices a non-blocking copy may come too
+        # late.
         draws, places = draws.to(images.device, non_blocking=images.is_cuda), 2 * self.padding + 1
         return pad_crop_flip(images, draws // places % places, draws % places, draws // places**2 == 1, self.padding)
 
@@ -84,12 +78,12 @@ class PadCropFlip:
 
 
 def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Crops each image out of its reflectively padded self, then flips it; the padding is never built.
+    """Crop each image out of its reflectively padded self, then flip it; the padded image is never built.
 
     Args:
         images: ``(batch, channels, height, width)``.
         top: int64 ``(batch,)``, the first row of the crop in the padded image, from 0 to ``2 * padding``.
-        left: int64 ``(batch,)``, its first column, likewise.
+        left: int64 ``(batch,)``, the first column of the crop, from 0 to ``2 * padding``.
         flip: bool ``(batch,)``, whether the crop is flipped left to right.
         padding: Pixels on each side, 0 <= padding < min(height, width).
 
@@ -117,7 +111,7 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, paddi
 
 
 def check_padding(padding: int, height: int, width: int) -> None:
-    """Raise a ValueError unless images of this size have so many pixels to reflect: 0 <= padding < each side."""
+    """Raise a ValueError unless images of this size can be padded by reflection: 0 <= padding < each side."""
     if not 0 <= padding < min(height, width):
         raise InvalidValueError(
             expected=f"0 <= padding < {min(height, width)}, less than the images' sides",
@@ -127,6 +121,6 @@ def check_padding(padding: int, height: int, width: int) -> None:
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
-    """The pixel that a position outside shows: -1 shows 1, -2 shows 2; size shows size - 2."""
+    """Map positions outside the image to the pixels they mirror: -1 to 1, -2 to 2; size to size - 2."""
     last = size - 1
     return last - (last - position.abs()).abs()

@@ -21,11 +21,11 @@ class CIFAR10DataModule(TorchvisionDataModule):
     Args:
         data_dir: Directory in which torchvision keeps ``cifar-10-batches-py``; or an ``.npz`` file with the same
             images, as `NpzDataModule` reads it: ``(images, 32, 32, 3)``, in the file's order.
-        download: Whether to fetch the files if they are not there.
+        download: Whether to download missing files.
         batch_size: Training images per step and process, >= 1.
-        crop_padding: Reflected pixels on each side that training images are cropped out of, from 0 (no crops) to 31.
+        crop_padding: Pixels of reflective padding on each side before cropping, from 0 (no crops) to 31.
         flip: Whether a random half of the training images is flipped.
-        **options: Those of `InMemoryDataModule`.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -56,15 +56,15 @@ class CIFAR100DataModule(CIFAR10DataModule):
     """CIFAR-100 (Krizhevsky, 2009): as `CIFAR10DataModule`, with 100 (fine) classes.
 
     Pixels are normalized with the customary mean (0.5071, 0.4865, 0.4409) and standard deviation (0.2673, 0.2564,
-    0.2762), said to be those of all training pixels: another definition than CIFAR-10's.
+    0.2762), said to be those of all training pixels, unlike CIFAR-10's.
 
     Args:
         data_dir: Directory in which torchvision keeps ``cifar-100-python``; or an ``.npz`` file with the same images.
-        download: Whether to fetch the files if they are not there.
+        download: Whether to download missing files.
         batch_size: Training images per step and process, >= 1.
-        crop_padding: Reflected pixels on each side that training images are cropped out of, from 0 (no crops) to 31.
+        crop_padding: Pixels of reflective padding on each side before cropping, from 0 (no crops) to 31.
         flip: Whether a random half of the training images is flipped.
-        **options: Those of `InMemoryDataModule`.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         ValueError: If an option is outside its range.

@@ -1,10 +1,9 @@
-"""What all data modules for image data sets in memory share: the split, the statistics, and the loaders."""
+"""Base of the data modules for image data sets in memory: split, statistics and loaders."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Real
 
 import torch
 
@@ -13,40 +12,41 @@ from lightning_sparse.data.augment import PadCropFlip, check_padding
 from lightning_sparse.data.in_memory_loader import InMemoryLoader
 from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
-from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes, check_data_seed
+from lightning_sparse.data.seeded_datamodule import SeededDataModule, check_batch_sizes, check_seed_or_none
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import is_real
 
 
 class InMemoryDataModule(SeededDataModule, ABC):
     """Training, validation and test batches of a data set that fits in memory.
 
-    A new data set is a subclass with one method, `_load`. In a distributed run each process gets its own
+    A subclass for a new data set defines one method, `_load`. In a distributed run each process gets its own
     share of every split; a few images come twice where a split cannot be divided evenly.
 
     Args:
         batch_size: Training images per step and process, >= 1.
         eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
         drop_last: Whether to leave out a last training batch that is smaller than the others: batch normalization
-            can't train on one of a single image.
-        val_fraction: Share of the training images held out for validation, in [0, 1): round(val_fraction *
+            can't train on a single image.
+        val_fraction: Fraction of the training images held out for validation, in [0, 1): round(val_fraction *
             images) of them. 0: no validation.
-        split_seed: Determines which images are held out, independent of all other seeds. None: the last ones of the
-            data set, as the authors of sparse momentum do.
-        shuffle_seed: Determines the order and the augmentation of the training images. None: the seed of PyTorch's
+        split_seed: Seed for choosing the held-out images, independent of all other seeds. None: the last images of
+            the data set, as in the code of sparse momentum.
+        shuffle_seed: Seed for the order and the augmentation of the training images. None: the seed of PyTorch's
             global generator at setup, so that ``seed_everything`` varies them; no random number is drawn for it. A
-            run that is resumed keeps to the seed in the checkpoint.
-        mean: Subtracted from the pixels, one value per channel, in units in which black is 0 and white is 1.
-            None: the customary value of the data set, or else that of the training split.
-        std: The pixels are divided by it, > 0, one value per channel; given together with ``mean``.
-        crop_padding: Training images are padded by this many pixels of their own reflection on each side, then cropped
-            to their size at a random place, >= 0 and less than their sides. 0: no crops.
-        flip: Whether a random half of the training images is flipped left to right, anew in each epoch.
-        on_device: Whether the images lie in the memory of the Trainer's device, as bytes, where batches are then also
-            augmented; otherwise finished batches are moved there. In either case the batches are the same.
+            resumed run keeps the seed in the checkpoint.
+        mean: Mean to subtract from the pixels, one value per channel, in units in which black is 0 and white is 1.
+            None: the customary mean of the data set, or else the mean of the training split.
+        std: Standard deviation to divide the pixels by, > 0, one value per channel, same units; needs ``mean``.
+        crop_padding: Pixels of reflective padding on each side of a training image before it is cropped to its size
+            at a random place, >= 0 and less than its sides. 0: no crops.
+        flip: Whether a random half of the training images is flipped left to right, another half in each epoch.
+        on_device: Whether all images are stored on the Trainer's device, as bytes, and augmented there; otherwise
+            finished batches are moved there. The batches are the same in either case.
 
-    Validation and test images are never augmented. (The code of Dettmers & Zettlemoyer, 2019, passes the validation
-    images of CIFAR through the training augmentation; its validation errors are not comparable for that.) Neither are
-    the training images while Lightning's ``overfit_batches`` is set.
+    Validation and test images are never augmented. (The code of Dettmers & Zettlemoyer, 2019, augments the validation
+    images of CIFAR, too, so its validation errors are not comparable.) Nor are training images while Lightning's
+    ``overfit_batches`` is set.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -70,9 +70,9 @@ class InMemoryDataModule(SeededDataModule, ABC):
         super().__init__(shuffle_seed)
         check_batch_sizes(batch_size, eval_batch_size)
         _check_fraction(val_fraction)
-        check_data_seed("split_seed", split_seed)
+        check_seed_or_none("split_seed", split_seed)
         _check_statistics(mean, std)
-        PadCropFlip(crop_padding, flip)  # refuses a padding that makes no sense
+        PadCropFlip(crop_padding, flip)  # raises on an invalid padding
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.mean, self.std = mean, std
@@ -82,10 +82,10 @@ class InMemoryDataModule(SeededDataModule, ABC):
 
     @abstractmethod
     def _load(self) -> ImageArrays:
-        """Reads the data set. Called once, in `setup`, in every process."""
+        """Read the data set. Called once, in `setup`, in every process."""
 
     def setup(self, stage: str = "fit") -> None:
-        """Loads and splits the data, once, and settles the shuffling seed, each time.
+        """Load and split the data, once, and settle the shuffling seed, each time.
 
         Args:
             stage: "fit", "validate", "test" or "predict". All of them need the statistics of the training split.
@@ -105,25 +105,25 @@ class InMemoryDataModule(SeededDataModule, ABC):
             check_last_batch(self.trainer, len(self._splits["train"][1]), self.batch_size)
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Shuffled training batches, whose position is kept in checkpoints."""
+        """Return shuffled training batches, whose position is saved in checkpoints."""
         return self._loader("train", self.batch_size, train=not self._overfits())
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
-        """Validation batches in a fixed order, or an empty list if nothing is held out."""
+        """Return validation batches in a fixed order, or an empty list if no images are held out."""
         if self.val_fraction == 0:
             return []
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> InMemoryLoader:
-        """Test batches in the order of the data set."""
+        """Return test batches in the order of the data set."""
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> InMemoryLoader:
-        """The test batches, labels included."""
+        """Return the test batches, labels included."""
         return self.test_dataloader()
 
     def plain_dataloader(self, split: str = "train") -> InMemoryLoader | list[Batch]:
-        """Batches of a split in the order of the data set and never augmented, to measure with.
+        """Return batches of a split for measurements: in the order of the data set, never augmented.
 
         In a distributed run each process gets its own share, and no image comes twice.
 
@@ -136,7 +136,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
         """
         options = self._loader_options(loaded=bool(self._splits))
         sizes = {name: len(self._splits[name][1]) for name in ("train", "val", "test")}
-        if not self._split_has_images(split, sizes):
+        if not self._rank_has_images(split, sizes):
             return []
         return InMemoryLoader(
             *self._splits[split], self.eval_batch_size, shuffle=False, transform=self._normalize, even=False, **options
@@ -188,7 +188,7 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
         raise InvalidValueError(
             expected="val_fraction to hold out at least one image",
             got=f"{val_fraction} of {count} images, which is none",
-            cure="0 for no validation, or a larger share",
+            cure="0 for no validation, or a larger fraction",
         )
     if seed is None:
         order = torch.arange(count - 1, -1, -1)
@@ -201,11 +201,11 @@ def _split(arrays: ImageArrays, val_fraction: float, seed: int | None) -> dict[s
 
 
 def _check_fraction(val_fraction: float) -> None:
-    if not isinstance(val_fraction, Real) or not 0 <= val_fraction < 1:
+    if not is_real(val_fraction, 0, 1) or val_fraction == 1:
         raise InvalidValueError(
             expected="0 <= val_fraction < 1",
             got=repr(val_fraction),
-            cure="give the share of the training images that is held out, such as 0.1",
+            cure="give the fraction of the training images to hold out, such as 0.1",
         )
 
 
@@ -217,4 +217,4 @@ def _check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None)
             cure="give both or neither",
         )
     if mean is not None and std is not None:
-        Normalize(mean, std)  # refuses lengths and values that do not fit
+        Normalize(mean, std)  # raises on invalid lengths and values

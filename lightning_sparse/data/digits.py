@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from lightning_sparse.data.arrays import ImageArrays, image_arrays
 from lightning_sparse.data.datamodule import InMemoryDataModule
-from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import check_real
 
 
 class DigitsDataModule(InMemoryDataModule):
     """scikit-learn's digits: images of shape ``(1, 8, 8)`` with 17 grey levels, small enough for a laptop test.
 
     Args:
-        test_fraction: Share of the 1,797 images that are test images, from 0.006 to 0.994, so that either
-            has one of every class. Which ones is fixed, with
-            the same share of every class.
-        **options: Those of `InMemoryDataModule`.
+        test_fraction: Fraction of the 1,797 images in the test split, from 0.006 to 0.994, so that both splits have
+            images of every class. The split is fixed, and stratified by class.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -27,13 +25,9 @@ class DigitsDataModule(InMemoryDataModule):
 
     def __init__(self, *, test_fraction: float = 0.2, **options: Any) -> None:
         super().__init__(**options)
-        # Fewer than 10 images on a side could not have the same share of every class.
-        if not isinstance(test_fraction, Real) or not 0.006 <= test_fraction <= 0.994:
-            raise InvalidValueError(
-                expected="0.006 <= test_fraction <= 0.994",
-                got=repr(test_fraction),
-                cure="give the share of the images that are test images, such as 0.2",
-            )
+        # A split of fewer than 10 images can't be stratified.
+        cure = "give the fraction of the images in the test split, such as 0.2"
+        check_real(test_fraction, 0.006, 0.994, expected="0.006 <= test_fraction <= 0.994", cure=cure)
         self.test_fraction: float = test_fraction
 
     def _load(self) -> ImageArrays:

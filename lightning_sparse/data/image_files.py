@@ -18,21 +18,21 @@ from lightning_sparse.data.normalize import Batch
 from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
 from lightning_sparse.validation.errors import InvalidValueError
 
-# What Pillow raises for files that it can't read, among them ones that have gone since the folder was listed.
+# Errors that Pillow raises for unreadable files, such as those deleted since the folder was listed.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
 
 SeededImage = tuple[int, int]
-"""An image's number in its data set, and the seed of what is random about it."""
+"""Number of an image in its data set, and the seed of its augmentation."""
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """The images below a folder that has one folder per class, as torchvision's ``ImageFolder`` lists them.
+    """Data set of the images in a folder with one folder per class, listed like torchvision's ``ImageFolder``.
 
     Args:
-        folder: Contains one folder for each of the classes; of the formats that torchvision knows.
-        classes: Names of the class folders; their places are the labels. A class may have no images here.
-        transform: Makes a tensor of a ``PIL.Image`` in RGB. It may draw from PyTorch's global generator, which is
-            seeded for each image and then put back.
+        folder: Folder of class folders with images in formats that torchvision knows.
+        classes: Names of the class folders; their positions are the labels. A class may have no images here.
+        transform: Function from a ``PIL.Image`` in RGB to a tensor. It may draw from PyTorch's global generator, which
+            is seeded for each image and restored after it.
     """
 
     def __init__(self, folder: Path, classes: list[str], transform: Callable[[Any], Tensor]) -> None:
@@ -44,7 +44,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         self.samples: list[tuple[str, int]] = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
 
     def transformed_by(self, transform: Callable[[Any], Tensor]) -> ImageFiles:
-        """The same images for another purpose, without listing the folder again."""
+        """Return the same images with another transform, without listing the folder again."""
         other = copy(self)
         other.transform = transform
         return other
@@ -53,7 +53,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, key: SeededImage) -> tuple[Tensor, int]:
-        """The transformed image and its label. The same key always gives the same.
+        """Return the transformed image and its label, always the same for the same key.
 
         Raises:
             ValueError: If the file can't be read as an image.
@@ -66,18 +66,18 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
 
 class ImageFileLoader(ResumableLoader):
-    """Yields ``(images, labels)`` batches of files, which worker processes read ahead.
+    """Loader of ``(images, labels)`` batches from files, which worker processes read ahead.
 
-    Every image's augmentation has a seed of its own, made of ``seed``, the epoch and its place: how many workers there
-    are makes no difference, and a run that Lightning resumes at any step sees the batches of the uninterrupted run.
+    Every image's augmentation has its own seed, made from ``seed``, the epoch and its position: the number of workers
+    makes no difference, and a run that Lightning resumes at any step sees the batches of the uninterrupted run.
 
     Args:
-        files: What to read.
+        files: Images to load.
         batch_size: Images per batch and process, >= 1.
-        num_workers: Processes that read, >= 0; they live on between epochs. 0: this one reads.
+        num_workers: Number of processes that read, >= 0; they persist between epochs. 0: this process reads.
         pin_memory: Whether batches come in page-locked memory, for faster copies to a GPU.
-        **options: ``shuffle``, ``seed``, ``drop_last``, ``rank``, ``world_size`` and ``even``, as
-            `ResumableLoader` takes them.
+        **options: ``shuffle``, ``seed``, ``drop_last``, ``rank``, ``world_size`` and ``even`` of
+            `ResumableLoader`.
 
     Raises:
         ValueError: If the options do not fit together.
@@ -88,26 +88,26 @@ class ImageFileLoader(ResumableLoader):
     ) -> None:
         super().__init__(len(files), batch_size, **options)
         self.files = files
-        self._upcoming = _Upcoming()
+        self._planned_batches = _PlannedBatches()
         self._reader: DataLoader[tuple[Tensor, int]] = DataLoader(
             files,
-            batch_sampler=self._upcoming,
+            batch_sampler=self._planned_batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # else each epoch would draw from the global one
+            generator=torch.Generator(),  # otherwise each epoch would draw from the global one
         )
 
     def _fetch(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        # A list, because the given generator refers to this loader: in a circle of references the workers would be
-        # found dead only after a timeout of five seconds.
-        self._upcoming.plans = list(plans)
+        # A list, because the generator refers to this loader: with a reference cycle, stopping the workers would take
+        # until a timeout of five seconds.
+        self._planned_batches.plans = list(plans)
         for batch in self._reader:
-            yield batch[0], batch[1]  # a list so far
+            yield batch[0], batch[1]  # a tuple of the list
 
     @property
     def _iterator(self) -> Any:
-        # By this name Lightning finds, at the end of a run, the workers to stop.
+        # At the end of a run, Lightning finds the workers to stop by this name.
         return self._reader._iterator
 
     @_iterator.setter
@@ -115,8 +115,8 @@ class ImageFileLoader(ResumableLoader):
         self._reader._iterator = iterator
 
 
-class _Upcoming:
-    """The batches that a DataLoader, which lasts for all epochs, is to read in its next one."""
+class _PlannedBatches:
+    """Batch sampler of the planned batches of the next epoch, for a DataLoader that lasts for all epochs."""
 
     def __init__(self) -> None:
         self.plans: list[BatchPlan] = []
@@ -129,7 +129,7 @@ class _Upcoming:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """The CPU's global generator alone: torch.manual_seed would reseed the devices as well."""
+    """Seed the CPU's global generator alone; torch.manual_seed would seed the devices as well."""
     generator = torch.default_generator
     state = generator.get_state()
     generator.manual_seed(seed)
@@ -161,10 +161,10 @@ def _read(path: str) -> Any:
 
 
 def _rgb(image: Any) -> Any:
-    """An opened image in 8-bit RGB; None if its white is not known."""
+    """Convert an opened image to 8-bit RGB; None if its white is unknown."""
     from PIL import Image
 
-    # Pillow would cut the values off at 255. Where it has no mode for 16 bits it has them in one for 32.
+    # Pillow would clip values at 255. Formats without a mode for 16 bits use one for 32.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     return None if image.mode in ("I", "F") else image.convert("RGB")

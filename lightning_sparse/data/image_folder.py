@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_sparse.data.class_folders import check_every_class_has_images, class_folders, list_images
 from lightning_sparse.data.image_files import ImageFileLoader, ImageFiles
 from lightning_sparse.data.last_batch import check_last_batch
 from lightning_sparse.data.normalize import Batch, Normalize
-from lightning_sparse.data.seeded import SeededDataModule, check_batch_sizes
-from lightning_sparse.validation.errors import InvalidValueError, MissingFileError
+from lightning_sparse.data.seeded_datamodule import SeededDataModule, check_batch_sizes
+from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import is_integer
 
 
 class ImageFolderDataModule(SeededDataModule):
     """Images of any size in one folder per class, read while training, with ImageNet's customary pipeline.
 
-    Grey images become RGB, and images of 16 bits a channel are scaled to 8; those of 32 bits, whose white isn't known,
-    are refused when they are read.
+    Grey images become RGB, and images of 16 bits a channel are scaled to 8; reading one of 32 bits, whose white is
+    unknown, is an error.
 
     Training images: a random part of 8 to 100 % of the area, resized to ``image_size``, half of them flipped. Others:
     the shorter side resized to ``resize``, the central ``image_size`` cut out. Batches have the shape
@@ -31,20 +32,20 @@ class ImageFolderDataModule(SeededDataModule):
 
     Args:
         data_dir: Folder that contains ``train`` and ``val``, and in them one folder per class, the same ones. Labels
-            are the places of ``train``'s classes in alphabetical order.
+            are the positions of ``train``'s classes in alphabetical order.
         test_folder: Folder in ``data_dir`` with the test images, one folder per class. None: the validation images, as
             is usual for ImageNet.
         batch_size: Training images per step and process, >= 1.
         eval_batch_size: Images per validation, test and prediction batch and process, >= 1.
         drop_last: Whether to leave out a last training batch that is smaller than the others: batch normalization
-            can't train on one of a single image.
-        num_workers: Processes that read images, for each loader, >= 0. 0: the training process does.
-        image_size: Height and width of what the network is fed, in pixels, >= 1.
-        resize: Length of the shorter side that validation and test images are resized to, >= image_size.
-        shuffle_seed: Determines the order and the augmentation of the training images. None: the seed of PyTorch's
+            can't train on a single image.
+        num_workers: Number of processes per loader that read images, >= 0. 0: the training process reads.
+        image_size: Height and width of the network's input, in pixels, >= 1.
+        resize: Length in pixels to which the shorter side of validation and test images is resized, >= image_size.
+        shuffle_seed: Seed for the order and the augmentation of the training images. None: the seed of PyTorch's
             global generator at setup, so that ``seed_everything`` varies them.
-        mean: Subtracted from the pixels (black 0, white 1), one value per channel. Default: ImageNet's.
-        std: The pixels are divided by it, > 0, one value per channel. Default: ImageNet's.
+        mean: Mean to subtract from the pixels (black 0, white 1), one value per channel. Default: ImageNet's.
+        std: Standard deviation to divide the pixels by, > 0, one value per channel. Default: ImageNet's.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -67,8 +68,8 @@ class ImageFolderDataModule(SeededDataModule):
     ) -> None:
         super().__init__(shuffle_seed)
         check_batch_sizes(batch_size, eval_batch_size)
-        _check_options(num_workers, image_size, resize)
-        Normalize(mean, std)  # refuses values that make no sense
+        _check_workers_and_sizes(num_workers, image_size, resize)
+        Normalize(mean, std)  # raises on invalid values
         if len(mean) not in (1, 3):
             raise InvalidValueError(
                 expected="one mean and std for each of 3 colours",
@@ -83,14 +84,14 @@ class ImageFolderDataModule(SeededDataModule):
         self._files: dict[str, ImageFiles] = {}
 
     def setup(self, stage: str = "fit") -> None:
-        """Lists the images, once, and settles the shuffling seed, each time.
+        """List the images, once, and set the shuffling seed, each time.
 
         Args:
             stage: "fit", "validate", "test" or "predict". All of them need the classes of the training folder.
 
         Raises:
             FileNotFoundError: If a folder is missing.
-            ValueError: If the folders don't contain what is expected, or the last batch of "fit" would have one image
+            ValueError: If a folder lacks images or has other classes, or the last batch of "fit" would have one image
                 only, on which the Trainer's network can't be trained.
         """
         self.settle_seed()
@@ -98,47 +99,47 @@ class ImageFolderDataModule(SeededDataModule):
             root = Path(self.data_dir).expanduser()
             classes = self._classes(root / "train")
             augmented, plain = self.train_transform(), self.eval_transform()
-            train, val = _listed(root / "train", classes, augmented), _listed(root / "val", classes, plain)
-            _check_every_class_has_images(train)
-            test = val if self.test_folder is None else _listed(root / self.test_folder, classes, plain)
+            train, val = list_images(root / "train", classes, augmented), list_images(root / "val", classes, plain)
+            check_every_class_has_images(train)
+            test = val if self.test_folder is None else list_images(root / self.test_folder, classes, plain)
             self._files = {"train": train, "overfit": train.transformed_by(plain), "val": val, "test": test}
             self.num_classes = len(classes)
         if stage == "fit" and not self.drop_last:
             check_last_batch(self.trainer, len(self._files["train"]), self.batch_size)
 
     def train_transform(self) -> Callable[[Any], Tensor]:
-        """What makes a tensor of a training image; to be overridden for another augmentation."""
+        """Return the function from a training image to a tensor; override it for another augmentation."""
         from torchvision import transforms
 
         steps = transforms.RandomResizedCrop(self.image_size), transforms.RandomHorizontalFlip()
         return self._to_tensor(*steps)
 
     def eval_transform(self) -> Callable[[Any], Tensor]:
-        """What makes a tensor of a validation or test image."""
+        """Return the function from a validation or test image to a tensor."""
         from torchvision import transforms
 
         return self._to_tensor(transforms.Resize(self.resize), transforms.CenterCrop(self.image_size))
 
     def train_dataloader(self) -> ImageFileLoader:
-        """Shuffled training batches, whose position is kept in checkpoints."""
+        """Return shuffled training batches, whose position is saved in checkpoints."""
         if self._overfits():
             return self._loader("overfit", self.batch_size, drop_last=self.drop_last)
         return self._loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last)
 
     def val_dataloader(self) -> ImageFileLoader:
-        """Validation batches in a fixed order."""
+        """Return validation batches in a fixed order."""
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> ImageFileLoader:
-        """Test batches in a fixed order."""
+        """Return test batches in a fixed order."""
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ImageFileLoader:
-        """The test batches, labels included."""
+        """Return the test batches, labels included."""
         return self.test_dataloader()
 
     def plain_dataloader(self, split: str = "train") -> ImageFileLoader | list[Batch]:
-        """Batches of a split in a fixed order, passed through the validation pipeline, to measure with.
+        """Return batches of a split for measurements: in a fixed order, passed through the validation pipeline.
 
         In a distributed run each process gets its own share, and no image comes twice.
 
@@ -151,7 +152,7 @@ class ImageFolderDataModule(SeededDataModule):
         """
         self._loader_options(loaded=bool(self._files))
         names = {"train": "overfit", "val": "val", "test": "test"}
-        if not self._split_has_images(split, {known: len(self._files[name]) for known, name in names.items()}):
+        if not self._rank_has_images(split, {known: len(self._files[name]) for known, name in names.items()}):
             return []
         return self._loader(names[split], self.eval_batch_size, even=False)
 
@@ -163,7 +164,7 @@ class ImageFolderDataModule(SeededDataModule):
         return composed
 
     def _classes(self, folder: Path) -> list[str]:
-        return _class_folders(folder)
+        return class_folders(folder)
 
     def _loader(
         self, name: str, batch_size: int, *, shuffle: bool = False, even: bool = True, drop_last: bool = False
@@ -205,59 +206,8 @@ class ImageNetDataModule(ImageFolderDataModule):
         return classes
 
 
-def _class_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted. Raises a FileNotFoundError or ValueError if there are none."""
-    if not folder.is_dir():
-        raise MissingFileError(
-            expected=f"a folder {folder} with one folder of images per class",
-            got="none",
-            cure="give the folder that contains train and val as data_dir",
-        )
-    entries = list(folder.iterdir())
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
-    if not classes:
-        raise InvalidValueError(
-            expected=f"one folder of images per class in {folder}",
-            got=f"{len(entries)} files and no folder",
-            cure="move each image into a folder that is named after its class",
-        )
-    return classes
-
-
-def _listed(folder: Path, classes: list[str], transform: Callable[[Any], Tensor]) -> ImageFiles:
-    unknown = sorted(set(_class_folders(folder)) - set(classes))
-    if unknown:
-        raise InvalidValueError(
-            expected=f"the class folders of train in {folder}",
-            got=f"others as well: {_some(unknown)}",
-            cure="name a class alike in both, and remove folders that are none",
-        )
-    files = ImageFiles(folder, classes, transform)
-    if not len(files):
-        raise InvalidValueError(
-            expected=f"images in the class folders of {folder}",
-            got="none",
-            cure="put them there, as .jpg, .png or another format that torchvision knows",
-        )
-    return files
-
-
-def _check_every_class_has_images(files: ImageFiles) -> None:
-    present = {label for _, label in files.samples}
-    if empty := [name for label, name in enumerate(files.classes) if label not in present]:
-        raise InvalidValueError(
-            expected=f"images of every class in {files.folder}",
-            got=f"none of {_some(empty)}",
-            cure="add some, or remove the empty folder, whose label would never be learned",
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _check_options(num_workers: int, image_size: int, resize: int) -> None:
-    if not all(isinstance(number, Integral) for number in (num_workers, image_size, resize)) or num_workers < 0:
+def _check_workers_and_sizes(num_workers: int, image_size: int, resize: int) -> None:
+    if not all(map(is_integer, (num_workers, image_size, resize))) or num_workers < 0:
         raise InvalidValueError(
             expected="integers, num_workers >= 0",
             got=f"num_workers={num_workers!r}, image_size={image_size!r}, resize={resize!r}",
@@ -267,5 +217,5 @@ def _check_options(num_workers: int, image_size: int, resize: int) -> None:
         raise InvalidValueError(
             expected="1 <= image_size <= resize, in pixels",
             got=f"{image_size} and {resize}",
-            cure="224 and 256, say",
+            cure="224 and 256, for instance",
         )

@@ -14,7 +14,7 @@ from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""Changes a batch of stored images at random, with a generator on the CPU, into new images; as `PadCropFlip`."""
+"""Function of a batch of stored images and a generator on the CPU that returns randomly changed copies."""
 
 
 # 16 batches of 128 images of CIFAR-10 are 6 million pixels.
@@ -22,25 +22,25 @@ _MOST_AT_ONCE, _MOST_PIXELS = 16, 10_000_000
 
 
 class InMemoryLoader(ResumableLoader):
-    """Yields ``(images, labels)`` batches by indexing whole batches at once; never image by image.
+    """Loader of ``(images, labels)`` batches, each by one indexing operation, never image by image.
 
     The batches of an epoch are a pure function of ``seed``, the epoch's number and the process, augmentation
     included: a run that Lightning resumes at any step sees the batches of the uninterrupted run.
 
     Args:
-        images: ``(images, channels, height, width)``, uint8 or floating point; batches are on its device.
-        labels: int64 ``(images,)``.
+        images: Images ``(images, channels, height, width)``, uint8 or floating point; batches are on the same device.
+        labels: Labels ``(images,)``, int64.
         batch_size: Images per batch and process, >= 1.
-        shuffle: Whether each epoch has an order of its own. Otherwise images come in the given order.
-        seed: Determines the orders and the augmentation. Must be the same in all processes.
+        shuffle: Whether to shuffle the images in each epoch. Otherwise they come in the given order.
+        seed: Seed for the orders and the augmentation; the same in all processes.
         drop_last: Whether to leave out a last batch that is smaller than the others.
-        augment: Changes the stored images of each batch at random, such as `PadCropFlip`. It gets a generator of
-            the batch's own. Default: not at all.
-        transform: Turns each batch into the one that is handed out, such as `Normalize`. Default: as stored.
-        rank: This process, 0 <= rank < world_size.
-        world_size: Number of processes. Each gets its own equal share of each epoch's order; if the images
-            cannot be divided evenly, some come twice, so that all processes make the same number of steps.
-        even: Whether they do. Otherwise no image comes twice, and some processes have one image less.
+        augment: Random augmentation of each batch of stored images, such as `PadCropFlip`, with a generator of the
+            batch's own. Default: none.
+        transform: Function applied to each batch last, such as `Normalize`. Default: batches as stored.
+        rank: Rank of this process, 0 <= rank < world_size.
+        world_size: Number of processes. Each gets an equal share of each epoch's images.
+        even: Whether to repeat some images if they can't be divided evenly, so that all processes make the same
+            number of steps. Otherwise no image comes twice, and some processes have one image less.
 
     Raises:
         ValueError: If the shapes or the options do not fit together.
@@ -77,13 +77,13 @@ class InMemoryLoader(ResumableLoader):
         self.augment, self.transform = augment, transform
 
     def _fetch(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        at_once = _at_once(self.images, self.batch_size, self.augment)
+        at_once = _batches_at_once(self.images, self.batch_size, self.augment)
         while planned := list(islice(plans, at_once)):
             index = planned[0].images if at_once == 1 else torch.cat([plan.images for plan in planned])
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
             if self.augment is not None:
                 images = self._augmented(images, planned)
-            for batch in [(images, labels)] if at_once == 1 else _apart(images, labels, planned):
+            for batch in [(images, labels)] if at_once == 1 else _split_into_batches(images, labels, planned):
                 yield batch if self.transform is None else self.transform(batch)
 
     def _augmented(self, images: Tensor, planned: Sequence[BatchPlan]) -> Tensor:
@@ -97,15 +97,15 @@ class InMemoryLoader(ResumableLoader):
         return super()._order(epoch).to(self.images.device)
 
 
-def _apart(images: Tensor, labels: Tensor, planned: Sequence[BatchPlan]) -> Iterable[Batch]:
+def _split_into_batches(images: Tensor, labels: Tensor, planned: Sequence[BatchPlan]) -> Iterable[Batch]:
     sizes = [len(plan.images) for plan in planned]
     return zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
-def _at_once(images: Tensor, batch_size: int, augment: Augmentation | None) -> int:
+def _batches_at_once(images: Tensor, batch_size: int, augment: Augmentation | None) -> int:
     """Return how many batches to make at once.
 
-    A device takes longer to be given the many small kernels of an augmentation than to run them, if batches are small.
+    For small batches, launching the many kernels of an augmentation takes a device longer than running them.
     """
     # A subclass may do more than draw and apply.
     if images.device.type == "cpu" or type(augment) is not PadCropFlip:

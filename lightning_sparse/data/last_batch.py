@@ -1,4 +1,4 @@
-"""Whether a network can train on the last batch of an epoch: batch normalization can't on a single image."""
+"""Check of the last training batch of an epoch: batch normalization can't train on a single image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 
 def check_last_batch(trainer: Any, images: int, batch_size: int) -> None:
-    """Refuse, or warn of, a last training batch of one image if the network normalizes over batches.
+    """Raise or warn if the last training batch has one image and the network has batch normalization.
 
-    Normalization of features without positions (``BatchNorm1d``) would raise an error there, at the end of the first
-    epoch. Others would, too, if nothing but one position is left of the image; otherwise they do with its statistics.
+    ``BatchNorm1d`` on features without positions would raise an error there, at the end of the first epoch. Others
+    would only for feature maps of a single position; otherwise they use the statistics of the one image.
 
     Args:
-        trainer: Trains the network; None or one without a network: nothing is known, nothing refused.
-        images: Number of training images, of all processes together.
+        trainer: Trainer of the network. None, or one without a network: nothing is checked.
+        images: Number of training images of all processes together.
         batch_size: Images per batch and process.
 
     Raises:
@@ -53,7 +53,7 @@ def _ends_with_one(images: int, batch_size: int, trainer: Any) -> bool:
     if batch_size == 1 or share % batch_size != 1:
         return False
     batches = share // batch_size + 1
-    limit = trainer.limit_train_batches  # a number of batches, or a share of them
+    limit = trainer.limit_train_batches  # a number of batches, or a fraction of them
     return bool((limit if isinstance(limit, int) else int(batches * limit)) >= batches)
 
 

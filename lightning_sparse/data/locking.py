@@ -1,4 +1,4 @@
-"""One process at a time, where the file system can tell."""
+"""File locks between processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def exclusive(file: Path, timeout: float = -1) -> Iterator[None]:
-    """Keep other processes out for as long as this one is in here or lives; let it in where there are no locks.
+    """Hold a file lock in the body of a ``with``; continue without one where the file system has no locks.
 
     Args:
-        file: Stands for what is done; its folder is made.
-        timeout: Seconds to wait for another process; < 0: for as long as it takes.
+        file: Lock file; its folder is made.
+        timeout: Seconds to wait for another process; < 0: no limit.
 
     Raises:
-        Timeout: If another process is still in there.
+        Timeout: If another process still holds the lock.
     """
     lock = FileLock(file)
     try:
@@ -31,4 +31,4 @@ def exclusive(file: Path, timeout: float = -1) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()  # which does nothing for one that was not acquired
+        lock.release()  # no effect if it was not acquired

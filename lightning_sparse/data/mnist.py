@@ -12,8 +12,8 @@ class MNISTDataModule(TorchvisionDataModule):
 
     Args:
         data_dir: Directory in which torchvision keeps ``MNIST/raw``, or an ``.npz`` file such as Keras' ``mnist.npz``.
-        download: Whether to fetch the files if they are not there.
-        **options: Those of `InMemoryDataModule`.
+        download: Whether to download missing files.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -34,8 +34,8 @@ class FashionMNISTDataModule(TorchvisionDataModule):
 
     Args:
         data_dir: Directory in which torchvision keeps ``FashionMNIST/raw``, or an ``.npz`` file, as `NpzDataModule`'s.
-        download: Whether to fetch the files if they are not there.
-        **options: Those of `InMemoryDataModule`.
+        download: Whether to download missing files.
+        **options: Options of `InMemoryDataModule`.
 
     Raises:
         ValueError: If an option is outside its range.

@@ -1,15 +1,15 @@
-"""From stored pixels to what a network is fed: float32 of about zero mean and unit variance."""
+"""Normalization of stored pixels to float32 with about zero mean and unit variance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isfinite
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import is_real
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, channels, height, width)`` and int64 labels ``(batch,)``."""
@@ -19,9 +19,9 @@ class Normalize:
     """Maps the images of a batch to float32: ``(pixel / white - mean) / std``, channel by channel.
 
     Args:
-        mean: One value per channel (or one for all), in units in which black is 0 and white is 1.
-        std: As many values, same units, each > 0.
-        white: The stored value of a white pixel, > 0: 255 for uint8, 1 for floating-point images.
+        mean: Mean per channel (or one for all), in units in which black is 0 and white is 1.
+        std: Standard deviation per channel (or one for all), same units, each > 0.
+        white: Stored value of a white pixel, > 0: 255 for uint8, 1 for floating-point images.
 
     Raises:
         ValueError: If the lengths differ, or a ``std`` or ``white`` is not positive.
@@ -42,25 +42,25 @@ class Normalize:
 
     @classmethod
     def fit(cls, images: Tensor, white: float = 255.0) -> Normalize:
-        """Takes the statistics from images, so that these come out with mean 0 and standard deviation 1.
+        """Compute the statistics of images, so that these get mean 0 and standard deviation 1.
 
         Args:
-            images: ``(images, channels, height, width)``, any real dtype.
-            white: The stored value of a white pixel, > 0.
+            images: Images ``(images, channels, height, width)`` of any real dtype.
+            white: Stored value of a white pixel, > 0.
         """
         # Channel by channel, because a float copy of all of CIFAR-10 at once would take 600 MB.
         channels = [torch.std_mean(channel.float() / white, correction=0) for channel in images.unbind(1)]
         mean = [m.item() for _, m in channels]
-        # A constant channel has nothing to scale: 1 keeps it at zero instead of turning it into NaN.
+        # 1 for a constant channel keeps it at zero instead of NaN.
         std = [s.item() if s > 0 else 1.0 for s, _ in channels]
         return cls(mean, std, white)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Normalizes the images and leaves the labels as they are."""
+        """Normalize the images and return the labels unchanged."""
         images, labels = batch
-        # Kept there: a copy for every batch would make the device wait for the host.
+        # Moved once: a copy for every batch would make the device wait for the host.
         self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
-        # A fresh float32 tensor of our own, hence in place from here on.
+        # In place, on the new float32 copy.
         return images.to(torch.float32, copy=True).mul_(self._scale).add_(self._shift), labels
 
     def __repr__(self) -> str:
@@ -68,8 +68,7 @@ class Normalize:
 
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float], white: float) -> None:
-    given = {"mean": mean, "std": std}
-    for name, values in given.items():
+    for name, values in (("mean", mean), ("std", std)):
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or not all(map(_is_finite, values)):
             raise InvalidValueError(
                 expected=f"a list of finite numbers as {name}, one per channel",
@@ -86,9 +85,9 @@ def _check_statistics(mean: Sequence[float], std: Sequence[float], white: float)
         raise InvalidValueError(
             expected="every std and white to be greater than 0",
             got=f"std={tuple(std)}, white={white}",
-            cure="use 1.0 for a channel that is not to be scaled",
+            cure="use 1.0 for a channel without scaling",
         )
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and isfinite(value)
+    return is_real(value) and isfinite(value)

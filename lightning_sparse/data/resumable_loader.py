@@ -1,4 +1,4 @@
-"""What loaders share that resume in the middle of an epoch: its order, a process' share of it, and the position."""
+"""Base of the loaders that resume within an epoch: order of the images, share of each process, and position."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -14,14 +13,15 @@ from torch import Tensor
 
 from lightning_sparse.data.normalize import Batch
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
 
 class BatchPlan(NamedTuple):
-    """Which images a batch has, and all that its randomness depends on.
+    """Images of a batch, and the seed of its random numbers.
 
     Attributes:
-        images: int64 ``(batch,)``, the images' numbers in the data set.
-        seed: A hash of the loader's seed, the epoch, the batch's number and the process; 0 <= seed < 2 ** 64.
+        images: Numbers of the images in the data set, int64 ``(batch,)``.
+        seed: Hash of the loader's seed, the epoch, the batch's number and the rank; 0 <= seed < 2 ** 64.
     """
 
     images: Tensor
@@ -29,25 +29,25 @@ class BatchPlan(NamedTuple):
 
 
 class ResumableLoader(ABC):
-    """Yields ``(images, labels)`` batches in an order of each epoch's own, and can go on in the middle of one.
+    """Loader of ``(images, labels)`` batches, in another order in each epoch, that can resume within an epoch.
 
-    The batches of an epoch are a pure function of ``seed``, the epoch's number and the process: neither the global
-    random state nor earlier epochs have a say. An epoch begins with each ``iter``. One that was left early is not
-    continued, unless its position was put back with `load_state_dict`.
+    The batches of an epoch are a pure function of ``seed``, the epoch's number and the process, independent of the
+    global random state and of earlier epochs. Each ``iter`` begins an epoch; one that was left early is continued
+    only after its position was restored with `load_state_dict`.
 
-    Lightning saves and restores the state by itself and announces each epoch's number through
-    ``loader.sampler.set_epoch``, so that a run resumed at any step sees the batches of the uninterrupted run.
+    Lightning saves and restores the state and passes each epoch's number to ``loader.sampler.set_epoch``, so that a run
+    resumed at any step sees the batches of the uninterrupted run.
 
     Args:
         count: Number of images, >= 1.
         batch_size: Images per batch and process, >= 1.
-        shuffle: Whether each epoch has an order of its own. Otherwise images come in the given order.
-        seed: Determines the orders, and what is random in a batch. Must be the same in all processes.
+        shuffle: Whether to shuffle the images in each epoch. Otherwise they come in the given order.
+        seed: Seed for the orders and the random numbers of batches; the same in all processes.
         drop_last: Whether to leave out a last batch that is smaller than the others.
-        rank: This process, 0 <= rank < world_size.
-        world_size: Number of processes. Each gets its own equal share of each epoch's order; if the images
-            cannot be divided evenly, some come twice, so that all processes make the same number of steps.
-        even: Whether they do. Otherwise no image comes twice, and some processes have one image less.
+        rank: Rank of this process, 0 <= rank < world_size.
+        world_size: Number of processes. Each gets an equal share of each epoch's images.
+        even: Whether to repeat some images if they can't be divided evenly, so that all processes make the same
+            number of steps. Otherwise no image comes twice, and some processes have one image less.
 
     Raises:
         ValueError: If the options do not fit together.
@@ -67,7 +67,7 @@ class ResumableLoader(ABC):
         world_size: int = 1,
         even: bool = True,
     ) -> None:
-        _check_options(batch_size, rank, world_size)
+        _check_batch_size_and_rank(batch_size, rank, world_size)
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
         self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
         self._share = -(-count // world_size) if even else len(range(rank, count, world_size))
@@ -78,66 +78,66 @@ class ResumableLoader(ABC):
                 cure="lower batch_size, set drop_last=False, or use fewer processes",
             )
         self._epoch = 0
-        self._batch = 0  # handed out in this epoch
-        self._resumes = False  # whether the next iteration goes on in the middle of the epoch
-        self._offset = 0  # own number of an epoch minus the announced one
+        self._batch = 0  # batches yielded in this epoch
+        self._resumes = False  # whether the next iteration continues within the epoch
+        self._offset = 0  # our number of an epoch minus Lightning's
 
     @abstractmethod
     def _fetch(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        """Yields the planned batches, in this order. It may look ahead."""
+        """Yield the planned batches in this order. It may read ahead."""
 
     def __len__(self) -> int:
-        """Number of batches of an epoch, the same in every process."""
+        """Return the number of batches of an epoch, the same in every process."""
         return self._share // self.batch_size if self.drop_last else -(-self._share // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that nothing happens before the first batch is asked for: Lightning calls iter() to
-        # probe the loader and once more before it restores the state and announces the epoch.
+        # A generator, so that nothing happens before the first next(): Lightning calls iter() to probe the loader,
+        # and again before it restores the state and calls set_epoch.
         self._begin()
-        for handed_out, batch in enumerate(self._fetch(self._plans(self._epoch, self._batch)), self._batch + 1):
-            self._batch = handed_out
+        for count, batch in enumerate(self._fetch(self._plans(self._epoch, self._batch)), self._batch + 1):
+            self._batch = count
             yield batch
 
     @property
     def sampler(self) -> ResumableLoader:
-        """The loader itself: where Lightning looks for ``set_epoch`` at the beginning of each epoch."""
+        """This loader, as Lightning calls ``set_epoch`` of a loader's sampler at the beginning of each epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration that of an epoch with this number, >= 0.
+        """Set the number, >= 0, of the next iteration's epoch.
 
-        It starts at the first batch, unless a restored state is in the middle of this very epoch.
+        The epoch starts at the first batch, unless a restored state is within this epoch.
         """
         if not self._resumes:
             self._epoch, self._batch = epoch + self._offset, 0
         elif epoch + self._offset != self._epoch:
-            if self._batch > 0:  # the restored epoch is over, even if it was left before its last batch
+            if self._batch > 0:  # the restored epoch has ended, even if not at its last batch
                 self._epoch, self._batch = self._epoch + 1, 0
-            # With max_steps, Lightning runs an epoch without batches after a checkpoint of an epoch's end, and
-            # counts one too many from then on.
+            # With max_steps, Lightning runs an epoch without batches after a checkpoint from the end of an epoch, and
+            # its epoch numbers are one too high from then on.
             self._offset = self._epoch - epoch
 
     def from_start(self) -> ResumableLoader:
-        """Return a loader of the same batches at the beginning of its first epoch; this one stays where it is."""
+        """Return a copy at the beginning of its first epoch; the position of this loader doesn't change."""
         other = copy.copy(self)
         other._epoch = other._batch = other._offset = 0
         other._resumes = False
         return other
 
     def state_dict(self) -> dict[str, Any]:
-        """The position and all that it depends on, as plain Python values. The same in every process."""
+        """Return the position and all that it depends on as plain Python values, the same in every process."""
         position = {"epoch": self._epoch, "batch": self._batch, "offset": self._offset, "seed": self.seed}
         return {**position, **self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Puts back a position: the next iteration yields what followed it, in the order of the saved seed.
+        """Restore a position: the next iteration yields the batches after it, in the order of the saved seed.
 
         Args:
-            state_dict: What `state_dict` returned, from a loader of the same data and the same options.
+            state_dict: State that `state_dict` returned for a loader with the same data and options.
 
         Raises:
-            ValueError: If keys are missing, or the state comes from another data set size, batch size, number
-                of processes, or way of going through the data. The loader is then left as it was.
+            ValueError: If keys are missing, or the size of the data set, batch size, number of processes,
+                ``shuffle`` or ``drop_last`` differ. The loader is then unchanged.
         """
         _check_state(state_dict, self._layout(), len(self), type(self).__name__)
         self._epoch, self._batch = state_dict["epoch"], state_dict["batch"]
@@ -151,23 +151,23 @@ class ResumableLoader(ABC):
         self._resumes = False
 
     def _plans(self, epoch: int, first: int) -> Iterator[BatchPlan]:
-        """The epoch's batches from this one on."""
+        """Yield the plans of the epoch's batches from `first` on."""
         order = self._order(epoch)
         for batch in range(first, len(self)):
             images = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield BatchPlan(images, _hashed(self.seed, epoch, batch, self.rank))
+            yield BatchPlan(images, _hash(self.seed, epoch, batch, self.rank))
 
     def _order(self, epoch: int) -> Tensor:
-        """This process' share of the epoch's order."""
-        # Every world_size-th, wrapping around at the end to fill up the last shares if these are to be even.
+        """Return this process' share of the epoch's images, in order."""
+        # Every world_size-th image, wrapping around at the end to fill up shares if these must be even.
         places = (self.rank + torch.arange(self._share) * self.world_size) % self.count
         if self.shuffle:
-            generator = torch.Generator().manual_seed(_hashed(self.seed, epoch))
+            generator = torch.Generator().manual_seed(_hash(self.seed, epoch))
             places = torch.randperm(self.count, generator=generator)[places]
         return places
 
     def _layout(self) -> dict[str, Any]:
-        """What a position is meaningless without."""
+        """Return the options that a position depends on."""
         return {
             "images": self.count,
             "batch_size": self.batch_size,
@@ -177,20 +177,15 @@ class ResumableLoader(ABC):
         }
 
 
-def _hashed(*numbers: int) -> int:
-    # Not their sum: the second epoch of seed 0 would be the first of seed 1. And hashed, because PyTorch's
-    # CPU generator looks only at the low 32 bits.
+def _hash(*numbers: int) -> int:
+    # Not the sum, with which the second epoch of seed 0 would equal the first of seed 1. A hash, because PyTorch's
+    # CPU generator uses only the low 32 bits.
     text = "/".join(map(str, numbers))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _check_options(batch_size: int, rank: int, world_size: int) -> None:
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise InvalidValueError(
-            expected="batch_size >= 1",
-            got=repr(batch_size),
-            cure="give the number of images per step",
-        )
+def _check_batch_size_and_rank(batch_size: int, rank: int, world_size: int) -> None:
+    check_integer(batch_size, 1, expected="batch_size >= 1", cure="give the number of images per step")
     if not 0 <= rank < world_size:
         raise InvalidValueError(
             expected="0 <= rank < world_size",
@@ -212,7 +207,7 @@ def _check_state(state: dict[str, Any], layout: dict[str, Any], batches: int, lo
         raise InvalidValueError(
             expected="the state of a loader with the same data and options",
             got=f"one with {', '.join(differing)}",
-            cure="use the same ones, or resume from a checkpoint of an epoch's end",
+            cure="use the same data and options, or resume from a checkpoint at the end of an epoch",
         )
     numbers = all(isinstance(state[key], int) for key in ("epoch", "batch", "offset", "seed"))
     if not numbers or state["epoch"] < 0 or not 0 <= state["batch"] <= batches:

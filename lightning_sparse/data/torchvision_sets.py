@@ -1,4 +1,4 @@
-"""What the data sets that torchvision downloads have in common: reading them, and saying what is wrong with them."""
+"""Base of the data sets that torchvision downloads: reading them, and diagnosing missing or damaged files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_sparse.data.arrays import ImageArrays, image_arrays, read_npz
+from lightning_sparse.data.arrays import ImageArrays, image_arrays
 from lightning_sparse.data.datamodule import InMemoryDataModule
 from lightning_sparse.data.locking import exclusive
+from lightning_sparse.data.npz import read_npz
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError, MissingFileError
 
-# What torchvision raises for missing and damaged files, and what comes out of a broken connection or a full disk.
+# Errors of torchvision for missing and damaged files, of broken connections and of full disks.
 _FAILURES = (
     *(RuntimeError, OSError, EOFError, ValueError, TypeError, AssertionError, IndexError, KeyError),
     *(tarfile.TarError, zlib.error, http.client.HTTPException),
@@ -24,21 +25,21 @@ _FAILURES = (
 
 
 class TorchvisionDataModule(InMemoryDataModule):
-    """A data set of torchvision's that fits in memory. A subclass names it and says what its images are.
+    """Data module of a torchvision data set that fits in memory. A subclass sets the attributes below.
 
     Args:
         data_dir: Directory in which torchvision keeps the data set's own folder. Or an ``.npz`` file with the same
             images, as `NpzDataModule` reads it; nothing is downloaded then.
-        download: Whether to fetch the files if they are not there.
-        **options: Those of `InMemoryDataModule`.
+        download: Whether to download missing files.
+        **options: Options of `InMemoryDataModule`.
 
     Attributes:
         dataset: Name of the class in ``torchvision.datasets``.
-        image_shape: Of the stored images: ``(height, width)``, which may also be stored with one channel, or
+        image_shape: Shape of the stored images: ``(height, width)``, also for images stored with one channel, or
             ``(height, width, channels)``.
         num_classes: Number of classes.
-        customary_mean: What the pixels are normalized with unless ``mean`` is given, per channel, white = 1.
-        customary_std: Likewise.
+        customary_mean: Default of ``mean``, per channel, white = 1.
+        customary_std: Default of ``std``, per channel, same units.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -55,13 +56,13 @@ class TorchvisionDataModule(InMemoryDataModule):
         self.data_dir, self.download = data_dir, download
 
     def prepare_data(self) -> None:
-        """Downloads what is missing, in one process per machine, if that is wanted.
+        """Download missing files, in one process per machine, unless ``download`` is False.
 
-        A second run that wants the same files waits for the first, and downloads nothing then.
+        A second run of the same data set waits for the first, and then finds the files.
 
         Raises:
             RuntimeError: If the download fails.
-            ValueError: If files are there, but damaged.
+            ValueError: If files are damaged.
         """
         if self.download and not self._is_npz():
             with exclusive(self._root() / f".{self.dataset}.lock"):
@@ -69,7 +70,7 @@ class TorchvisionDataModule(InMemoryDataModule):
                 self._read(train=False, download=True)
 
     def _load(self) -> ImageArrays:
-        x_train, y_train, x_test, y_test = self._found()
+        x_train, y_train, x_test, y_test = self._read_arrays()
         arrays = image_arrays(x_train, y_train, x_test, y_test, self.num_classes)
         height, width, *channels = self.image_shape
         if arrays.x_train.shape[1:] != (*(channels or [1]), height, width):
@@ -80,13 +81,13 @@ class TorchvisionDataModule(InMemoryDataModule):
             )
         return arrays._replace(mean=self.customary_mean, std=self.customary_std)
 
-    def _found(self) -> tuple[Any, Any, Any, Any]:
+    def _read_arrays(self) -> tuple[Any, Any, Any, Any]:
         if self._is_npz():
             return read_npz(self._root())
         return *self._read(train=True, download=False), *self._read(train=False, download=False)
 
     def _read(self, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
-        # Here, because torchvision takes a second to import and only this needs it.
+        # Imported here, because torchvision takes a second and only this needs it.
         from torchvision import datasets
 
         kind = getattr(datasets, self.dataset)
@@ -100,7 +101,7 @@ class TorchvisionDataModule(InMemoryDataModule):
         return images, labels
 
     def _diagnosis(self, kind: Any, error: Exception, download: bool) -> Exception:
-        """What is wrong with the files, now that torchvision could not read or fetch them."""
+        """Return the error for files that torchvision could not read or download, with the cause."""
         from torchvision.datasets.utils import check_integrity
 
         folder, checksums = _files(kind, self._root())
@@ -135,8 +136,8 @@ class TorchvisionDataModule(InMemoryDataModule):
 
 
 def _files(kind: Any, root: Path) -> tuple[Path, dict[str, str | None]]:
-    """The folder in which torchvision keeps the files of a data set, and the files' checksums, where it knows them."""
-    if hasattr(kind, "resources"):  # MNIST and its like; the checksums are those of the archives
+    """Return the folder in which torchvision keeps a data set, and the checksums of its files, None if unknown."""
+    if hasattr(kind, "resources"):  # like MNIST, whose checksums are of the archives
         return root / kind.__name__ / "raw", {name.removesuffix(".gz"): None for name, _ in kind.resources}
     meta = kind.meta
     return root / kind.base_folder, {**dict(kind.train_list + kind.test_list), meta["filename"]: meta["md5"]}

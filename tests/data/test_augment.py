@@ -116,7 +116,7 @@ def test_an_empty_batch_stays_empty() -> None:
     assert PadCropFlip(2)(random_images(0, 3, 8, 8), torch.Generator()).shape == (0, 3, 8, 8)
 
 
-@pytest.mark.parametrize("padding", [-1, 1.5, "4"])
+@pytest.mark.parametrize("padding", [-1, 1.5, "4", True])
 def test_a_padding_that_is_no_number_of_pixels_is_refused(padding: object) -> None:
     with pytest.raises(ValueError, match=r"Expected padding >= 0.*got.*Cure"):
         PadCropFlip(padding)  # type: ignore[arg-type]  # wrong on purpose

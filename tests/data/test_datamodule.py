@@ -290,6 +290,13 @@ def test_images_lie_on_the_trainers_device_if_wanted_and_are_augmented_there(on_
         {"crop_padding": -1},
         {"mean": [0.1], "std": None},
         {"mean": [0.1], "std": [0.0]},
+        {"batch_size": True},
+        {"eval_batch_size": True},
+        {"val_fraction": False},
+        {"split_seed": True},
+        {"shuffle_seed": False},
+        {"crop_padding": False},
+        {"mean": [False], "std": [True]},
     ],
     ids=str,
 )

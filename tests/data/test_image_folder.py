@@ -302,7 +302,7 @@ def test_other_images_are_what_pillow_makes_of_them(mode: str, tmp_path: Path) -
         (
             lambda root: (root / "val" / "b").rename(root / "val" / "d"),
             ValueError,
-            r"in .*val; got others as well: d\.",
+            r"in .*val; got unknown ones: d\.",
         ),
         (lambda root: (root / "train" / "e").mkdir(), ValueError, r"every class in .*train; got none of e\."),
         (lambda root: [path.unlink() for path in root.glob("val/*/*.png")], ValueError, r"folders of .*val; got none"),
@@ -359,6 +359,9 @@ def test_batches_before_setup_are_refused(root: Path) -> None:
         {"batch_size": 0},
         {"num_workers": -1},
         {"num_workers": 1.5},
+        {"num_workers": True},
+        {"image_size": True},
+        {"batch_size": True},
         {"image_size": 0},
         {"image_size": 300},
         {"mean": [0.5]},

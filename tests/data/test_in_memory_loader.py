@@ -141,7 +141,7 @@ def test_batches_that_are_made_at_once_are_those_that_are_made_one_by_one(
     one_by_one = list(loaders[0])
     made: list[int] = []
     apply = PadCropFlip.apply
-    monkeypatch.setattr(in_memory_loader, "_at_once", lambda *_: 4)
+    monkeypatch.setattr(in_memory_loader, "_batches_at_once", lambda *_: 4)
     monkeypatch.setattr(PadCropFlip, "apply", lambda self, *given: made.append(len(given[0])) or apply(self, *given))
     begun = list(islice(loaders[1], left_after))
     state = loaders[1].state_dict()
@@ -158,7 +158,7 @@ def test_only_what_a_device_augments_is_made_at_once() -> None:
         pass
 
     cpu, other = (torch.empty(9, 3, 32, 32, device=device, dtype=torch.uint8) for device in ("cpu", "meta"))
-    large, at_once = torch.empty(9, 3, 224, 224, device="meta", dtype=torch.uint8), in_memory_loader._at_once
+    large, at_once = torch.empty(9, 3, 224, 224, device="meta", dtype=torch.uint8), in_memory_loader._batches_at_once
     assert at_once(cpu, 128, PadCropFlip()) == 1
     assert [at_once(other, 128, augment) for augment in (None, lambda images, _: images, More())] == [1, 1, 1]
     assert [at_once(other, size, PadCropFlip()) for size in (1, 128, 1024, 100_000)] == [16, 16, 3, 1]

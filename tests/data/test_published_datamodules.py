@@ -65,7 +65,7 @@ def pixels(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def cifar10_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two files of 10 training images and one of 10 test images, which torchvision takes for the real ones."""
+    """Two files of 10 training images and one of 10 test images, which torchvision accepts as the real ones."""
     folder, names = tmp_path / "cifar-10-batches-py", ("data_batch_1", "data_batch_2", "test_batch")
     sums = [
         [name, write_pickle(folder / name, {"data": pixels(10, seed), "labels": list(range(10))})]
@@ -419,7 +419,7 @@ def test_digits_white_is_one() -> None:
     assert (images.min().item(), images.max().item()) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 1.0, True])
 def test_a_test_fraction_out_of_range_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="test_fraction"):
         DigitsDataModule(test_fraction=fraction)

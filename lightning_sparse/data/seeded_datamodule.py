@@ -1,19 +1,19 @@
-"""What all our data modules share: the seed of the training order, which a resumed run keeps to."""
+"""Base of all data modules: one seed for order and augmentation of the training data, saved in checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, TypedDict
 
 import torch
 
 from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
+from lightning_sparse.validation.numbers import check_integer, is_integer
 
 
 class LoaderOptions(TypedDict):
-    """The seed and a process' place among the others, as `ResumableLoader` takes them."""
+    """Arguments of `ResumableLoader`: the seed, this process' rank and the number of processes."""
 
     seed: int
     rank: int
@@ -21,14 +21,14 @@ class LoaderOptions(TypedDict):
 
 
 class SeededDataModule(LightningDataModule):
-    """A data module whose training batches depend on one seed, settled by `settle_seed` and kept in checkpoints.
+    """Data module whose training batches depend on one seed, set by `settle_seed` and saved in checkpoints.
 
     Args:
-        shuffle_seed: Determines the order of the training images and their augmentation. None: the seed of PyTorch's
+        shuffle_seed: Seed for the order of the training images and their augmentation. None: the seed of PyTorch's
             global generator at setup; no random number is drawn for it.
 
     Attributes:
-        num_classes: Number of classes; None: not known before `setup`.
+        num_classes: Number of classes; None: unknown before `setup`.
 
     Raises:
         ValueError: If ``shuffle_seed`` is neither an integer nor None.
@@ -38,30 +38,30 @@ class SeededDataModule(LightningDataModule):
 
     def __init__(self, shuffle_seed: int | None = None) -> None:
         super().__init__()
-        check_data_seed("shuffle_seed", shuffle_seed)
+        check_seed_or_none("shuffle_seed", shuffle_seed)
         self.shuffle_seed = shuffle_seed
         self._seed: int | None = None  # resolved at setup
 
     def settle_seed(self) -> None:
-        """Settles the seed of this run, the same in all processes. To be called in `setup`, each time."""
+        """Set the seed of this run, the same in all processes. Call it in every `setup`."""
         seed = torch.initial_seed() if self.shuffle_seed is None else self.shuffle_seed
         if self.trainer is not None and self.trainer.world_size > 1:
-            # Without seed_everything every process has a seed of its own, and the shares would overlap.
+            # Without seed_everything each process has another seed, and their shares of the images would overlap.
             seed = self.trainer.strategy.broadcast(seed)
         self._seed = int(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """The shuffling seed of this run. The position within an epoch is the training loader's state."""
+        """Return the shuffling seed of this run. The position within an epoch is in the training loader's state."""
         return {"shuffle_seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the shuffling seed of the run that the checkpoint was saved in.
+        """Restore the shuffling seed of the run that saved the checkpoint.
 
         Args:
-            state_dict: What `state_dict` returned.
+            state_dict: State that `state_dict` returned.
 
         Raises:
-            ValueError: If there is no seed in it.
+            ValueError: If it has no seed.
         """
         seed = state_dict.get("shuffle_seed")
         if not isinstance(seed, int):
@@ -82,8 +82,8 @@ class SeededDataModule(LightningDataModule):
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return {"seed": self._seed, "rank": rank, "world_size": world_size}
 
-    def _split_has_images(self, split: str, sizes: Mapping[str, int]) -> bool:
-        """Whether this process has a share of a split, of which there are so many images each.
+    def _rank_has_images(self, split: str, sizes: Mapping[str, int]) -> bool:
+        """Tell whether this rank has any image of a split of the given sizes.
 
         Raises:
             ValueError: If there is no such split.
@@ -97,23 +97,19 @@ class SeededDataModule(LightningDataModule):
         return sizes[split] > (0 if self.trainer is None else self.trainer.global_rank)
 
     def _overfits(self) -> bool:
-        # Lightning's overfit_batches means the same few batches over and over.
+        # Lightning's overfit_batches repeats the same few batches.
         return bool(getattr(self.trainer, "overfit_batches", 0))
 
 
-def check_data_seed(name: str, seed: int | None) -> None:
-    """Raise a ValueError unless it is an integer or None."""
-    if seed is not None and not isinstance(seed, Integral):
-        raise InvalidValueError(
-            expected=f"an integer or None as {name}",
-            got=repr(seed),
-            cure="the default will do",
-        )
+def check_seed_or_none(name: str, seed: int | None) -> None:
+    """Raise a ValueError unless a seed is an integer or None."""
+    if seed is not None:
+        check_integer(seed, expected=f"an integer or None as {name}", cure="the default will do")
 
 
 def check_batch_sizes(batch_size: int, eval_batch_size: int) -> None:
-    """Raise a ValueError unless both are integers >= 1."""
-    if not all(isinstance(size, Integral) and size >= 1 for size in (batch_size, eval_batch_size)):
+    """Raise a ValueError unless both batch sizes are integers >= 1."""
+    if not (is_integer(batch_size, 1) and is_integer(eval_batch_size, 1)):
         raise InvalidValueError(
             expected="batch_size and eval_batch_size >= 1, integers",
             got=f"{batch_size!r} and {eval_batch_size!r}",
