@@ -317,6 +317,16 @@ def check_reusable(callback: SparseTrainingCallback, fresh: SparseTrainingCallba
     assert differences(everything(fit(callback, module=right()), callback), expected) == []
 
 
+def check_trainable(
+    module: TinyModule, callback: SparseTrainingCallback, fresh: TinyModule, other: SparseTrainingCallback
+) -> None:
+    """Train a module that a refused fit left, and compare with a new one."""
+    trained, expected = (
+        weights_of(fit(sparse, module=each).lightning_module) for sparse, each in ((callback, module), (other, fresh))
+    )
+    assert differences(trained, expected) == []
+
+
 @pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None.")
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 @pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
@@ -333,10 +343,7 @@ def test_a_fit_with_something_wrong_is_refused_before_anything_changes(case: Fit
     assert differences(weights_of(module), before) == []
     assert (callback.network, callback.history) == (None, [])
     if case.cured:  # with these options the callback can't train anything: the module can, with others
-        trained, expected = (
-            weights_of(fit(make(case.cured), module=each).lightning_module) for each in (module, case.module())
-        )
-        assert differences(trained, expected) == []
+        check_trainable(module, make(case.cured), case.module(), make(case.cured))
     else:
         check_reusable(callback, make(case.options), case.right)
 

@@ -65,9 +65,7 @@ def note_norms(module: LightningModule, sparse: SparseMomentumCallback) -> list[
         weights, norms = dict(module.named_parameters()), {}
         for name, mask in sparse.network.masks.items():
             if id(weights[name]) in own:
-                gradient = weights[name].grad
-                assert gradient is not None
-                norms[name] = float((gradient * mask).abs().sum())
+                norms[name] = float((weights[name].grad * mask).abs().sum())
         noted.append(norms)
 
     module.on_before_optimizer_step = note  # type: ignore[method-assign]  # a hook of the project's

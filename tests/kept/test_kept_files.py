@@ -105,24 +105,26 @@ def test_a_planted_difference_is_found(path: str, change: Any, expected: dict[st
     assert different(expected["checkpoint"], planted)
 
 
-@pytest.mark.parametrize("damaged", ["counter", "mask", "momentum"])
+@pytest.mark.parametrize("damaged", ["counter", "mask"])
 def test_a_checkpoint_that_was_changed_does_not_end_so(tmp_path: Path, expected: dict[str, Any], damaged: str) -> None:
     checkpoint = torch.load(CHECKPOINT, weights_only=True)
     if damaged == "counter":
         checkpoint["callbacks"]["SparseMomentumCallback"]["last"][1] -= 1
-    elif damaged == "mask":
-        checkpoint["callbacks"]["SparseMomentumCallback"]["network"]["masks"]["model.hidden.1.linear.weight"] ^= 1
     else:
-        for state in checkpoint["optimizer_states"][0]["state"].values():
-            state["momentum_buffer"].zero_()
+        checkpoint["callbacks"]["SparseMomentumCallback"]["network"]["masks"]["model.hidden.1.linear.weight"] ^= 1
     path = tmp_path / "changed.ckpt"
     torch.save(checkpoint, path)
-    if damaged == "momentum":
-        found = ending(run(folder=tmp_path, ckpt_path=str(path), weights_only=True))
-        assert any(name.startswith("/weights") for name in different(found, expected["checkpoint"]))
-        return
     with pytest.raises(ValueError, match="checksum"):
         run(folder=tmp_path, ckpt_path=str(path), weights_only=True)
+
+
+def test_a_checkpoint_whose_momentum_was_changed_does_not_end_so(tmp_path: Path, expected: dict[str, Any]) -> None:
+    checkpoint = torch.load(CHECKPOINT, weights_only=True)
+    for state in checkpoint["optimizer_states"][0]["state"].values():
+        state["momentum_buffer"].zero_()
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    found = ending(run(folder=tmp_path, ckpt_path=str(tmp_path / "changed.ckpt"), weights_only=True))
+    assert any(name.startswith("/weights") for name in different(found, expected["checkpoint"]))
 
 
 def test_a_checkpoint_of_version_0_loads_into_the_plain_network() -> None:

@@ -191,7 +191,8 @@ def _rewire(
 
 def _growth_scores(layer: Layer, grow: str, noise: Noise | None) -> Array:
     if grow == "random":
-        assert noise is not None
+        if noise is None:
+            raise ValueError("random growth needs noise")
         return noise(layer.weight.shape)
     return np.abs(layer.momentum if grow == "momentum" else layer.gradient)
 

@@ -57,8 +57,8 @@ class Group:
             rounds = self._rounds
             given[index] = values
             tensors = [each for each in given if each is not None]
+            assert len({(each.shape, each.dtype) for each in tensors}) == 1
             if len(tensors) == len(given):
-                assert len({(each.shape, each.dtype) for each in tensors}) == 1
                 self._result, self._given, self._rounds = (
                     reduction(torch.stack(tensors)),
                     [None] * len(given),
@@ -144,8 +144,8 @@ def part_of(whole: Tensor, split: Split, part: int) -> Tensor:
 
 def joined(values: Sequence[Tensor], split: Split, shape: Sequence[int]) -> Tensor:
     """Return the bool tensor of which each process has a part; where all have the whole it must be the same."""
+    assert split is not None or all(torch.equal(each, values[0]) for each in values)
     if split is None:
-        assert all(torch.equal(each, values[0]) for each in values)
         return values[0]
     times, whole = torch.zeros(tuple(shape), dtype=torch.int64), torch.zeros(tuple(shape), dtype=torch.bool)
     for each, (offset, lengths) in zip(values, split, strict=True):

@@ -117,3 +117,10 @@ def test_a_prune_rate_that_is_no_fraction_is_refused(prune_rate: float) -> None:
 def test_a_recipe_prunes_and_grows_or_does_neither(recipe: tuple[Any, Any, Any]) -> None:
     with pytest.raises(ValueError, match="both a pruning and a growth rule, or neither"):
         Recipe(*recipe)
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    first, second, third = network([(8, 9), (5, 6), (4, 4)])
+    with pytest.raises(ValueError, match=r"Expected layers of different names; got \['layer0', 'layer1', 'layer0'\]"):
+        rewire([first, second, replace(third, name="layer0")], SPARSE_MOMENTUM, 0.5)
+    rewire([first, second, third], SPARSE_MOMENTUM, 0.5)

@@ -246,14 +246,12 @@ def test_manual_optimization_with_two_optimizers_one_of_which_lightning_does_not
             return optimizers
 
     run = fit(flow, module=Noting())
-    if every_step:
-        assert [(record.optimizer, record.effective["l2"]) for record in flow.history] == [
-            (index, pytest.approx(norm)) for index, norm in seen
-        ]
-    else:
-        assert [(record.epoch, record.optimizer) for record in flow.history] == [
-            (epoch, index) for epoch in range(run.max_epochs or 0) for index in (0, 1)
-        ]
+    by_step = [(record.optimizer, record.effective["l2"]) for record in flow.history]
+    by_epoch = [(record.epoch, record.optimizer) for record in flow.history]
+    steps = [(index, pytest.approx(norm)) for index, norm in seen]
+    epochs = [(epoch, index) for epoch in range(run.max_epochs or 0) for index in (0, 1)]
+    measured, expected = (by_step, steps) if every_step else (by_epoch, epochs)
+    assert measured == expected
     assert {name for record in flow.history for name in record.layers} == set(WEIGHTS)
 
 

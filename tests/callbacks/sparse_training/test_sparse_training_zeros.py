@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from tiny_training import (
     OPTIMIZERS,
@@ -126,3 +128,37 @@ def test_gradients_of_inactive_weights_are_not_masked() -> None:
 
 def _norm(module: LightningModule) -> float:
     return float(sum(parameter.grad.square().sum() for parameter in module.parameters()))
+
+
+@torch.no_grad()
+def fill_weights(trainer: Trainer, module: LightningModule) -> None:
+    """Change every weight outside of an optimizer step, as callbacks of other authors may."""
+    for parameter in module.parameters():
+        parameter.fill_(1.0)
+
+
+def stray_after_a_change_in(hook: str, folder: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Change weights in the hook of a callback before ours; return the stray weights that are saved, and left."""
+    callback, module = SparseMomentumCallback(density=0.3), TinyModule()
+    saving = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+    fit(At(hook, fill_weights), callback, saving, module=module, max_epochs=1)
+    left = stray_weights(callback, module)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    return stray_weights(callback, module), left
+
+
+def test_weights_that_a_callback_changes_at_the_end_of_an_epoch_are_saved_sparse(tmp_path: Path) -> None:
+    assert stray_after_a_change_in("on_train_epoch_end", tmp_path)[0] == {}
+
+
+def test_weights_that_a_callback_changes_at_the_end_of_training_are_left_sparse(tmp_path: Path) -> None:
+    assert stray_after_a_change_in("on_train_end", tmp_path)[1] == {}
+
+
+@pytest.mark.parametrize(("hook", "which"), [("on_train_epoch_end", 0), ("on_train_end", 1)], ids=["saved", "left"])
+def test_without_our_hook_such_changes_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str, which: int
+) -> None:
+    monkeypatch.setattr(SparseMomentumCallback, hook, lambda *_: None)
+    assert set(stray_after_a_change_in(hook, tmp_path)[which]) == {"net.0.weight", "net.3.weight"}
