@@ -137,7 +137,7 @@ class Measurement:
             with recorder.recording():
                 for images, labels in unpacked():
                     recorder.labels = labels
-                    callback._pass(trainer, pl_module, images)
+                    callback._run_forward(trainer, pl_module, images)
             return recorder.channels
 
         channels = {name: number for called in run_on_all_ranks(trainer, record) for name, number in called.items()}

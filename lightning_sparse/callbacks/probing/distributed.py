@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other."""
+"""Calls that all processes of a run make together."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _Result = TypeVar("_Result")
 
 
 def run_on_all_ranks(trainer: Trainer, function: Callable[[], _Result]) -> list[_Result]:
-    """Call a function in every process and return what it returns in each; what it raises in one, all raise.
+    """Call a function on every rank and return the results of all ranks; an error on one is raised on all.
 
     Args:
-        trainer: In a run. All of its processes have to be here.
-        function: Doesn't talk to other processes itself. Returns what can be pickled.
+        trainer: Trainer of the run, all of whose processes must make this call.
+        function: Function that doesn't communicate with other processes, and whose result can be pickled.
 
     Raises:
-        Exception: What the function raises.
-        RuntimeError: If it raises in another process.
+        Exception: If the function raises it on this rank.
+        RuntimeError: If the function raises on another rank.
     """
     if trainer.world_size == 1:
         return [function()]

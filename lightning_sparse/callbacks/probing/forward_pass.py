@@ -1,4 +1,4 @@
-"""Passing images through the module of a run, in whatever form its batches come."""
+"""Forward passes of images through the module of a run, whatever form its batches have."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_sparse.validation.errors import InvalidTypeError
 
 
 class ForwardPassCallback(Callback):
-    """A callback that passes images through the module; subclasses may override how."""
+    """Run forward passes of images through the module; subclasses may override how."""
 
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:
-        """Return the images and the labels of a batch: what `forward` gets, and integers ``(batch,)`` from 0 on.
+        """Return the images of a batch, as `forward` takes them, and its labels, integers ``(batch,)`` from 0 on.
 
-        To be overridden for batches that are not just these two.
+        Override it for batches that are not a pair of these.
 
         Raises:
             TypeError: If the batch is anything else.
@@ -35,7 +35,7 @@ class ForwardPassCallback(Callback):
         )
 
     def forward(self, pl_module: LightningModule, images: Any) -> Any:
-        """Pass images through the module by calling it. To be overridden for modules that are called otherwise.
+        """Call the module on images. Override it for modules that are called otherwise.
 
         Raises:
             NotImplementedError: If the module has no `forward`.
@@ -51,19 +51,19 @@ class ForwardPassCallback(Callback):
     def _unpacked(
         self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any], limit: int | None
     ) -> Iterator[tuple[Any, Tensor]]:
-        """Yield images and labels on the device, after the hooks that a batch goes through in a run."""
+        """Yield images and labels on the device, after the hooks for batches."""
         for batch in islice(batches, limit):
             images, labels = self.unpack(transfer_batch(trainer, pl_module, batch))
             check_labels(labels)
             yield images, labels
 
-    def _pass(self, trainer: Trainer, pl_module: LightningModule, images: Any) -> None:
+    def _run_forward(self, trainer: Trainer, pl_module: LightningModule, images: Any) -> None:
         with trainer.precision_plugin.forward_context():
             self.forward(pl_module, images)
 
 
 def transfer_batch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    """Return a batch as `training_step` gets it: converted, through the hooks of its transfer, on the device."""
+    """Return a batch as `training_step` gets it: converted, processed by the transfer hooks, on the device."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
     device = trainer.strategy.root_device
@@ -74,12 +74,12 @@ def _description(batch: object) -> str:
     if isinstance(batch, dict):
         return f"a dict of {', '.join(map(repr, batch))}"
     if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {', '.join(type(each).__name__ for each in batch) or 'nothing'}"
+        return f"a {type(batch).__name__} of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
     return f"a {type(batch).__name__}"
 
 
 def known_classes(trainer: Trainer, pl_module: LightningModule) -> int | None:
-    """Return `num_classes` of a module's hyperparameters, the module or the data module, if one says it."""
+    """Return `num_classes` of a module's hyperparameters, the module or the data module, if one of them has it."""
     for owner in (pl_module.hparams, pl_module, data_module(trainer)):
         number = getattr(owner, "num_classes", None)
         if isinstance(number, Integral) and int(number) >= 2:

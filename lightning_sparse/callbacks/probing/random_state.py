@@ -1,4 +1,4 @@
-"""The global random states in checkpoints, so that whatever draws from them goes on as it would have."""
+"""The global random states in checkpoints, so that a resumed run draws the same numbers as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lightning_sparse.network.state import verify_checksum, with_checksum
 
 
 class RandomStateCallback(Callback):
-    """Keep the global random states of PyTorch, Python and NumPy in checkpoints, and go on from them.
+    """Save the global random states of PyTorch, Python and NumPy in checkpoints, and resume from them.
 
-    Lightning doesn't: in a run that is resumed, dropout and whatever else draws at random starts over from the seed.
-    With this callback it draws what it would have drawn in a run that was not interrupted. Kept are the states of the
-    first process; the others go on from them too, as all processes of a run begin with the same seed.
+    Lightning doesn't: in a resumed run, dropout and other random draws start over from the seed. With this callback
+    they are the draws of a run that was not interrupted. The states are those of rank zero; the other ranks resume from
+    them too, as all processes of a run begin with the same seed.
 
     PyTorch's ``DataLoader`` draws from the global state when an epoch begins: its order if it shuffles, and its
-    workers' seeds. A run that goes on where an epoch begins draws the same. In the middle of an epoch, it starts that
-    epoch again, in another order, as Lightning does without this callback; a loader with a ``generator`` of its own
-    starts that generator again. After a checkpoint that was saved between an epoch's last step and its validation,
-    Lightning skips that validation, and what its loader would have drawn is not drawn: let it have a ``generator``.
-    Persistent workers are new processes after a resume, whose states this callback can't keep.
+    workers' seeds. A run resumed at the start of an epoch draws the same numbers. A run resumed in the middle of an
+    epoch starts that epoch again, in another order, as Lightning does without this callback; a loader with a
+    ``generator`` of its own starts that generator again. After a checkpoint that was saved between an epoch's last step
+    and its validation, Lightning skips that validation and the draws of its loader: give the loader a ``generator``.
+    Persistent workers are new processes after a resume, whose states this callback can't save.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class RandomStateCallback(Callback):
         self._saved: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note which device the module will be on."""
+        """Note the device that the module will be on."""
         self._device, self._saved = trainer.strategy.root_device, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of this moment, as plain values and tensors."""
+        """Return the present states, as plain values and tensors."""
         device = self._device
         states = host_states()
         if device is not None and device.type == "cuda":
@@ -48,21 +48,21 @@ class RandomStateCallback(Callback):
         return with_checksum({"states": states})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until training starts, before which others may draw.
+        """Hold the states until training starts, since there may be draws before.
 
         Raises:
-            ValueError: If they are damaged.
+            ValueError: If the states are damaged.
         """
         verify_checksum(state_dict, {"states"}, "a run with this callback")
         self._saved = state_dict["states"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on from what was saved, if the run is resumed."""
+        """Restore the saved states, if the run is resumed."""
         if self._saved is None:
             return
         set_host_states(self._saved)
         state, device = self._saved.get("device"), trainer.strategy.root_device
-        if state is not None and device.type == "cuda":  # a run may go on on another kind of device
+        if state is not None and device.type == "cuda":  # a run may be resumed on another kind of device
             torch.cuda.set_rng_state(state, device)
         elif state is not None and device.type == "mps":
             torch.mps.set_rng_state(state)
@@ -78,7 +78,7 @@ def _begins_epoch(trainer: Trainer) -> bool:
 
 
 def _all_draw(trainer: Trainer) -> bool:
-    """Tell whether all training loaders draw from the global state; beginning an epoch twice may move others on."""
+    """Tell whether all training loaders draw from the global state; others may advance if an epoch begins twice."""
     loaders = trainer.fit_loop._combined_loader
     return loaders is not None and all(
         isinstance(loader, DataLoader) and loader.generator is None for loader in loaders.flattened
@@ -86,9 +86,12 @@ def _all_draw(trainer: Trainer) -> bool:
 
 
 def host_states() -> dict[str, Any]:
-    """Return the random states of Python, NumPy and PyTorch on the CPU, as plain values and tensors."""
+    """Return the random states of Python, NumPy and PyTorch on the CPU, as plain values and tensors.
+
+    Lightning's collection has NumPy arrays in it, which `torch.load(weights_only=True)` refuses.
+    """
     version, words, gauss = random.getstate()
-    kind, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # that of the user's code
+    kind, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # the state that the user's code draws from
     return {
         "python": [version, list(words), gauss],
         "numpy": [kind, torch.from_numpy(np.asarray(numbers, dtype=np.int64)), *rest],
@@ -97,7 +100,7 @@ def host_states() -> dict[str, Any]:
 
 
 def set_host_states(states: dict[str, Any]) -> None:
-    """Go on from what `host_states` returned."""
+    """Restore the states that `host_states` returned."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     kind, numbers, *rest = states["numpy"]
