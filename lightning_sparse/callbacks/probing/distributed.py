@@ -38,6 +38,6 @@ def run_on_all_ranks(trainer: Trainer, function: Callable[[], _Result]) -> list[
     for rank, (_, message) in enumerate(gathered):
         if message:
             raise InvalidStateError(
-                expected="all ranks to finish", got=f"an error on rank {rank}, {message}", cure="mend that error"
+                expected="all ranks to finish", got=f"an error on rank {rank}, {message}", cure="fix that error"
             )
     return [result for result, _ in gathered]

@@ -1,4 +1,4 @@
-"""The images that a run has, once each, in their order and as they are: what measurements look at."""
+"""Evaluation batches for measurements: each image of a run once, in order and without augmentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from lightning_sparse._compat import LightningDataModule, LightningModule, Trainer
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
-# By split: for what data is set up that has it, the hook that returns its loader, and where a Trainer keeps the loader.
+# By split: stage to set up its data for, hook that returns its loader, attribute of a Trainer that holds the loader.
 _SOURCES = {
     "train": ("fit", "train_dataloader", "train_dataloader"),
     "val": ("fit", "val_dataloader", "val_dataloaders"),
@@ -26,46 +26,46 @@ SPLITS = tuple(_SOURCES)
 def evaluation_batches(
     trainer: Trainer, pl_module: LightningModule, choice: str | Iterable[Any]
 ) -> Iterator[Iterable[Any]]:
-    """Provide the batches of this process, the same at each iteration; the run's loaders stay where they are.
+    """Provide the batches of this process, the same at each iteration; the run's loaders keep their positions.
 
-    A data module or LightningModule with a method `plain_dataloader(split)` says by itself what to look at, as those of
-    this package do: images that are not augmented, none of them in two processes. Otherwise the data set of a
-    `DataLoader` is gone through in its order (the indices of a `SubsetRandomSampler` in theirs), each process taking
-    its share; all of it in every process if the run has `use_distributed_sampler=False` and no sampler that shares it
-    out, for then each process may have data of its own. What a subclass of `DataLoader` does to batches as it iterates
-    is done to these, too. Any other iterable is gone through as it is, in every process.
+    A data module or LightningModule with a method `plain_dataloader(split)` provides the batches, as those of this
+    package do: images that are not augmented, none of them in two processes. Otherwise a `DataLoader`'s data set is
+    iterated in order (in the order of the indices if the sampler is a `SubsetRandomSampler`), and each process takes
+    its share. Every process takes all of it if the run has `use_distributed_sampler=False` and no sampler that divides
+    it, since each process may then have data of its own. A subclass of `DataLoader` that changes batches as it iterates
+    changes these, too. Any other iterable is iterated as it is, in every process.
 
-    The data set is the run's own: what it keeps (random numbers of its own, say) moves on when it is read here, except
-    by workers, which have copies.
+    The data set is the run's own: its own state, such as random numbers, advances when it is read here, except by
+    workers, which have copies.
 
     Args:
-        trainer: In a run.
-        pl_module: The module of the run.
+        trainer: Trainer of the run.
+        pl_module: Module of the run.
         choice: "train", "val" or "test", or an iterable of batches.
 
     Raises:
         ValueError: If there is no such data, or more than one loader of it.
-        TypeError: If the data can't be gone through again, or a loader hands on an iterator that it keeps.
+        TypeError: If the data can't be iterated twice, or a loader returns an iterator that it holds.
     """
     loader: Any = _loader(trainer, pl_module, choice) if isinstance(choice, str) else choice
     if isinstance(loader, DataLoader):
         plain = _in_order(loader, trainer)
-        yield _alike(loader, plain) if _iterates_by_itself(loader) else plain
+        yield _of_same_class(loader, plain) if _overrides_iteration(loader) else plain
         return
     check_repeatable(loader)
     before = _position(loader)
     try:
-        yield _Copies(loader)
+        yield _CopiedAtEachIteration(loader)
     finally:
         if before is not None and not _are_equal(_position(loader), before):
             loader.load_state_dict(before)
 
 
 def check_repeatable(loader: object) -> None:
-    """Raise a TypeError if something can't be gone through again."""
+    """Raise a TypeError if batches can't be iterated twice."""
     if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
         raise InvalidTypeError(
-            expected="batches that can be gone through again",
+            expected="batches that can be iterated more than once",
             got=f"a {type(loader).__name__}",
             cure=f"a DataLoader, a list of (images, labels), or one of {', '.join(SPLITS)}",
         )
@@ -75,7 +75,7 @@ def _loader(trainer: Trainer, pl_module: LightningModule, split: str) -> Any:
     purpose, hook, attribute = _SOURCES[split]
     data = data_module(trainer)
     if data is not None and trainer.state.fn != purpose:
-        data = copy(data)  # what its setup does is not for the run
+        data = copy(data)  # the run's data module is not to be set up for another stage
         data.setup(stage=purpose)
     source: Any = pl_module if data is None else data
     if hasattr(source, "plain_dataloader"):
@@ -87,7 +87,7 @@ def _loader(trainer: Trainer, pl_module: LightningModule, split: str) -> Any:
 
 
 def data_module(trainer: Trainer) -> LightningDataModule | None:
-    """Return the data module of this run, if it has one; the Trainer's attribute may be of an earlier run."""
+    """Return the data module of this run, if it has one; the Trainer's attribute may be from an earlier run."""
     hooks = trainer._data_connector._datahook_selector
     return None if hooks is None else hooks.datamodule
 
@@ -102,7 +102,7 @@ def _only(loaders: Any, split: str) -> Any:
         raise InvalidValueError(
             expected=f"one {split} loader",
             got=f"{0 if several == [None] else len(several)}",
-            cure="give the data to look at as dataloader: a DataLoader, a list of (images, labels), or another split",
+            cure="pass the evaluation data as dataloader: a DataLoader, a list of (images, labels), or another split",
         )
     return several[0]
 
@@ -112,7 +112,7 @@ def _is_nested(loaders: object) -> bool:
 
 
 def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
-    """Return a loader of the same data set, of every image once and of this process's share."""
+    """Return a loader of this process's share of the same data set, each image once and in order."""
     batch_size = loader.batch_size
     if batch_size is None and loader.batch_sampler is not None:
         batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
@@ -121,28 +121,28 @@ def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
         for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
     }
     options["multiprocessing_context"] = loader.multiprocessing_context
-    if isinstance(loader.dataset, IterableDataset):  # the user's to share out, as in training
+    if isinstance(loader.dataset, IterableDataset):  # the user divides it among processes, as in training
         return DataLoader(copy(loader.dataset), batch_size=batch_size, **options)
-    places = places_of(loader)
+    indices = sample_indices(loader)
     if trainer._accelerator_connector.use_distributed_sampler or hasattr(_sampler(loader), "num_replicas"):
-        places = places[trainer.global_rank :: trainer.world_size]
-    return DataLoader(loader.dataset, batch_size=batch_size, sampler=places, **options)
+        indices = indices[trainer.global_rank :: trainer.world_size]
+    return DataLoader(loader.dataset, batch_size=batch_size, sampler=indices, **options)
 
 
-def _iterates_by_itself(loader: DataLoader[Any]) -> bool:
+def _overrides_iteration(loader: DataLoader[Any]) -> bool:
     kind = type(loader)
     return kind.__iter__ is not DataLoader.__iter__ or kind._get_iterator is not DataLoader._get_iterator
 
 
-def _alike(loader: DataLoader[Any], plain: DataLoader[Any]) -> DataLoader[Any]:
-    """Return a loader of a subclass's that takes what a plain one does."""
+def _of_same_class(loader: DataLoader[Any], plain: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of the subclass that reads the same samples as a plain one."""
     added = {name: value for name, value in vars(loader).items() if name not in vars(plain)}
-    kept = [name for name, value in added.items() if isinstance(value, Iterator)]
-    if kept:  # as loaders whose workers live on: training would miss what is taken from it
+    iterators = [name for name, value in added.items() if isinstance(value, Iterator)]
+    if iterators:  # as loaders with persistent workers have: training would miss the batches taken from it
         raise InvalidTypeError(
-            expected="a loader that starts anew whenever it is gone through",
-            got=f"a {type(loader).__name__}, which keeps an iterator, {kept[0]}",
-            cure="give the data to look at as dataloader: a plain DataLoader of the same data set",
+            expected="a loader that starts from the beginning at each iteration",
+            got=f"a {type(loader).__name__}, which holds an iterator, {iterators[0]}",
+            cure="pass the evaluation data as dataloader: a plain DataLoader of the same data set",
         )
     ordered = copy(loader)
     vars(ordered).update(vars(plain))
@@ -150,20 +150,20 @@ def _alike(loader: DataLoader[Any], plain: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def is_one_stream(batches: Iterable[Any]) -> bool:
-    """Tell whether data are one iterator, so that what is looked at is lost to whoever iterates later.
+    """Tell whether data are a single iterator, so that batches that are read here are lost to later readers.
 
     Args:
-        batches: As `plain_batches` provides them.
+        batches: Batches that `evaluation_batches` provides.
     """
     if not isinstance(batches, DataLoader) or not isinstance(batches.dataset, IterableDataset) or batches.num_workers:
         return False  # workers have a copy of the stream
     return iter(batches.dataset) is iter(batches.dataset)
 
 
-def places_of(loader: DataLoader[Any]) -> Any:
-    """Return the indices of the data set that a loader draws from, in their order."""
+def sample_indices(loader: DataLoader[Any]) -> Any:
+    """Return the indices of the samples that a loader draws from, in order."""
     sampler = _sampler(loader)
-    # Lightning wraps samplers of a project's own, to share them out.
+    # Lightning wraps a project's own sampler, to divide its indices among processes.
     sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
     if isinstance(sampler, SubsetRandomSampler):  # by which a validation set may be held out
         return sorted(sampler.indices)
@@ -174,8 +174,8 @@ def _sampler(loader: DataLoader[Any]) -> Any:
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
-class _Copies:
-    """Goes through a copy of a loader each time, so that the loader's own position stays."""
+class _CopiedAtEachIteration:
+    """Iterates over a new copy of a loader each time, so that the loader keeps its position."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -201,24 +201,24 @@ def _are_equal(left: Any, right: Any) -> bool:
 
 
 def limit_of(trainer: Trainer, batches: Iterable[Any], limit: int | None) -> int | None:
-    """Return how many batches to look at, None for all of them.
+    """Return the number of batches to evaluate on, None for all of them.
 
-    A development run looks at as few as it trains with; a stream without a length at as many as an epoch has.
+    At most the number of batches of a development run; for a stream without a length, at most an epoch's batches.
 
     Args:
-        trainer: In a run.
-        batches: What is looked at.
-        limit: The most that are wanted.
+        trainer: Trainer of the run.
+        batches: Batches to evaluate on.
+        limit: Upper limit that the user set, if any.
     """
     limits = [limit, int(trainer.fast_dev_run) or None]  # type: ignore[attr-defined]  # which Lightning doesn't declare
     if trainer.state.fn == "fit" and not _has_length(batches) and trainer.num_training_batches != inf:
         limits.append(int(trainer.num_training_batches))
-    return min((each for each in limits if each is not None), default=None)
+    return min((number for number in limits if number is not None), default=None)
 
 
 def _has_length(batches: Iterable[Any]) -> bool:
     try:
-        len(batches)  # type: ignore[arg-type]  # what is asked
+        len(batches)  # type: ignore[arg-type]  # it may have no length
     except TypeError:
         return False
     return True

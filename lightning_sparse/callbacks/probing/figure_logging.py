@@ -1,4 +1,4 @@
-"""Pictures for whatever loggers a Trainer has."""
+"""Figures for any loggers that a Trainer has."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from lightning_sparse._compat import Trainer, is_a
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What was warned of already, by Trainer.
+# Failures that were warned of already, by Trainer.
 _WARNED: WeakKeyDictionary[Trainer, set[str]] = WeakKeyDictionary()
 
 
 def send_figure(trainer: Trainer, name: str, figure: Figure | Callable[[], Figure]) -> list[str]:
-    """Send a picture to every logger of the Trainer that takes figures, and save it as a file for the others.
+    """Send a figure to every logger of the Trainer that takes figures, and save it as a file for the others.
 
     TensorBoard, Weights & Biases, MLflow and Comet take figures, and so do loggers of your own with a method
     `log_image`, or whose `experiment` has `add_figure` or `log_figure`. For others (`CSVLogger`) the file
     `figures/<name>.png` is written to their folder, for a Trainer without loggers to its `default_root_dir`; a later
-    picture of the same name replaces it. Folders may be addresses, as far as Lightning's own loggers know them.
+    figure of the same name replaces it. Folders may be addresses, as far as Lightning's own loggers know them.
 
-    What fails is warned of once per kind of logger, folder or picture, and never raised: a picture is not worth a run.
-    What a logger doesn't take is saved as a file. Only the process of rank zero draws and sends, and none does in a
+    A failure is warned of once per kind of logger, folder or figure, and never raised: a figure is not worth a run.
+    A figure that a logger fails to take is saved as a file. Only rank zero draws and sends, and no rank does in a
     `fast_dev_run` or `barebones` run, or while a tuner silences the loggers.
 
     Args:
-        trainer: With loggers; its steps are those of the picture.
-        name: Of the picture; slashes make folders.
-        figure: A figure of matplotlib, or a function that draws it, called only if it is needed.
+        trainer: Trainer whose loggers get the figure, at its present step.
+        name: Name of the figure; slashes make folders.
+        figure: Figure of matplotlib, or a function that draws it, called only if it is needed.
 
     Returns:
-        Where it went: `<class of the logger>: <name>` or the path of a file; empty if nowhere.
+        Destinations: `<class of the logger>: <name>` or the path of a file; empty if there is none.
     """
-    # Lightning puts a DummyLogger in place of loggers that are to be silent.
+    # Lightning replaces loggers by a DummyLogger to silence them.
     loggers = [logger for logger in trainer.loggers if not is_a(logger, "DummyLogger")]
     if _is_silent(trainer) or len(loggers) < len(trainer.loggers):
         return []
     try:
         drawn = figure() if callable(figure) else figure
     except Exception as error:
-        _warn_once(trainer, name, f"a picture {name!r}", error, "draw it by itself to see the traceback")
+        _warn_once(trainer, name, f"a figure {name!r}", error, "call the function that draws it to see the traceback")
         return []
     places, folders = [], [] if loggers else [str(trainer.default_root_dir)]
     for logger in loggers:
-        if _takes(trainer, logger, name, drawn):
+        if _send_to(trainer, logger, name, drawn):
             places.append(f"{type(logger).__name__}: {name}")
         else:
             folders.append(_folder(trainer, logger))
-    return [*places, *(path for folder in dict.fromkeys(folders) for path in _saved(trainer, folder, name, drawn))]
+    return [*places, *(path for folder in dict.fromkeys(folders) for path in _save(trainer, folder, name, drawn))]
 
 
 def _is_silent(trainer: Trainer) -> bool:
@@ -61,19 +61,19 @@ def _is_silent(trainer: Trainer) -> bool:
     return bool(dev) or trainer.barebones or not trainer.is_global_zero
 
 
-def _takes(trainer: Trainer, logger: Any, name: str, figure: Figure) -> bool:
-    """Hand a figure to a logger; tell whether it took it."""
+def _send_to(trainer: Trainer, logger: Any, name: str, figure: Figure) -> bool:
+    """Send a figure to a logger; tell whether it took it."""
     try:
-        return _hand(logger, name, figure, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        return _log_figure(logger, name, figure, trainer.fit_loop.epoch_loop._batches_that_stepped)
     except Exception as error:
         kind = type(logger).__name__
-        cure = "see to the logger; the picture is in a file"
-        _warn_once(trainer, kind, f"{kind} to take the picture {name!r}", error, cure)
+        cure = "check the logger's connection and settings; the figure is in a file"
+        _warn_once(trainer, kind, f"{kind} to take the figure {name!r}", error, cure)
         return False
 
 
-def _hand(logger: Any, name: str, figure: Figure, step: int) -> bool:
-    """Hand a figure to a logger in the way that it knows; False if it knows none."""
+def _log_figure(logger: Any, name: str, figure: Figure, step: int) -> bool:
+    """Send a figure to a logger by the method that it has; return False if it has none."""
     if callable(log_image := getattr(logger, "log_image", None)):  # Weights & Biases
         log_image(key=name, images=[figure], step=step)
         return True
@@ -90,7 +90,7 @@ def _hand(logger: Any, name: str, figure: Figure, step: int) -> bool:
 
 
 def _folder(trainer: Trainer, logger: Any) -> str:
-    # Not the Trainer's log_dir, which all processes have to ask for.
+    # Not the Trainer's log_dir, a property that all processes must read together.
     for attribute in ("log_dir", "save_dir"):
         with suppress(Exception):  # of a logger that failed already
             if folder := getattr(logger, attribute, None):
@@ -98,9 +98,9 @@ def _folder(trainer: Trainer, logger: Any) -> str:
     return str(trainer.default_root_dir)
 
 
-def _saved(trainer: Trainer, folder: str, name: str, figure: Figure) -> list[str]:
+def _save(trainer: Trainer, folder: str, name: str, figure: Figure) -> list[str]:
     """Write a figure to a file and return its path; none if that fails."""
-    from fsspec.core import url_to_fs  # with which Lightning's loggers write, wherever that is
+    from fsspec.core import url_to_fs  # by which Lightning's loggers write, to local and remote folders
 
     path = join(folder, "figures", f"{name}.png")
     try:
@@ -109,17 +109,17 @@ def _saved(trainer: Trainer, folder: str, name: str, figure: Figure) -> list[str
         with files.open(inner, "wb") as file:
             figure.savefig(file, format="png")
     except Exception as error:
-        _warn_once(trainer, folder, f"to write {path}", error, "make room, or another folder for what is logged")
+        _warn_once(trainer, folder, f"to write {path}", error, "free some space, or set another folder for logs")
         return []
     return [path]
 
 
-def _warn_once(trainer: Trainer, what: str, expected: str, error: Exception, cure: str) -> None:
-    """Warn of a failure, unless this Trainer was warned of the like."""
-    if what not in (warned := _WARNED.setdefault(trainer, set())):
-        warned.add(what)
+def _warn_once(trainer: Trainer, subject: str, expected: str, error: Exception, cure: str) -> None:
+    """Warn of a failure, unless this Trainer was warned of one of the same subject."""
+    if subject not in (warned := _WARNED.setdefault(trainer, set())):
+        warned.add(subject)
         warnings.warn(
-            f"Expected {expected}; got {type(error).__name__}: {error}. Training goes on; this is said once. "
+            f"Expected {expected}; got {type(error).__name__}: {error}. Training continues; this warning comes once. "
             f"Cure: {cure}.",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Gradients over a fixed set of batches, at any moment of a run, without touching the run."""
+"""Gradients of the mean loss over fixed batches in the middle of a run, without changing the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_sparse._compat import LightningModule, Trainer, isolate_rng
-from lightning_sparse.callbacks.probing.evaluation_batches import places_of
+from lightning_sparse.callbacks.probing.evaluation_batches import sample_indices
 from lightning_sparse.callbacks.probing.forward_pass import transfer_batch
 from lightning_sparse.callbacks.probing.isolation import not_compiled
 from lightning_sparse.callbacks.probing.module_copy import detached_copy
@@ -23,16 +23,16 @@ Loss = Callable[[LightningModule, Any], Tensor]
 
 
 class GradientProbe:
-    """Takes gradients of the mean loss over some batches on a copy of the model, in its modes of training.
+    """Compute gradients of the mean loss over fixed batches, on a copy of the model in the same training modes.
 
-    The copy has the run's weights and its own everything else, so that statistics of normalization layers, metrics,
-    gradients and random state of the run stay as they are. What is random in the model (dropout) is the same every
-    time. Nothing runs compiled, but before PyTorch 2.6 functions outside the module.
+    The copy has the run's weights and a state of its own, so that batch statistics, metrics, gradients and random
+    states of the run don't change. Dropout draws the same numbers every time. The copy is not compiled; before PyTorch
+    2.6, compiled functions outside the module are.
 
     Args:
-        batches: As the training loader gives them; they go through the module's hooks and to its device like those.
-        loss: Returns the loss of a batch; default: what ``training_step`` returns.
-        seed: Of what is random in the model.
+        batches: Batches as the training loader returns them, before the module's hooks and the transfer to its device.
+        loss: Function of module and batch that returns the loss; default: the loss that ``training_step`` returns.
+        seed: Seed for dropout and other random draws of the model.
     """
 
     def __init__(self, batches: list[Any], loss: Loss | None, seed: int) -> None:
@@ -41,54 +41,54 @@ class GradientProbe:
     def gradients(self, trainer: Trainer, module: LightningModule, names: Sequence[str]) -> list[Tensor]:
         """Return the gradients of the mean loss over all processes' batches; zeros for weights that it doesn't reach.
 
-        Of weights that PyTorch prunes it is the gradient of the effective weight, and not masked.
+        For weights that PyTorch prunes it is the gradient of the effective weight, unmasked.
 
         Args:
-            trainer: Of the run.
-            module: The module of the run.
-            names: Of parameters, without what wrappers add, or of weights that PyTorch prunes.
+            trainer: Trainer of the run.
+            module: Module of the run.
+            names: Names of parameters, without what wrappers add, or of weights that PyTorch prunes.
 
         Raises:
             TypeError: If there is no scalar loss, or the module can't be copied.
         """
         with isolate_rng(), not_compiled():
             torch.manual_seed(self._seed)
-            shadow = detached_copy(trainer, module)
+            model_copy = detached_copy(trainer, module)
             scale = _scale(trainer, module)
             for index, batch in enumerate(self._batches):
-                batch = transfer_batch(trainer, shadow, batch)
+                batch = transfer_batch(trainer, model_copy, batch)
                 with torch.enable_grad(), trainer.precision_plugin.forward_context():
-                    loss = self._loss_of(shadow, batch, index)
+                    loss = self._loss_of(model_copy, batch, index)
                 torch.autograd.backward(loss * scale / len(self._batches))
-            named = shadow.named_parameters(remove_duplicate=False)
+            named = model_copy.named_parameters(remove_duplicate=False)
             parameters = {plain_name(name): parameter for name, parameter in named}
             return [_mean(trainer, parameters[name]) / scale for name in names]
 
-    def _loss_of(self, shadow: LightningModule, batch: Any, index: int) -> Tensor:
-        found = _step(shadow, batch, index) if self._loss is None else self._loss(shadow, batch)
-        loss = found.get("loss") if isinstance(found, Mapping) else found
+    def _loss_of(self, model_copy: LightningModule, batch: Any, index: int) -> Tensor:
+        output = _step(model_copy, batch, index) if self._loss is None else self._loss(model_copy, batch)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InvalidTypeError(
                 expected="the loss of a batch as a scalar tensor with a gradient",
-                got=repr(found),
+                got=repr(output),
                 cure=(
-                    "pass loss=, a function of module and batch that returns it, or measure on training "
+                    "pass loss=, a function of module and batch that returns the loss, or measure on training "
                     "batches (batches=None)"
                 ),
             )
         return loss
 
 
-def _step(shadow: LightningModule, batch: Any, index: int) -> Any:
+def _step(model_copy: LightningModule, batch: Any, index: int) -> Any:
     try:
-        signature(shadow.training_step).bind(batch, index)
+        signature(model_copy.training_step).bind(batch, index)
     except TypeError:  # the index may be left out
-        return shadow.training_step(batch)
-    return shadow.training_step(batch, index)
+        return model_copy.training_step(batch)
+    return model_copy.training_step(batch, index)
 
 
 def _scale(trainer: Trainer, module: LightningModule) -> Tensor | float:
-    """Return what small gradients are multiplied with, so that half precision doesn't lose them."""
+    """Return the scale of the run's gradient scaler, by which small gradients survive half precision; else 1."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None or not scaler.is_enabled():
         return 1.0
@@ -97,20 +97,20 @@ def _scale(trainer: Trainer, module: LightningModule) -> Tensor | float:
 
 
 def _mean(trainer: Trainer, parameter: nn.Parameter) -> Tensor:
-    # All processes wait for each other here, also those whose batches don't need the parameter.
+    # All processes communicate here, also those whose batches don't need the parameter.
     gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     mean: Tensor = trainer.strategy.reduce(gradient, reduce_op="mean")
     return mean.detach()
 
 
 def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
-    """Return some batches of a training loader, always the same ones for a seed, without moving the loader on.
+    """Return batches of a training loader, always the same ones for a seed, without advancing the loader.
 
     Args:
-        loader: A `DataLoader` over a data set that can be indexed, or a loader with a method ``from_start``, as ours.
-            Of the former, what a `SubsetRandomSampler` leaves out is not drawn.
-        count: How many.
-        seed: Determines which, where the loader has no seed of its own, and what is random in the data set.
+        loader: `DataLoader` over a data set that can be indexed, or a loader with a method ``from_start``, as ours.
+            Samples that a `SubsetRandomSampler` leaves out are not drawn.
+        count: Number of batches.
+        seed: Seed for choosing the batches, unless the loader has its own, and for random draws of the data set.
 
     Raises:
         TypeError: If batches can't be taken from the loader without disturbing it.
@@ -138,7 +138,7 @@ def _iterate(loader: object, seed: int) -> Iterator[Any]:
             cure="pass the batches themselves, in a list",
         )
     generator = torch.Generator().manual_seed(seed)
-    sampler = SubsetRandomSampler(places_of(loader), generator)
+    sampler = SubsetRandomSampler(sample_indices(loader), generator)
     return iter(
         DataLoader(
             loader.dataset, loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn, generator=generator
@@ -149,17 +149,17 @@ def _iterate(loader: object, seed: int) -> Iterator[Any]:
 def make_probe(
     trainer: Trainer, module: LightningModule, batches: int | list[Any], loss: Loss | None, seed: int
 ) -> GradientProbe:
-    """Return what takes the gradients of a run.
+    """Return a probe of a run's gradients.
 
     Args:
-        trainer: Of the run, at its start.
-        module: The module of the run.
-        batches: How many to draw from the training data, or the batches.
-        loss: As `GradientProbe` takes it.
-        seed: Of the choice of batches, and as `GradientProbe` takes it.
+        trainer: Trainer of the run, at its start.
+        module: Module of the run.
+        batches: Number of batches to draw from the training data, or the batches.
+        loss: Function of module and batch that returns the loss; None for that of ``training_step``.
+        seed: Seed for drawing batches and for the model's random draws.
 
     Raises:
-        ValueError: If the weights are split over processes, or nothing says what the loss is.
+        ValueError: If the weights are split over processes, or the loss is unknown.
         TypeError: If no batches can be drawn from the training data.
     """
     if not is_copyable(module):
@@ -179,23 +179,23 @@ def make_probe(
 
 
 def as_batches(batches: int | Iterable[Any] | None) -> int | list[Any] | None:
-    """Return what a user gave as batches, checked.
+    """Return the option `batches` as a number or a list, checked.
 
     Raises:
         ValueError: If it is a number below 1, or there are none.
     """
     if batches is None:
         return None
-    given = batches if isinstance(batches, int) else list(batches)
-    if isinstance(given, bool) or (given if isinstance(given, int) else len(given)) < 1:
+    checked = batches if isinstance(batches, int) else list(batches)
+    if isinstance(checked, bool) or (checked if isinstance(checked, int) else len(checked)) < 1:
         raise InvalidValueError(
             expected="at least one batch",
             got=repr(batches),
             cure="None measures on training batches",
         )
-    return given
+    return checked
 
 
 def is_copyable(module: nn.Module) -> bool:
-    """Tell whether a model is whole on this process, so that a copy of it can be used alone."""
+    """Tell whether this process has all of a model's weights, so that a copy works without other processes."""
     return not any(type(parameter).__name__ == "DTensor" for parameter in module.parameters())

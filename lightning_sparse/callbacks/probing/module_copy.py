@@ -1,4 +1,4 @@
-"""A copy of a module in the middle of a run, whose training steps leave no trace in the run."""
+"""Copies of a module in the middle of a run, whose training steps don't change the run."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ from lightning_sparse._compat import DummyLogger, LightningModule, Trainer, is_a
 from lightning_sparse.validation.errors import InvalidTypeError
 
 
+# Not torch.func.functional_call: it replaces parameters and buffers only. Attributes that a training step changes,
+# metrics, logging, functions bound to the module and compiled code would still be those of the run.
 def detached_copy(trainer: Trainer, module: LightningModule) -> LightningModule:
-    """Return a copy with weights of its own, in the same modes, not compiled, without gradients.
+    """Return a copy with weights of its own, in the same training modes, not compiled, without gradients.
 
-    It sees the Trainer (`self.trainer`, `self.global_step`) but logs nothing. Data sets and loaders are the run's, all
-    else is its own: buffers, metrics, and what methods and hooks of single instances refer to. Weights that PyTorch
-    prunes are replaced by the effective ones, under their name.
+    It sees the Trainer (`self.trainer`, `self.global_step`) but logs nothing. It shares data sets and loaders with the
+    run, and nothing else: buffers, metrics, and the objects that methods and hooks of single instances refer to are
+    copies. Weights that PyTorch prunes are replaced by the effective weights, under their name.
 
     Args:
-        trainer: Of the run.
-        module: The module of the run.
+        trainer: Trainer of the run.
+        module: Module of the run.
 
     Raises:
         TypeError: If something in the module can't be copied.
     """
-    onlooker = _SilentTrainer(trainer)
-    memo = _not_to_copy(trainer, onlooker, module)
+    silent_trainer = _SilentTrainer(trainer)
+    memo = _replacements(trainer, silent_trainer, module)
     try:
         with _Detaching():
-            shadow = copy.deepcopy(module, memo)
+            model_copy = copy.deepcopy(module, memo)
     except Exception as error:
         raise InvalidTypeError(
             expected="a module that can be copied, for fixed batches",
             got=f"{type(module).__name__}: {error}",
-            cure="keep what can't be copied out of the module, or measure on training batches (batches=None)",
+            cure="keep objects that can't be copied out of the module, or measure on training batches (batches=None)",
         ) from error
-    vars(onlooker)["lightning_module"] = shadow
+    vars(silent_trainer)["lightning_module"] = model_copy
     for layer in module.modules():
         if id(layer) in memo:
             _rebind_layer(layer, memo[id(layer)], memo)
-    for layer in shadow.modules():
-        _attach(layer, onlooker)
+    for layer in model_copy.modules():
+        _silence(layer, silent_trainer)
         _apply_pruning(layer)
-    shadow.zero_grad(set_to_none=True)
-    return shadow
+    model_copy.zero_grad(set_to_none=True)
+    return model_copy
 
 
 class _SilentTrainer:
-    """A Trainer that a copy of its module sees: what the copy logs or sets is not for the run."""
+    """Trainer as a copy of its module sees it: logging and assignments of the copy don't reach the run."""
 
     def __init__(self, trainer: Trainer) -> None:
         loggers = [DummyLogger() for _ in trainer.loggers]
@@ -64,7 +66,7 @@ class _SilentTrainer:
 
 
 class _Detaching(TorchFunctionMode):
-    """Lets tensors be copied that were computed from others, without what they were computed from."""
+    """Copies tensors that were computed from others as detached tensors, which `copy.deepcopy` refuses to do."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -74,32 +76,32 @@ class _Detaching(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _not_to_copy(trainer: Trainer, onlooker: _SilentTrainer, module: nn.Module) -> dict[int, Any]:
-    """Return what stands in the copy for objects that are not to be copied, by their identity."""
-    stands_for: dict[int, Any] = {id(trainer): onlooker}
-    stands_for |= {id(logger): dummy for logger, dummy in zip(trainer.loggers, onlooker.loggers, strict=True)}
+def _replacements(trainer: Trainer, silent_trainer: _SilentTrainer, module: nn.Module) -> dict[int, Any]:
+    """Return replacements for objects that must not be copied, by the objects' identity."""
+    replacements: dict[int, Any] = {id(trainer): silent_trainer}
+    replacements |= {id(logger): dummy for logger, dummy in zip(trainer.loggers, silent_trainer.loggers, strict=True)}
     for layer in module.modules():
-        stands_for |= {id(data): data for data in _data_in(vars(layer).values())}
-        if context := getattr(layer, "_compiler_ctx", None):  # what Lightning knows of a compiled module
-            stands_for[id(context)] = {}
-    return stands_for
+        replacements |= {id(data): data for data in _data_in(vars(layer).values())}
+        if context := getattr(layer, "_compiler_ctx", None):  # Lightning's record of a compiled module
+            replacements[id(context)] = {}
+    return replacements
 
 
 def _data_in(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         contents = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-        for each in (value, *contents):
-            if isinstance(each, (Dataset, DataLoader)) or is_a(each, "LightningDataModule"):
-                yield each
+        for candidate in (value, *contents):
+            if isinstance(candidate, (Dataset, DataLoader)) or is_a(candidate, "LightningDataModule"):
+                yield candidate
 
 
-def _rebind_layer(layer: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
-    """Let functions that a layer has as attributes or hooks, compiled ones too, refer to the copy.
+def _rebind_layer(layer: nn.Module, layer_copy: nn.Module, memo: dict[int, Any]) -> None:
+    """Rebind functions that a layer has as attributes or hooks, compiled ones too, to the copy.
 
-    Methods refer to it already. Functions are what `copy.deepcopy` leaves as they are.
+    Methods are bound to it already; functions are not copied by `copy.deepcopy`.
     """
     dictionaries = [value for value in vars(layer).values() if isinstance(value, dict) and id(value) in memo]
-    for own, copied in [(vars(layer), vars(twin)), *((each, memo[id(each)]) for each in dictionaries)]:
+    for own, copied in [(vars(layer), vars(layer_copy)), *((hooks, memo[id(hooks)]) for hooks in dictionaries)]:
         for name, value in own.items():
             if isinstance(value, FunctionType):
                 copied[name] = _rebind(value, memo)
@@ -121,23 +123,23 @@ def _rebind_function(function: FunctionType, memo: dict[int, Any]) -> FunctionTy
     vars(copied).update(vars(function))
     copied.__defaults__ = function.__defaults__ and tuple(_rebind(value, memo) for value in function.__defaults__)
     copied.__kwdefaults__ = {name: _rebind(value, memo) for name, value in (function.__kwdefaults__ or {}).items()}
-    for cell, given in zip(cells, function.__closure__ or (), strict=True):
+    for cell, original in zip(cells, function.__closure__ or (), strict=True):
         try:
-            cell.cell_contents = _rebind(given.cell_contents, memo)
+            cell.cell_contents = _rebind(original.cell_contents, memo)
         except ValueError:  # it is empty
             continue
     return copied
 
 
-def _attach(layer: nn.Module, onlooker: _SilentTrainer) -> None:
+def _silence(layer: nn.Module, silent_trainer: _SilentTrainer) -> None:
     vars(layer).pop("_compiled_call_impl", None)
     if is_a(layer, "LightningModule"):
-        vars(layer).update(_trainer=onlooker, _compiler_ctx=None)
-        vars(layer).update(dict.fromkeys(("log", "log_dict", "print"), _nothing))
+        vars(layer).update(_trainer=silent_trainer, _compiler_ctx=None)
+        vars(layer).update(dict.fromkeys(("log", "log_dict", "print"), _log_nothing))
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    """Take the place of what logs."""
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """Replace the methods that log."""
 
 
 def _apply_pruning(layer: nn.Module) -> None:

@@ -196,7 +196,7 @@ def test_one_stream_of_which_nothing_is_left_is_a_warning() -> None:
 @pytest.mark.parametrize("options", [{}, {"num_classes": CLASSES, "every_n_epochs": 1}], ids=["count", "often"])
 def test_what_would_take_images_of_one_stream_from_training_is_an_error_before_it(options: dict[str, Any]) -> None:
     stream = OneStream()
-    with pytest.raises(TypeError, match=r"Expected data that can be gone through again.* got .* one iterator.* Cure: "):
+    with pytest.raises(TypeError, match=r"Expected data that can be iterated again.* got .* single iterator.* Cure: "):
         seen_in_training(stream, ClassSpecializationCallback(**options))
     assert len(list(stream)) == IMAGES - 4  # the batch that Lightning fetches ahead
 
@@ -264,7 +264,7 @@ def test_a_loader_whose_workers_live_on_is_not_moved() -> None:
 
 def test_a_loader_that_keeps_an_iterator_is_refused_untouched() -> None:
     batches = Living(NUMBERS, batch_size=4)
-    with pytest.raises(TypeError, match=r"got a Living, which keeps an iterator, living\. Cure: .* a plain DataLoader"):
+    with pytest.raises(TypeError, match=r"got a Living, which holds an iterator, living\. Cure: .* a plain DataLoader"):
         numbers(batches)
     assert next(iter(batches))[0].tolist() == [0, 1, 2, 3]
 
@@ -362,7 +362,7 @@ def test_each_split_of_a_module_is_looked_at_in_fit_and_in_test(split: str, when
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_data_that_a_run_does_not_have_are_an_error_before_training(split: str) -> None:
-    with pytest.raises(ValueError, match=rf"Expected one {split} loader; got 0\. Cure: give the data .* as dataloader"):
+    with pytest.raises(ValueError, match=rf"Expected one {split} loader; got 0\. Cure: pass .* as dataloader"):
         measured(dataloader=split)
 
 
@@ -462,7 +462,7 @@ def test_data_that_can_not_be_gone_through_again_are_refused() -> None:
     run = process()
     for batches in (iter([1]), 3):
         with (
-            pytest.raises(TypeError, match="Expected batches that can be gone through again; got a "),
+            pytest.raises(TypeError, match="Expected batches that can be iterated more than once; got a "),
             evaluation_batches(run, Images(), batches),
         ):
             pass

@@ -220,10 +220,10 @@ def test_a_logger_that_fails_is_warned_of_once_and_training_goes_on_with_files(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = fit(sending, logger=kind(), default_root_dir=tmp_path, log_every_n_steps=1)
-    said = [str(each.message) for each in caught if "picture" in str(each.message)]
+    said = [str(each.message) for each in caught if "figure" in str(each.message)]
     assert len(said) == 1
     assert said[0].startswith(
-        f"Expected {kind.__name__} to take the picture 'density'; got ConnectionError: no network."
+        f"Expected {kind.__name__} to take the figure 'density'; got ConnectionError: no network."
     )
     assert " Cure: " in said[0]
     assert run.current_epoch == 3
@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_written_to_is_warned_of(tmp_path: Path) -> None
 
 def test_a_picture_that_cannot_be_drawn_is_warned_of(tmp_path: Path) -> None:
     run = trainer(default_root_dir=tmp_path)
-    with pytest.warns(UserWarning, match=r"Expected a picture 'density'; got ConnectionError: no network.* Cure: "):
+    with pytest.warns(UserWarning, match=r"Expected a figure 'density'; got ConnectionError: no network.* Cure: "):
         assert send_figure(run, "density", refuse) == []
     assert list(tmp_path.rglob("*")) == []
 

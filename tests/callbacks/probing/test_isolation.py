@@ -78,14 +78,19 @@ def test_a_run_is_the_same_with_and_without_the_callback() -> None:
 
 @pytest.mark.parametrize(
     ("part", "place"),
-    [("_random_states", "/random"), ("_random_states", "/numpy"), ("_buffers", "/weights"), ("_modes", "/modes")],
+    [
+        ("_restored_random_states", "/random"),
+        ("_restored_random_states", "/numpy"),
+        ("_restored_buffers", "/weights"),
+        ("_evaluation_mode", "/modes"),
+    ],
 )
 def test_what_is_not_put_back_is_seen(monkeypatch: pytest.MonkeyPatch, part: str, place: str) -> None:
     without_it = trained()
 
     @contextmanager
     def careless(*arguments: Any) -> Any:
-        if part == "_modes":
+        if part == "_evaluation_mode":
             arguments[0].eval()
         yield
 
