@@ -1,4 +1,4 @@
-"""What happened: measurements and pictures."""
+"""Measurements of sparse networks, and pictures of them."""
 
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
 from lightning_sparse.analysis.gradient_flow import effective_gradient_flow, gradient_norm

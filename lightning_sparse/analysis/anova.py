@@ -24,11 +24,11 @@ class Effect:
         sum_sq: Sum of squares, type II.
         df: Degrees of freedom.
         f: F statistic.
-        p: Its p value.
+        p: p value of `f`.
         eta_sq: `sum_sq` / sum of `sum_sq` over all rows, the residual among them.
-        partial_eta_sq: `sum_sq` / (`sum_sq` + that of the residual).
+        partial_eta_sq: `sum_sq` / (`sum_sq` + sum of squares of the residual).
         omega_sq: (`sum_sq` - `df` * mean square of the residual) / (sum over all rows + mean square of the residual).
-            Estimates the part of the population's variance, and may fall below 0.
+            An estimate of the part of the population's variance; it may be below 0.
     """
 
     factor: str
@@ -46,9 +46,9 @@ class Anova:
     """An analysis of variance.
 
     Attributes:
-        effects: Of the layer, of sparsity, and of both together.
+        effects: Effects of the layer, of sparsity, and of their interaction.
         residual_sum_sq: Sum of squares within layer and network.
-        residual_df: Its degrees of freedom.
+        residual_df: Degrees of freedom within layer and network.
     """
 
     effects: tuple[Effect, ...]
@@ -59,19 +59,19 @@ class Anova:
 def two_way_anova(values: Mapping[str, tuple[Values, Values]]) -> Anova:
     """Return the analysis of variance value ~ layer * is_sparse.
 
-    Type II: each factor's sum of squares is what it explains beyond the other factor, and the interaction's what it
-    explains beyond both. Groups may have different sizes.
+    Type II: each factor's sum of squares is the part that it explains beyond the other factor, and the interaction's
+    the part that it explains beyond both. Groups may have different sizes.
 
     Args:
-        values: By layer, finite numbers of the dense and of the sparse network, at least one of each.
+        values: Finite numbers of the dense and of the sparse network, at least one of each, by layer.
 
     Raises:
         ValueError: If there are fewer than two layers, or values don't vary within layer and network.
         ModuleNotFoundError: If statsmodels is not installed.
     """
-    _check(values)
+    _check_groups(values)
     groups = [(layer, sparse, group) for layer, pair in values.items() for sparse, group in enumerate(pair)]
-    table = _fitted(
+    table = _fit_table(
         value=np.concatenate([group for *_, group in groups]),
         layer=[layer for layer, _, group in groups for _ in group],
         is_sparse=[sparse for _, sparse, group in groups for _ in group],
@@ -94,7 +94,7 @@ def two_way_anova(values: Mapping[str, tuple[Values, Values]]) -> Anova:
     return Anova(effects, residual[0], round(residual[1]))
 
 
-def _fitted(**data: Sequence[Any] | Values) -> Any:
+def _fit_table(**data: Sequence[Any] | Values) -> Any:
     try:
         formula, anova = import_module("statsmodels.formula.api"), import_module("statsmodels.stats.anova")
     except ModuleNotFoundError as error:
@@ -104,11 +104,11 @@ def _fitted(**data: Sequence[Any] | Values) -> Any:
             cure="pip install statsmodels, or lightning_sparse with its extra 'analysis'",
             name=error.name,
         ) from error
-    frame = import_module("pandas").DataFrame(data)  # statsmodels needs it, too
+    frame = import_module("pandas").DataFrame(data)  # a dependency of statsmodels
     return anova.anova_lm(formula.ols("value ~ C(layer) * C(is_sparse)", frame).fit(), typ=2)
 
 
-def _check(values: Mapping[str, tuple[Values, Values]]) -> None:
+def _check_groups(values: Mapping[str, tuple[Values, Values]]) -> None:
     if len(values) < 2:
         raise InvalidValueError(
             expected="at least two layers with values in both networks",

@@ -16,13 +16,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_sparse.analysis.checks import check_batch, check_specialization_options
+from lightning_sparse.analysis.specialization_inputs import check_batch, check_specialization_options
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
-# Features that are held in float64 at a time, by devices that cast them all before they sum: 128 MB.
+# Features per chunk, 128 MB in float64: some devices cast a whole tensor before they sum it.
 _AT_ONCE = 2**24
-# Of the table of a metric that has seen no channels yet. No real table has it: there are at least two classes. It is
-# spread out to any other table's shape when the two are added.
+# Shape of the table before the first update. No real table has it, as there are at least two classes, and it broadcasts
+# to any other table's shape when the two are added.
 _UNKNOWN = (1, 1)
 
 
@@ -47,7 +47,7 @@ def class_activity(activity: Tensor, labels: Tensor, num_classes: int) -> Tensor
     """Return the sum over the images of each class: float64 ``(channels, classes)``, the same bits each time.
 
     Args:
-        activity: Of each image, float64 ``(batch, channels)``, as `image_activity` returns it.
+        activity: Activity of each image, float64 ``(batch, channels)``, as `image_activity` returns it.
         labels: Integers ``(batch,)``, 0 <= label < num_classes. An image with another label counts for no class.
         num_classes: Number of classes.
 
@@ -62,7 +62,7 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Return the number of images of each class: int64 ``(classes,)``.
 
     Args:
-        labels: As in `class_activity`.
+        labels: Integers ``(batch,)``, as in `class_activity`.
         num_classes: Number of classes.
     """
     return _one_hot(labels, num_classes).sum(0)
@@ -86,12 +86,12 @@ def per_image(activity: Tensor, images: Tensor) -> Tensor:
 def specialization_of(activity: Tensor, drop_fraction: float = 0.0) -> dict[str, Tensor]:
     """Return how specialized each channel is, from the activity for each class.
 
-    Channels that are dead (no activity at all) or dropped have no specialization: NaN, never a number to be averaged.
+    Channels that are dead (no activity at all) or dropped have NaN as specialization, so that none of them is averaged.
 
     Args:
         activity: Sum or mean of |activation|, ``(channels, classes)``, finite, >= 0.
         drop_fraction: The least active channels that jointly carry less than this part of all activity, in [0, 1), are
-            dropped. The authors' code has 0.05, their text nothing of it: 0.
+            dropped. The authors' code has 0.05; their text has no such step: 0.
 
     Returns:
         ``specialization`` ``(channels,)``, in [1 / classes, 1] or NaN; ``proportions`` ``(channels, classes)``, rows
@@ -118,8 +118,8 @@ def specialization_of(activity: Tensor, drop_fraction: float = 0.0) -> dict[str,
 
 
 def _least_active(share: Tensor, fraction: float) -> Tensor:
-    """Tell which channels come first in ascending order of share, as long as their sum is below a fraction."""
-    # On the CPU: CUDA has no deterministic cumulative sum. Ties: the lower channel is less active.
+    """Mark the least active channels whose cumulative share is below a fraction, bool ``(channels,)``."""
+    # On the CPU: CUDA has no deterministic cumulative sum. Ties: the lower index counts as less active.
     ordered, order = share.cpu().sort(stable=True)
     least = torch.zeros(len(share), dtype=torch.bool)
     least[order] = ordered.cumsum(0) < fraction
@@ -130,18 +130,18 @@ class ClassSpecialization(Metric):
     """How specialized the channels of one layer are: the largest part of a channel's activity due to one class.
 
     Accumulates the sums of |activation| over images in float64, in a table of channels and classes: memory doesn't
-    depend on the number of images, and no update waits for the device. What is wrong with the numbers themselves (not
-    finite, labels out of range) is therefore noted on the device and raised by `compute`.
+    depend on the number of images, and no update waits for the device. Features that are not finite and labels out of
+    range are therefore counted on the device and raised by `compute`.
 
     The states are saved with the metric's `state_dict`; `metric.persistent(False)` leaves them out. In a distributed
-    run, processes without data take part. Devices without float64 (MPS) can't hold them: give features on the CPU.
+    run, processes without data take part. Devices without float64 (MPS) can't hold states: give features on the CPU.
 
     Args:
         num_classes: Number of classes, >= 2.
         drop_fraction: The least active channels that jointly carry less than this part of all activity, in [0, 1), are
-            left out. 0.05 is what the authors' code does; the default, 0, is their text.
+            left out. The authors' code has 0.05; the default, 0, follows their text.
         balanced: Whether each class's activity is divided by its number of images first.
-        **kwargs: Those of every `torchmetrics.Metric`.
+        **kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -170,7 +170,7 @@ class ClassSpecialization(Metric):
             self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Count a batch in.
+        """Add a batch.
 
         Args:
             features: Real floating-point numbers ``(batch, channels, *spatial)`` or ``(batch, channels)``.
@@ -178,27 +178,27 @@ class ClassSpecialization(Metric):
 
         Raises:
             TypeError: If a dtype is wrong.
-            ValueError: If shapes or devices don't fit together, or there were other channels before.
+            ValueError: If shapes or devices don't fit together, or the number of channels has changed.
         """
         check_batch(features, labels)
         self._check_table((features.shape[1], self.num_classes))
         activity, counts = image_activity(features.detach()), class_counts(labels, self.num_classes)
         self.activity = self.activity + class_activity(activity, labels, self.num_classes)
         self.images = self.images + counts
-        # What is not finite among the features is so in their sums.
+        # A feature that is not finite makes its sum so.
         invalid = (~activity.isfinite()).any(1).sum(), len(labels) - counts.sum()
         self.invalid = self.invalid + torch.stack(invalid)
 
     def forward(self, features: Tensor, labels: Tensor) -> Any:
-        """Count a batch in and return what `compute` would of this batch alone."""
+        """Add a batch and return the result of this batch alone."""
         check_batch(features, labels)
-        self._check_table((features.shape[1], self.num_classes))  # before the state is put aside for the batch's
+        self._check_table((features.shape[1], self.num_classes))  # before the state is replaced by the batch's
         return super().forward(features, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return what `specialization_of` returns, for all images so far.
+        """Return the result of `specialization_of` for all images so far.
 
-        A layer of a single channel has scalars for what is of shape ``(channels,)``, as torchmetrics returns them.
+        With a single channel, values of shape ``(channels,)`` are scalars, as torchmetrics squeezes them.
 
         Raises:
             RuntimeError: If there was no update.
@@ -218,7 +218,7 @@ class ClassSpecialization(Metric):
                 got=f"NaN or infinity for {infinite} images",
                 cure=(
                     "look for where the network diverges or images are not finite, or use a precision with a "
-                    "larger range; a metric of your own needs a reset, too"
+                    "larger range; reset your own metric afterwards"
                 ),
             )
         if unknown:
@@ -226,15 +226,14 @@ class ClassSpecialization(Metric):
                 expected=f"0 <= label < {self.num_classes}",
                 got=f"other labels for {unknown} images",
                 cure=(
-                    "give the number of classes as num_classes, and labels from 0 on; a metric of your own "
-                    "needs a reset, too"
+                    "give the number of classes as num_classes, and labels from 0 on; reset your own metric afterwards"
                 ),
             )
         activity = per_image(self.activity, self.images) if self.balanced else self.activity
         return specialization_of(activity, self.drop_fraction)
 
     def sync(self, dist_sync_fn: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> None:
-        """Sum the states over processes, of which some may have seen no data yet; as `torchmetrics.Metric.sync`."""
+        """Sum the states over processes, also without data in some; arguments as in `torchmetrics.Metric.sync`."""
         super().sync(dist_sync_fn or self.dist_sync_fn, *args, **kwargs)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
@@ -242,17 +241,17 @@ class ClassSpecialization(Metric):
         super()._reduce_states(incoming_state)
 
     def _check_table(self, shape: tuple[int, ...]) -> None:
-        here = tuple(self.activity.shape)
-        if shape != here and _UNKNOWN not in (shape, here):
+        current = tuple(self.activity.shape)
+        if shape != current and _UNKNOWN not in (shape, current):
             raise InvalidValueError(
-                expected=f"{here[0]} channels and {here[1]} classes, as before",
+                expected=f"{current[0]} channels and {current[1]} classes, as before",
                 got=f"{shape[0]} and {shape[1]}",
                 cure="use one metric per layer, and reset it if the layer is replaced",
             )
 
 
 def _gather(result: Tensor, group: Any = None) -> list[Tensor]:
-    """Return a state of all processes, where that of one without data is zeros of the others' shape."""
+    """Return one state of each process; the state of a process without data is zeros of the others' shape."""
     gathered = gather_all_tensors(result, group)
     shapes = {tuple(state.shape) for state in gathered} - {_UNKNOWN}
     if len(shapes) > 1:

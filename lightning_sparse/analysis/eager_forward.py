@@ -1,4 +1,4 @@
-"""Run a model as it is written, for a look at its layers, and leave no trace in it."""
+"""Eager forward passes, whose layers call their hooks, through models that may be compiled."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import nn
 
 
 @contextmanager
-def plain_passes(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield what to call: the model in evaluation mode, without gradients, nothing of it compiled.
+def eager_evaluation(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the model to call: in evaluation mode, without gradients, no part of it compiled.
 
-    Compiled code calls no hooks and has no layers. Everything is as it was afterwards.
+    Compiled code calls no hooks and has no layers. Modes and compiled parts are restored afterwards.
 
     Args:
-        model: Any module, or what `torch.compile` made of one.
+        model: Any module, compiled or not.
     """
     with ExitStack() as undo:
-        plain = _original(model)
-        for module in [each for each in plain.modules() if _original(each) is each]:
+        eager = _original(model)
+        for module in [module for module in eager.modules() if _original(module) is module]:
             undo.callback(setattr, module, "training", module.training)
             _replace(undo, module._modules, {name: _original(child) for name, child in module._modules.items()})
             own = vars(module)
@@ -30,13 +30,13 @@ def plain_passes(model: nn.Module) -> Iterator[nn.Module]:
             forward = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
             if forward is not None:  # by Lightning, of a compiled LightningModule
                 _replace(undo, own, {"forward": forward})
-        plain.eval()
+        eager.eval()
         undo.enter_context(torch.no_grad())
-        yield plain
+        yield eager
 
 
 def _original(module: Any) -> Any:
-    """Return what `torch.compile` wraps; anything else itself."""
+    """Return the module inside a wrapper of `torch.compile`; any other object itself."""
     while hasattr(module, "_orig_mod"):
         module = module._orig_mod
     return module

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import is_real
 
 Gradients = Sequence[Tensor | None] | Mapping[str, Tensor | None]
 
-# As many values as stay in a core's cache together with what is computed from them.
+# Values per chunk that stay in a core's cache together with their intermediate results.
 _CHUNK = 1 << 18
 
 
@@ -34,9 +35,9 @@ def effective_gradient_flow(
 
     Args:
         gradients: One per layer, of the layer's weight, any shape; None for a layer that the gradient does not reach,
-            which contributes zero. Floating point, all on one device or each on its own.
+            which contributes zero. Floating point, on any devices.
         masks: The layers' masks, of the gradients' shapes, inactive where zero; None for a dense layer, or for all.
-            In the order of the gradients, or by the same names, of which those that are missing are dense.
+            In the order of the gradients, or by their names; layers that are not named are dense.
         p: Order of the norm, 1 <= p <= inf. The paper reports 1 and 2.
         normalize: "active" divides each layer's norm by the number of its active weights, a variant that the paper
             doesn't have; a layer without any contributes zero.
@@ -69,11 +70,11 @@ def gradient_norm(gradients: Gradients, p: float = 2.0) -> Tensor:
     """Return the p-norm of all gradients as one vector, masked or not: what EGF is compared with.
 
     Args:
-        gradients: As `effective_gradient_flow` takes them.
+        gradients: One per layer, as in `effective_gradient_flow`.
         p: Order of the norm, 1 <= p <= inf.
 
     Returns:
-        A scalar, as of `effective_gradient_flow`.
+        A scalar, of the device and type of `effective_gradient_flow`.
 
     Raises:
         ValueError: If there is no layer, or p is outside its range.
@@ -88,9 +89,9 @@ def layer_norms(
     """Return norms of each layer's masked gradient, shape ``(orders, layers)``, without waiting for the device.
 
     Args:
-        gradients: As `effective_gradient_flow` takes them.
-        orders: Of the norms, each in [1, inf].
-        masks: As `effective_gradient_flow` takes them, in the order of the gradients.
+        gradients: One per layer, as in `effective_gradient_flow`.
+        orders: Orders of the norms, each in [1, inf].
+        masks: One per layer or None, in the order of the gradients.
 
     Raises:
         ValueError: If an order is outside its range.
@@ -102,20 +103,20 @@ def layer_norms(
     dtype = torch.float64 if any(gradient.dtype == torch.float64 for gradient in present) else torch.float32
     missing = torch.zeros(len(orders), device=device, dtype=dtype)
     parts = [(gradient.detach(), mask) for gradient, mask in zip(gradients, kept, strict=True) if gradient is not None]
-    found = iter(
-        [_in_parts(gradient, mask, orders, dtype).to(device) for gradient, mask in parts]
+    norms = iter(
+        [_in_chunks(gradient, mask, orders, dtype).to(device) for gradient, mask in parts]
         if all(gradient.device.type == "cpu" for gradient, _ in parts)
         else _at_once(parts, orders, dtype, device)
     )
-    return torch.stack([missing if gradient is None else next(found) for gradient in gradients], dim=1)
+    return torch.stack([missing if gradient is None else next(norms) for gradient in gradients], dim=1)
 
 
 def active_counts(gradients: Sequence[Tensor | None], masks: Sequence[Tensor | None]) -> Tensor:
     """Return the number of active weights of each layer, int64, shape ``(layers,)``, on the first gradient's device.
 
     Args:
-        gradients: As `effective_gradient_flow` takes them. A layer with neither mask nor gradient counts zero.
-        masks: Likewise, in the order of the gradients.
+        gradients: One per layer, as in `effective_gradient_flow`. A layer with neither mask nor gradient counts zero.
+        masks: One per layer or None, in the order of the gradients.
     """
     device = next((gradient.device for gradient in gradients if gradient is not None), torch.device("cpu"))
     counts = []
@@ -126,13 +127,13 @@ def active_counts(gradients: Sequence[Tensor | None], masks: Sequence[Tensor | N
 
 
 def check_orders(orders: Sequence[float]) -> None:
-    """Check that all of them are norms.
+    """Check the orders of norms.
 
     Raises:
-        ValueError: If one is below 1, not a number, or there is none.
+        ValueError: If one is below 1 or not a number, or there is none.
     """
     for p in orders:
-        if isinstance(p, (bool, str)) or not p >= 1:
+        if not is_real(p, 1):
             raise InvalidValueError(
                 expected="the order of a norm, 1 <= p <= inf",
                 got=repr(p),
@@ -163,31 +164,31 @@ def order_of(norm: str) -> float:
 def _at_once(
     parts: Sequence[tuple[Tensor, Tensor | None]], orders: Sequence[float], dtype: torch.dtype, device: torch.device
 ) -> Sequence[Tensor]:
-    """Return the norms of each layer, shape `(orders,)`; launch few kernels, those of a norm for all layers at once."""
-    seen = [gradient if mask is None else torch.where(mask != 0, gradient, 0) for gradient, mask in parts]
-    fused = len({(each.device, each.dtype) for each in seen}) == 1
+    """Return the norms of each layer, shape `(orders,)`, with few kernels: one launch per norm for all layers."""
+    masked = [gradient if mask is None else torch.where(mask != 0, gradient, 0) for gradient, mask in parts]
+    fused = len({(gradient.device, gradient.dtype) for gradient in masked}) == 1
     rows = []
     for p in orders:
         norms: Sequence[Tensor]
         if fused and p in (1, 2, math.inf):
-            norms = torch._foreach_norm(seen, p, dtype=dtype)
+            norms = torch._foreach_norm(masked, p, dtype=dtype)
         else:
-            norms = [torch.linalg.vector_norm(each, p, dtype=dtype) for each in seen]
+            norms = [torch.linalg.vector_norm(gradient, p, dtype=dtype) for gradient in masked]
         rows.append(torch.stack([norm.to(device) for norm in norms]))
     return torch.stack(rows).unbind(1)
 
 
-def _in_parts(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Stay in the cache: a temporary of a layer's size would take longer than all norms."""
+def _in_chunks(gradient: Tensor, mask: Tensor | None, orders: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Return the norms of a layer chunk by chunk: temporaries of its size would take longer than all norms."""
     mask = mask if mask is None or mask.dtype == torch.bool else mask != 0
-    found = _over_parts(gradient, mask, orders, dtype, torch.mul)
-    if mask is None or found.isfinite().all():
-        return found
-    # Zero times infinity is not a number, but an inactive weight's gradient must not matter.
-    return _over_parts(gradient, mask, orders, dtype, lambda values, kept: torch.where(kept, values, 0))
+    norms = _norms_of_chunks(gradient, mask, orders, dtype, torch.mul)
+    if mask is None or norms.isfinite().all():
+        return norms
+    # Zero times infinity is NaN, but the gradient of an inactive weight must not count.
+    return _norms_of_chunks(gradient, mask, orders, dtype, lambda values, kept: torch.where(kept, values, 0))
 
 
-def _over_parts(
+def _norms_of_chunks(
     gradient: Tensor,
     mask: Tensor | None,
     orders: Sequence[float],
@@ -211,12 +212,12 @@ def _norm(values: Tensor, p: float) -> Tensor:
 
 
 def _paired(gradients: Gradients, masks: Gradients | None) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Return gradients and masks as lists in one order, checked against each other."""
+    """Return gradients and masks as lists in one order, after checks that they fit each other."""
     if not gradients:
         raise InvalidValueError(
             expected="the gradient of at least one layer",
             got="none",
-            cure="pass those of the weights",
+            cure="pass the gradients of the weights",
         )
     names = list(gradients) if isinstance(gradients, Mapping) else [str(index) for index in range(len(gradients))]
     layers = list(gradients.values()) if isinstance(gradients, Mapping) else list(gradients)
@@ -238,7 +239,7 @@ def _paired(gradients: Gradients, masks: Gradients | None) -> tuple[list[Tensor 
         raise InvalidValueError(
             expected=f"masks of {names}",
             got=f"one of {unknown[0]!r}",
-            cure="name them as the gradients",
+            cure="use the names of the gradients",
         )
     for name, gradient, mask in zip(names, layers, kept, strict=True):
         if gradient is not None and mask is not None and gradient.shape != mask.shape:

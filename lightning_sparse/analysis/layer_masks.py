@@ -1,4 +1,4 @@
-"""Which mask belongs to which weight of a model, whatever wraps the model and whoever shares the weight."""
+"""Masks by weight, in models with compiled parts and tied weights, and active weights by layer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 
 def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
-    """Return the masks by the parameter that each is of.
+    """Return masks by parameter instead of by name.
 
     Args:
-        model: Any module; compiled parts of it change no name.
-        masks: By parameter name, of the parameters' shapes. A tied parameter may go by any of its names.
+        model: Any module; its parts may be compiled.
+        masks: By parameter name, of the parameters' shapes. Any name of a tied parameter will do.
 
     Raises:
         ValueError: If there is no such parameter, a shape differs, or a parameter has two masks that differ.
     """
     parameters = {plain_name(name): weight for name, weight in model.named_parameters(remove_duplicate=False)}
-    given = {plain_name(name): mask for name, mask in masks.items()}
-    if unknown := [name for name in given if name not in parameters]:
+    masks = {plain_name(name): mask for name, mask in masks.items()}
+    if unknown := [name for name in masks if name not in parameters]:
         raise InvalidValueError(
             expected="masks of the model's parameters",
             got=f"one of {', '.join(map(repr, unknown[:3]))}, which {type(model).__name__} has not",
             cure=f"pass the masks' own model; its parameters are {name_list(list(parameters)) or 'none'}",
         )
-    found: dict[Tensor, Tensor] = {}
-    for name, mask in given.items():
+    by_weight: dict[Tensor, Tensor] = {}
+    for name, mask in masks.items():
         weight = parameters[name]
         if mask.shape != weight.shape:
             raise InvalidValueError(
@@ -38,22 +38,22 @@ def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tenso
                 got=tuple(mask.shape),
                 cure="pass the masks of this model",
             )
-        if weight in found and not torch.equal(found[weight] != 0, mask != 0):
+        if weight in by_weight and not torch.equal(by_weight[weight] != 0, mask != 0):
             raise InvalidValueError(
                 expected="one mask of a tied parameter",
                 got=f"another one for {name}",
-                cure="pass that of one name",
+                cure="pass the mask of one name only",
             )
-        found[weight] = mask
-    return found
+        by_weight[weight] = mask
+    return by_weight
 
 
 def active_part(weight: Tensor, masks: Mapping[Tensor, Tensor] | None) -> Tensor:
-    """Return which values of a layer's weight are active, bool, of its shape.
+    """Return True for active values of a layer's weight: bool, of its shape.
 
     Args:
-        weight: A parameter, or what a layer computes from one.
-        masks: As `masks_by_weight` returns them; a weight without one is dense. None: active is what is not zero.
+        weight: A parameter, or a tensor that a layer computes from one.
+        masks: Masks by weight, from `masks_by_weight`; a weight without one is dense. None: nonzero values are active.
     """
     if masks is None:
         return weight.detach() != 0

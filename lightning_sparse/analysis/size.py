@@ -1,4 +1,4 @@
-"""How much a sparse network computes and how much it stores: counts, not measurements of speed."""
+"""Floating-point operations and bytes of a sparse network: counts, not measurements of speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_sparse.analysis.eager_forward import plain_passes
+from lightning_sparse.analysis.eager_forward import eager_evaluation
 from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
 
 _INDEX_BYTES = 4
@@ -22,8 +22,8 @@ class Flops:
     """Floating-point operations of a forward pass; a multiplication and an addition are two.
 
     Attributes:
-        dense: Of the network as it is stored.
-        sparse: If inactive weights of its linear and convolutional layers cost nothing.
+        dense: Operations of the network as it is stored.
+        sparse: Operations if inactive weights of its linear and convolutional layers cost nothing.
     """
 
     dense: int
@@ -34,25 +34,25 @@ def count_flops(model: nn.Module, masks: Mapping[str, Tensor] | None, inputs: Te
     """Count the operations of a forward pass with PyTorch's own counter: matrix products, convolutions, attention.
 
     The model is run in evaluation mode, without gradients, not compiled and without PyTorch's fused path for
-    transformers, which counts nothing; it is left as it was. A weight that no layer of its own is called with, such as
-    one within attention or of a recurrent layer, counts as dense, whatever its mask. PyTorch 2.4 doesn't count the two
+    transformers, which counts nothing; its state is restored. A weight of a layer that is not called as a module of its
+    own, as inside attention or a recurrent layer, counts as dense, whatever its mask. PyTorch 2.4 doesn't count the two
     products of attention on CPUs.
 
     Args:
         model: Any module.
         masks: By parameter name, inactive where zero, such as ``SparseNetwork.masks``; weights without one are dense.
-            None takes exact zeros for inactive.
-        inputs: What the model is called with: a tensor, or all its arguments as a tuple.
+            None: exact zeros are inactive.
+        inputs: Input of the model: a tensor, or all its arguments as a tuple.
 
     Raises:
-        ValueError: If a mask is of no parameter of the model, or doesn't fit.
+        ValueError: If a mask belongs to no parameter of the model, or doesn't fit.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     weights = None if masks is None else masks_by_weight(model, masks)
-    with plain_passes(model) as plain, _without_fast_path(), FlopCounterMode(display=False) as counter:
-        layers = [_Counted(module, counter) for module in plain.modules() if _has_matrix(module)]
+    with eager_evaluation(model) as eager, _without_fast_path(), FlopCounterMode(display=False) as counter:
+        layers = [_LayerFlops(module, counter) for module in eager.modules() if _has_matrix(module)]
         try:
-            plain(*arguments)
+            eager(*arguments)
         finally:
             for layer in layers:
                 layer.remove()
@@ -61,8 +61,8 @@ def count_flops(model: nn.Module, masks: Mapping[str, Tensor] | None, inputs: Te
     return Flops(dense, round(dense - saved))
 
 
-class _Counted:
-    """Counts the operations of a layer's calls."""
+class _LayerFlops:
+    """Operations of a layer's calls."""
 
     def __init__(self, module: nn.Module, counter: FlopCounterMode) -> None:
         self.weight: Tensor = module.weight  # type: ignore[assignment]  # of a layer that has one
@@ -105,10 +105,10 @@ class Bytes:
     """Bytes of a network's parameters and buffers, stored in three ways.
 
     Attributes:
-        dense: Every value, as PyTorch saves it: what is shared, such as a tied weight, once.
-        bitmask: Active values of masked weights and one bit per weight; all else dense.
+        dense: Every value, as PyTorch saves it; shared memory, such as a tied weight, once.
+        bitmask: Active values of masked weights and one bit per weight; the rest dense.
         csr: Active values of masked weights with 32-bit columns, and 32-bit starts of rows (compressed sparse rows, one
-            per output); all else dense.
+            per output); the rest dense.
     """
 
     dense: int

@@ -1,4 +1,4 @@
-"""Dense against sparse: how much a value per channel differs, layer by layer and over all layers."""
+"""Comparison of one value per channel between a dense and a sparse network, layer by layer and over all layers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class LayerDifference:
     """How the channels of one layer differ between two networks.
 
     Attributes:
-        layer: Its name.
+        layer: Name of the layer.
         dense_channels: Number of channels that have a value in the dense network.
-        sparse_channels: Likewise in the sparse one.
-        dense_mean: Their mean in the dense network.
-        sparse_mean: Likewise in the sparse one.
-        standard_error: Of the difference, without assuming equal variances (Welch); NaN with a single channel.
-        cohens_d: The difference in units of the pooled standard deviation; NaN where that is zero or unknown.
+        sparse_channels: Number of channels that have a value in the sparse network.
+        dense_mean: Mean over channels in the dense network.
+        sparse_mean: Mean over channels in the sparse network.
+        standard_error: Standard error of the difference, without assuming equal variances (Welch); NaN with a single
+            channel.
+        cohens_d: Difference in units of the pooled standard deviation; NaN if that is zero or unknown.
     """
 
     layer: str
@@ -70,12 +71,12 @@ def compare(dense: Mapping[str, Any], sparse: Mapping[str, Any]) -> Comparison:
     """Return how class specialization, or any other value per channel, differs between two networks.
 
     Layer by layer: the difference of the means with its standard error, and Cohen's d. Over all layers: a two-way
-    analysis of variance with type II sums of squares. Both take channels for independent of each other, which those of
-    one network hardly are: their p values and errors describe two networks, not two ways of training.
+    analysis of variance with type II sums of squares. Both assume independent channels, but channels of one network
+    hardly are: p values and errors describe two networks, not two ways of training.
 
     Args:
-        dense: By layer, one number per channel, or what `ClassSpecialization` computes. NaN is no value.
-        sparse: Likewise, with the same layers.
+        dense: By layer, one number per channel, or the result of `ClassSpecialization`. NaN: no value.
+        sparse: The same layers of the sparse network.
 
     Raises:
         ValueError: If the layers are not the same, fewer than two have values in both networks, values are infinite,
@@ -101,9 +102,9 @@ def layer_difference(layer: str, dense: Values, sparse: Values) -> LayerDifferen
     """Return how the values of one layer differ between two networks.
 
     Args:
-        layer: Its name.
-        dense: Finite numbers ``(channels,)``, at least one.
-        sparse: Likewise.
+        layer: Name of the layer.
+        dense: Finite numbers ``(channels,)``, at least one, of the dense network.
+        sparse: Finite numbers ``(channels,)``, at least one, of the sparse network.
 
     >>> layer_difference("conv", np.array([1.0, 3.0]), np.array([4.0, 6.0])).difference
     3.0
@@ -119,22 +120,22 @@ def layer_difference(layer: str, dense: Values, sparse: Values) -> LayerDifferen
         sparse_channels=len(sparse),
         dense_mean=means[0],
         sparse_mean=means[1],
-        standard_error=sqrt(sum(each / len(group) for each, group in zip(variances, groups, strict=True))),
+        standard_error=sqrt(sum(variance / len(group) for variance, group in zip(variances, groups, strict=True))),
         cohens_d=(means[1] - means[0]) / deviation if deviation else nan,
     )
 
 
-def _values(layer: str, given: Any) -> Values:
-    """Return the numbers of a layer's channels, without those that have none."""
-    channels = given["specialization"] if isinstance(given, Mapping) else given
+def _values(layer: str, result: Any) -> Values:
+    """Return the numbers of a layer's channels, without NaN."""
+    channels = result["specialization"] if isinstance(result, Mapping) else result
     numbers = channels.detach().cpu().double().numpy() if isinstance(channels, torch.Tensor) else channels
     values: Values = np.atleast_1d(np.asarray(numbers, dtype=np.float64))  # a layer of one channel may have a scalar
     if values.ndim != 1 or np.isinf(values).any():
-        found = f"shape {values.shape}" if values.ndim != 1 else "infinity"
+        problem = f"shape {values.shape}" if values.ndim != 1 else "infinity"
         raise InvalidValueError(
             expected="one number per channel, finite or NaN",
-            got=f"{found} for layer {layer!r}",
-            cure="give what ClassSpecialization computes, or its specialization",
+            got=f"{problem} for layer {layer!r}",
+            cure="give the result of ClassSpecialization, or its specialization",
         )
     return values[~np.isnan(values)]
 

@@ -1,8 +1,8 @@
 """Estimates of how much faster the convolutions of a sparse network could be.
 
-They are made as Dettmers & Zettlemoyer (2019) make them, and are estimates: nothing runs faster. Each convolution of
-the dense network is timed, and the time is scaled by what a sparse implementation would leave out (section 4.1 of the
-paper; their code also scales by the zeros among activations).
+The method is that of Dettmers & Zettlemoyer (2019); nothing runs faster. Each convolution of the dense network is
+timed, and the time is scaled by the part of the work that a sparse implementation would keep (section 4.1 of the paper;
+their code also scales by the part of the activations that is not zero).
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.analysis.eager_forward import plain_passes
+from lightning_sparse.analysis.eager_forward import eager_evaluation
 from lightning_sparse.analysis.layer_masks import active_part, masks_by_weight
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import check_integer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
 class ConvolutionCost:
-    """What the estimates are made of, for one convolution.
+    """Measurements of one convolution that the estimates are computed from.
 
     Attributes:
-        seconds: Time of its dense forward pass; of all calls, if it is called several times.
+        seconds: Time of its dense forward pass, summed over its calls.
         weight_density: Active part of its weights, in [0, 1].
         empty_in: Part of its input channels from which no active weight comes, in [0, 1].
         empty_out: Part of its output channels to which no active weight leads, in [0, 1].
-        input_density: Part of its input's values that are not zero, in [0, 1]; of several calls the mean, each call
-            counting as much as it computes.
-        empty_maps: Part of its input's feature maps, sample by sample, that are all zero, in [0, 1]; likewise.
+        input_density: Part of its input's values that are not zero, in [0, 1]; with several calls the mean, weighted by
+            the size of their outputs.
+        empty_maps: Part of its input's feature maps, sample by sample, that are all zero, in [0, 1]; with several calls
+            the same mean.
     """
 
     seconds: float
@@ -54,9 +56,9 @@ class EstimatedSpeedup:
         sparse_with_activations: In proportion to active weights times nonzero inputs. The authors' code, and probably
             the paper's numbers.
         channels: A dense convolution that skips input channels without an active weight. The paper's text.
-        channels_with_activations: Which skips those, and feature maps that are all zero. The authors' code.
-        both_channels: Which skips input and output channels without an active weight.
-        layers: What these are made of, by layer.
+        channels_with_activations: A dense convolution that also skips feature maps of zeros. The authors' code.
+        both_channels: A dense convolution that skips input and output channels without an active weight.
+        layers: Measurements that these are computed from, by layer.
     """
 
     sparse: float
@@ -72,38 +74,33 @@ def estimate_speedup(
 ) -> EstimatedSpeedup:
     """Estimate how much faster a sparse network's convolutions could be; linear layers don't count, as in the paper.
 
-    Runs the model in evaluation mode, without gradients and not compiled, and leaves it as it was.
+    Runs the model in evaluation mode, without gradients and not compiled, and restores its state.
 
     Args:
-        model: With convolutions.
+        model: A module with convolutions.
         masks: By parameter name, inactive where zero, such as ``SparseNetwork.masks``; weights without one are dense.
-            None takes exact zeros for inactive.
-        inputs: What the model is called with: a tensor ``(batch, channels, ...)``, or all its arguments as a tuple.
-        repeats: Timed passes, >= 1, after one to warm up; each layer's time is the median.
+            None: exact zeros are inactive.
+        inputs: Input of the model: a tensor ``(batch, channels, ...)``, or all its arguments as a tuple.
+        repeats: Number of timed passes, >= 1, after one to warm up; each layer's time is the median.
 
     Raises:
-        ValueError: If the model calls no convolution, a mask is of no parameter of the model or doesn't fit, or
+        ValueError: If the model calls no convolution, a mask belongs to no parameter of the model or doesn't fit, or
             ``repeats`` is below 1.
     """
-    if repeats < 1:
-        raise InvalidValueError(
-            expected="at least one timed pass",
-            got=f"repeats={repeats}",
-            cure="5, for instance",
-        )
+    repeats = check_integer(repeats, 1, expected="repeats >= 1, a number of timed passes", cure="5, for instance")
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     weights = None if masks is None else masks_by_weight(model, masks)
-    with plain_passes(model) as plain:
-        layers = {name: module for name, module in plain.named_modules() if isinstance(module, _CONVOLUTIONS)}
-        kept = {name: active_part(module.weight, weights) for name, module in layers.items()}
-        watched = _watch(plain, layers, arguments, repeats)
-    if not watched:
+    with eager_evaluation(model) as eager:
+        layers = {name: module for name, module in eager.named_modules() if isinstance(module, _CONVOLUTIONS)}
+        active = {name: active_part(module.weight, weights) for name, module in layers.items()}
+        profiles = _profile(eager, layers, arguments, repeats)
+    if not profiles:
         raise InvalidValueError(
             expected="a model that calls convolutions",
             got=f"{type(model).__name__}, which calls none",
             cure="FLOPs and bytes of linear layers are counted by count_flops and count_bytes",
         )
-    costs = {name: _cost(layers[name], kept[name], *found) for name, found in watched.items()}
+    costs = {name: _cost(layers[name], active[name], *profile) for name, profile in profiles.items()}
     return speedup_of(costs)
 
 
@@ -111,7 +108,7 @@ def speedup_of(layers: Mapping[str, ConvolutionCost]) -> EstimatedSpeedup:
     """Return the estimates for convolutions whose costs are known.
 
     Args:
-        layers: By name.
+        layers: Costs of the convolutions, by name.
 
     >>> speedup_of({"conv": ConvolutionCost(1.0, 0.05, 0.5, 0.0, 0.5, 0.0)}).sparse_with_activations
     40.0
@@ -120,8 +117,8 @@ def speedup_of(layers: Mapping[str, ConvolutionCost]) -> EstimatedSpeedup:
     dense = sum(cost.seconds for cost in costs)
 
     def ratio(parts: list[float]) -> float:
-        rest = sum(cost.seconds * part for cost, part in zip(costs, parts, strict=True))
-        return dense / rest if rest > 0 else float("inf")
+        remaining = sum(cost.seconds * part for cost, part in zip(costs, parts, strict=True))
+        return dense / remaining if remaining > 0 else float("inf")
 
     channels = [1 - cost.empty_in for cost in costs]
     return EstimatedSpeedup(
@@ -136,8 +133,8 @@ def speedup_of(layers: Mapping[str, ConvolutionCost]) -> EstimatedSpeedup:
     )
 
 
-class _Watch:
-    """Times a layer's calls, and looks at their inputs."""
+class _Profiler:
+    """Hooks that time a layer's calls and count zeros in their inputs."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -148,42 +145,42 @@ class _Watch:
 
     def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
         self.seconds.append(_now(output) - self._start)
-        self._look(module, _input(arguments, named), output.numel())
+        self._count_zeros(module, _input(arguments, named), output.numel())
 
-    def _look(self, module: nn.Module, features: Tensor, work: int) -> None:
-        """Add what an input has, as often as it has a part in the layer's work: in proportion to outputs."""
+    def _count_zeros(self, module: nn.Module, features: Tensor, work: int) -> None:
+        """Add the density and the empty maps of an input, weighted by the work of its call: its number of outputs."""
         batched = features.dim() == module.weight.dim()  # type: ignore[operator]  # of a convolution
         nonzero = (features if batched else features.unsqueeze(0)) != 0
         self._work += work
         self._density += work * nonzero.double().mean().item()
         self._empty += work * (1 - nonzero.flatten(2).any(dim=2).double().mean().item())
 
-    def found(self, passes: int) -> tuple[float, float, float] | None:
-        """Return seconds of a pass, density of the input and part of its maps that are empty; None without a call."""
-        calls = len(self.seconds) // passes  # of one pass
+    def profile(self, passes: int) -> tuple[float, float, float] | None:
+        """Return seconds of a pass, density of the input and part of its maps that are empty; None if never called."""
+        calls = len(self.seconds) // passes  # in one pass
         if not calls:
             return None
         times = [sum(self.seconds[begin : begin + calls]) for begin in range(calls, len(self.seconds), calls)]
         return statistics.median(times), self._density / self._work, self._empty / self._work
 
 
-def _watch(
+def _profile(
     model: nn.Module, layers: Mapping[str, nn.Module], arguments: tuple[Any, ...], repeats: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Return what is found of each layer that is called."""
-    watches = {name: _Watch() for name in layers}
+    """Return the profile of each layer that is called."""
+    profilers = {name: _Profiler() for name in layers}
     handles = []
     for name, layer in layers.items():
-        handles.append(layer.register_forward_pre_hook(watches[name].before, with_kwargs=True))
-        handles.append(layer.register_forward_hook(watches[name].after, with_kwargs=True))
+        handles.append(layer.register_forward_pre_hook(profilers[name].before, with_kwargs=True))
+        handles.append(layer.register_forward_hook(profilers[name].after, with_kwargs=True))
     try:
         for _ in range(1 + repeats):
             model(*arguments)
     finally:
         for handle in handles:
             handle.remove()
-    found = {name: watch.found(1 + repeats) for name, watch in watches.items()}
-    return {name: each for name, each in found.items() if each is not None}
+    profiles = {name: profiler.profile(1 + repeats) for name, profiler in profilers.items()}
+    return {name: profile for name, profile in profiles.items() if profile is not None}
 
 
 def _input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
@@ -191,15 +188,15 @@ def _input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
     return features
 
 
-def _cost(module: nn.Module, kept: Tensor, seconds: float, density: float, empty: float) -> ConvolutionCost:
+def _cost(module: nn.Module, active: Tensor, seconds: float, density: float, empty: float) -> ConvolutionCost:
     groups: int = module.groups  # type: ignore[assignment]  # of a convolution
     # (groups, outputs of a group, inputs of a group, positions)
-    grouped = kept.reshape(groups, kept.shape[0] // groups, kept.shape[1], -1)
+    grouped = active.reshape(groups, active.shape[0] // groups, active.shape[1], -1)
     return ConvolutionCost(
         seconds=seconds,
-        weight_density=kept.double().mean().item(),
+        weight_density=active.double().mean().item(),
         empty_in=1 - grouped.any(dim=3).any(dim=1).double().mean().item(),
-        empty_out=1 - kept.flatten(1).any(dim=1).double().mean().item(),
+        empty_out=1 - active.flatten(1).any(dim=1).double().mean().item(),
         input_density=density,
         empty_maps=empty,
     )

@@ -82,13 +82,13 @@ def test_large_layers_are_computed_in_parts_and_on_devices_at_once_to_the_same_n
     monkeypatch.setattr(gradient_flow, "_CHUNK", chunk)
     gradient, mask = torch.randn(5, 8), torch.rand(5, 8) < 0.3
     gradient[~mask] = nan
-    parts = gradient_flow._in_parts(gradient, mask, ORDERS, torch.float32)
+    parts = gradient_flow._in_chunks(gradient, mask, ORDERS, torch.float32)
     torch.testing.assert_close(parts[2], gradient[mask].norm())
     other = torch.randn(4)
     for dtype in (torch.float32, torch.bfloat16):  # of one type, and of several
         layers = [(gradient, mask), (other.to(dtype), None)]
         once = gradient_flow._at_once(layers, ORDERS, torch.float32, torch.device("cpu"))
-        expected = gradient_flow._in_parts(other.to(dtype), None, ORDERS, torch.float32)
+        expected = gradient_flow._in_chunks(other.to(dtype), None, ORDERS, torch.float32)
         torch.testing.assert_close(list(once), [parts, expected])
 
 

@@ -132,7 +132,7 @@ def test_an_image_without_a_batch_has_maps_of_its_own() -> None:
             1,
             r"one of 'model.0.weight', which .*Cure",
         ),
-        (nn.Sequential(conv(2, 4)), None, 0, r"at least one timed pass; got repeats=0. Cure"),
+        (nn.Sequential(conv(2, 4)), None, 0, r"repeats >= 1, a number of timed passes; got 0. Cure"),
     ],
 )
 def test_what_can_not_be_estimated_is_refused(

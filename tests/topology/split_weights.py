@@ -182,7 +182,7 @@ def _view(
     return replace(layer, generator=generator, shard=shard, **parts)  # type: ignore[arg-type]  # a dict of several types
 
 
-def rewire_in_parts(
+def rewire_in_chunks(
     layers: Sequence[LayerView], recipe: Recipe, prune_rate: float, divided: Sequence[Split], group: Group
 ) -> list[Rewiring[Tensor] | Exception]:
     """Return what an update returns or raises for each part."""

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretend_device import DeviceTensor, PretendDevice
-from split_weights import Group, Split, even_split, joined, rewire_in_parts, splits, successes, views
+from split_weights import Group, Split, even_split, joined, rewire_in_chunks, splits, successes, views
 from topology_helpers import network, networks, random_layer
 from torch import Tensor
 
@@ -55,7 +55,7 @@ def check(layers: list[LayerView], recipe: Recipe, prune_rate: float, divided: S
     state = layers[0].generator.get_state()
     whole = rewire(layers, recipe, prune_rate)
     layers[0].generator.set_state(state)
-    assert_same(layers, successes(rewire_in_parts(layers, recipe, prune_rate, divided, Group(parts))), divided, whole)
+    assert_same(layers, successes(rewire_in_chunks(layers, recipe, prune_rate, divided, Group(parts))), divided, whole)
 
 
 def after(layer: LayerView, rewiring: Rewiring[Tensor]) -> LayerView:
@@ -151,7 +151,7 @@ def test_counts_and_claims_of_all_layers_travel_together() -> None:
     def reductions(layers: int, recipe: Recipe) -> int:
         group = Group(2)
         divided = [even_split((8, 9), 2)] * layers
-        successes(rewire_in_parts(network([(8, 9)] * layers), recipe, 0.0, divided, group))
+        successes(rewire_in_chunks(network([(8, 9)] * layers), recipe, 0.0, divided, group))
         return len(group.reductions[0])
 
     assert reductions(1, SET) == reductions(9, SET) == 2  # a sum and a maximum

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from split_weights import Group, even_split, rewire_in_parts, views
+from split_weights import Group, even_split, rewire_in_chunks, views
 from topology_helpers import network, random_layer
 from torch import Tensor
 
@@ -36,7 +36,7 @@ def test_what_is_not_finite_on_one_part_is_the_same_error_on_all(kind: str, reci
         values[tuple(place)] = value
         spoiled = [layers[0], replace(layers[1], **{kind: values})]
         divided = [even_split(layer.mask.shape, 4) for layer in layers]
-        errors = rewire_in_parts(spoiled, recipe, 0.5, divided, Group(4))
+        errors = rewire_in_chunks(spoiled, recipe, 0.5, divided, Group(4))
         assert all(isinstance(error, NonFiniteError) for error in errors)
         assert {str(error) for error in errors} == {str(errors[0])}
         assert f"in the {kind} of layer 'layer1'" in str(errors[0])
@@ -50,7 +50,7 @@ def test_nan_scores_of_a_rule_on_one_part_are_an_error_on_all(which: str) -> Non
         return torch.full_like(layer.weight, NAN if first else 1.0)
 
     layers, recipe = network([(8, 9)]), replace(SET, **{which: broken})  # type: ignore[arg-type]  # a rule
-    for error in rewire_in_parts(layers, recipe, 0.5, [even_split((8, 9), 3)], Group(3)):
+    for error in rewire_in_chunks(layers, recipe, 0.5, [even_split((8, 9), 3)], Group(3)):
         assert isinstance(error, NonFiniteError)
         assert "for layer 'layer0'; got NaN from a rule" in str(error)
 
@@ -58,7 +58,7 @@ def test_nan_scores_of_a_rule_on_one_part_are_an_error_on_all(which: str) -> Non
 def refused(layers: Sequence[LayerView], recipe: Recipe, error: type[Exception], group: Group) -> str:
     """Return the message of the error that every part raises."""
     divided = [None, *(even_split(layer.mask.shape, 3) for layer in layers[1:])]
-    errors = rewire_in_parts(layers, recipe, 0.5, divided, group)
+    errors = rewire_in_chunks(layers, recipe, 0.5, divided, group)
     assert all(isinstance(each, error) for each in errors), errors
     assert len({str(each) for each in errors}) == 1
     return str(errors[0])

@@ -18,7 +18,7 @@ INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 DTYPES = [*FLOATS, *INTEGERS, torch.bool]
 
 
-def select_in_parts(scores: Tensor, k: int, eligible: Tensor | None, split: Split, group: Group) -> list[Any]:
+def select_in_chunks(scores: Tensor, k: int, eligible: Tensor | None, split: Split, group: Group) -> list[Any]:
     def one(part: int) -> Tensor:
         allowed = None if eligible is None else part_of(eligible, split, part)
         return top_k_mask(part_of(scores, split, part), k, allowed, shard_of(scores.shape, split, part, group))
@@ -26,8 +26,8 @@ def select_in_parts(scores: Tensor, k: int, eligible: Tensor | None, split: Spli
     return group.run(one)
 
 
-def marked_in_parts(scores: Tensor, k: int, eligible: Tensor | None, split: Split, parts: int) -> Tensor:
-    return joined(successes(select_in_parts(scores, k, eligible, split, Group(parts))), split, scores.shape)
+def marked_in_chunks(scores: Tensor, k: int, eligible: Tensor | None, split: Split, parts: int) -> Tensor:
+    return joined(successes(select_in_chunks(scores, k, eligible, split, Group(parts))), split, scores.shape)
 
 
 def scores_of(dtype: torch.dtype, shape: tuple[int, ...]) -> st.SearchStrategy[Tensor]:
@@ -55,7 +55,7 @@ def test_the_masks_of_the_parts_make_up_the_mask_of_the_whole(dtype: torch.dtype
     allowed = data.draw(st.sampled_from([None, eligible]))
     k = data.draw(st.integers(0, scores.numel() if allowed is None else int(allowed.sum())))
     parts = data.draw(st.integers(1, 4))
-    marked = marked_in_parts(scores, k, allowed, data.draw(splits(shape, parts)), parts)
+    marked = marked_in_chunks(scores, k, allowed, data.draw(splits(shape, parts)), parts)
     assert torch.equal(marked, top_k_mask(scores, k, allowed))
 
 
@@ -66,7 +66,7 @@ def test_large_scores_in_parts_are_marked_exactly(dtype: torch.dtype, levels: in
     scores = (torch.randint(levels, (131, 97), generator=rng) - levels // 3).to(dtype)
     eligible = torch.rand(scores.shape, generator=rng) < 0.8
     for k in (1, 40, 500, 5000, int(eligible.sum())):
-        marked = marked_in_parts(scores, k, eligible, even_split(scores.shape, 4), 4)
+        marked = marked_in_chunks(scores, k, eligible, even_split(scores.shape, 4), 4)
         assert torch.equal(marked, top_k_mask(scores, k, eligible))
 
 
@@ -74,7 +74,7 @@ def test_equal_scores_are_marked_in_the_order_of_the_whole_weight() -> None:
     # Split by columns: the first four of twelve equal scores are the first row, of which each part has two.
     split: Split = [((0, 0), (3, 2)), ((0, 2), (3, 2))]
     group = Group(2)
-    for mask in successes(select_in_parts(torch.ones(3, 4), 4, None, split, group)):
+    for mask in successes(select_in_chunks(torch.ones(3, 4), 4, None, split, group)):
         assert mask.tolist() == [[True, True], [False, False], [False, False]]
 
 
@@ -85,7 +85,7 @@ def test_only_counts_pass_between_parts_and_as_often_as_the_dtype_has_digits(dty
     distinct = torch.where(last, 1.0 + torch.finfo(dtype).eps, 1.0).to(dtype)
     distinct[0, 1] = 1.0 + 2 * torch.finfo(dtype).eps
     group = Group(3)
-    successes(select_in_parts(distinct, 1, None, even_split(distinct.shape, 3), group))
+    successes(select_in_chunks(distinct, 1, None, even_split(distinct.shape, 3), group))
     assert group.reductions[0] == [(torch.Size([2048]), torch.int64)] * rounds
 
 
@@ -95,14 +95,14 @@ def test_more_than_there_are_is_refused_on_every_part(eligible: Tensor | None) -
     expected = "between 0 and the 6 scores; got 7" if eligible is None else "at most the 2 eligible scores; got 7"
     k = 7 if eligible is None else 3
     expected = expected.replace("got 7", f"got {k}")
-    for error in select_in_parts(scores, k, eligible, split, Group(4)):
+    for error in select_in_chunks(scores, k, eligible, split, Group(4)):
         assert isinstance(error, ValueError)
         assert expected in str(error)
 
 
 def test_index_means_logical_index_whatever_the_memory_format() -> None:
     scores = torch.arange(24.0).remainder(5).view(4, 3, 2, 1).to(memory_format=torch.channels_last)
-    assert torch.equal(marked_in_parts(scores, 11, None, even_split(scores.shape, 2), 2), top_k_mask(scores, 11))
+    assert torch.equal(marked_in_chunks(scores, 11, None, even_split(scores.shape, 2), 2), top_k_mask(scores, 11))
 
 
 def test_the_scores_of_a_part_stay_as_they_are() -> None:

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from lightning_sparse._compat import LightningModule, Trainer
-from lightning_sparse.analysis.checks import check_specialization_options
 from lightning_sparse.analysis.class_specialization import ClassSpecialization
+from lightning_sparse.analysis.specialization_inputs import check_specialization_options
 from lightning_sparse.callbacks.class_specialization.activation_recorder import (
     ACTIVATIONS,
     ActivationRecorder,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
-from lightning_sparse.analysis.checks import check_labels
+from lightning_sparse.analysis.specialization_inputs import check_labels
 from lightning_sparse.callbacks.probing.evaluation_batches import data_module
 from lightning_sparse.validation.errors import InvalidTypeError
 

@@ -1,37 +1,30 @@
-"""What features, labels and options of a measurement must be."""
+"""Checks of features, labels and options of class specialization."""
 
 from __future__ import annotations
-
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.numbers import check_integer, is_real
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_specialization_options(num_classes: int | None, drop_fraction: float) -> None:
-    """Raise a ValueError unless the options of a `ClassSpecialization` make sense; None: not known yet."""
-    if num_classes is not None and (
-        isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2
-    ):
-        raise InvalidValueError(
-            expected="num_classes >= 2, an integer",
-            got=repr(num_classes),
-            cure="give the number of classes",
-        )
-    if not isinstance(drop_fraction, Real) or not 0 <= drop_fraction < 1:
+    """Raise a ValueError unless the options of a `ClassSpecialization` are in range; None: unknown yet."""
+    if num_classes is not None:
+        check_integer(num_classes, 2, expected="num_classes >= 2, an integer", cure="give the number of classes")
+    if not is_real(drop_fraction, 0) or drop_fraction >= 1:
         raise InvalidValueError(
             expected="0 <= drop_fraction < 1",
             got=repr(drop_fraction),
-            cure="0 drops no channel, 0.05 those that the authors' code drops",
+            cure="0 drops no channel, 0.05 is in the authors' code",
         )
 
 
 def check_batch(features: Tensor, labels: Tensor) -> None:
-    """Raise unless these are features ``(batch, channels, *spatial)`` and labels ``(batch,)``; looks at no number.
+    """Raise unless features are ``(batch, channels, *spatial)`` and labels ``(batch,)``; never waits for the device.
 
     Raises:
         TypeError: If a dtype is wrong.
