@@ -1,4 +1,4 @@
-"""What a project logged, over its run, and quartiles by layer."""
+"""Curves of logged metrics, and quartiles by layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lightning_sparse.report.run_log import Point
 
 
 class Quartiles(NamedTuple):
-    """What is known of a layer's channels; NaN where the log doesn't say."""
+    """Statistics of a layer's channels; NaN if not in the log."""
 
     mean: float
     q25: float
@@ -36,22 +36,22 @@ def plot_quartiles(runs: Mapping[str, Mapping[str, Quartiles]], ylabel: str, ax:
     """Draw each layer's quartiles as a bar with a line at the median and a mark at the mean, runs side by side.
 
     Args:
-        runs: By run, by layer; layers in the order of the first run that has them.
-        ylabel: What they are, with the unit.
-        ax: Where to draw; default: a new figure, wide enough for all layers.
+        runs: Quartiles by run and layer; layers in the order of the first run that has them.
+        ylabel: Quantity, with its unit.
+        ax: Axes to draw into; default: a new figure, wide enough for all layers.
     """
-    layers = list(dict.fromkeys(layer for found in runs.values() for layer in found))
+    layers = list(dict.fromkeys(layer for quartiles in runs.values() for layer in quartiles))
     axes = new_axes(ax, width=min(24, max(7, 1 + 0.32 * len(layers))))
     width = 0.7 / len(runs)
-    for index, (run, found) in enumerate(runs.items()):
-        places = [at + (index - (len(runs) - 1) / 2) * width for at, layer in enumerate(layers) if layer in found]
-        values = [found[layer] for layer in layers if layer in found]
-        heights = [each.q75 - each.q25 for each in values]
-        lows = [each.q25 for each in values]
+    for index, (run, quartiles) in enumerate(runs.items()):
+        places = [at + (index - (len(runs) - 1) / 2) * width for at, layer in enumerate(layers) if layer in quartiles]
+        values = [quartiles[layer] for layer in layers if layer in quartiles]
+        heights = [value.q75 - value.q25 for value in values]
+        lows = [value.q25 for value in values]
         axes.bar(places, heights, width * 0.9, lows, color=colour(index), alpha=0.4, label=as_text(run))
         ends = [(place - width * 0.45, place + width * 0.45) for place in places]
-        axes.hlines([each.median for each in values], *zip(*ends, strict=True), color=colour(index), linewidth=2)
-        means = [each.mean for each in values]
+        axes.hlines([value.median for value in values], *zip(*ends, strict=True), color=colour(index), linewidth=2)
+        means = [value.mean for value in values]
         axes.plot(places, means, linestyle="", marker=marker(index), color=colour(index))
     axes.set(ylabel=ylabel, xlim=(-0.6, len(layers) - 0.4))
     name_ticks(axes.xaxis, short_names(layers), upright=len(layers) > 5)
@@ -60,12 +60,12 @@ def plot_quartiles(runs: Mapping[str, Mapping[str, Quartiles]], ylabel: str, ax:
 
 
 def plot_curves(curves: Mapping[str, Sequence[Point]], ylabel: str, ax: Axes | None = None) -> Figure:
-    """Draw logged numbers over steps.
+    """Draw logged metrics over steps.
 
     Args:
-        curves: By name.
-        ylabel: What they are.
-        ax: Where to draw; default: a new figure.
+        curves: Logged points by name.
+        ylabel: Quantity, with its unit if it has one.
+        ax: Axes to draw into; default: a new figure.
     """
     axes = new_axes(ax)
     for index, (name, points) in enumerate(curves.items()):

@@ -1,4 +1,4 @@
-"""Pieces of a page that needs nothing but itself: no network, no script."""
+"""HTML of a self-contained page: no network, no script."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def page(title: str, body: Sequence[str]) -> str:
     """Return a whole page.
 
     Args:
-        title: Plain text.
-        body: HTML.
+        title: Title, plain text.
+        body: Sections, HTML.
     """
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     return (
@@ -39,8 +39,8 @@ def page(title: str, body: Sequence[str]) -> str:
 
 def section(title: str, *content: str) -> str:
     """Return a section, or nothing if it has no content."""
-    found = [each for each in content if each]
-    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(found) + "\n</section>" if found else ""
+    parts = [part for part in content if part]
+    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool] | None = None) -> str:
@@ -49,7 +49,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[b
     Args:
         head: Titles of the columns.
         rows: Cells, plain text.
-        marked: Which rows stand out.
+        marked: Whether each row stands out; default: none does.
     """
     if not rows:
         return ""
@@ -66,29 +66,31 @@ def note(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def pictures(found: Sequence[str]) -> str:
-    """Return pictures beside each other, or nothing if there are none."""
-    return '<div class="pictures">' + "\n".join(found) + "</div>" if any(found) else ""
+def figure_grid(figures: Sequence[str]) -> str:
+    """Return figures beside each other, or nothing if there are none."""
+    return '<div class="pictures">' + "\n".join(figures) + "</div>" if any(figures) else ""
 
 
-def drawn(figure: Figure, caption: str) -> str:
-    """Return a figure as a part of the page."""
+def figure_html(figure: Figure, caption: str) -> str:
+    """Return a figure as an image in the page."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     return _image(content.getvalue(), caption)
 
 
-def picture(file: Path, caption: str) -> str:
-    """Return a PNG file as a part of the page."""
+def image_html(file: Path, caption: str) -> str:
+    """Return a PNG file as an image in the page."""
     return _image(file.read_bytes(), caption)
 
 
 def _image(content: bytes, caption: str) -> str:
     text = base64.b64encode(content).decode("ascii")
-    said = escape(caption, quote=True)
-    return f'<figure><img alt="{said}" src="data:image/png;base64,{text}"><figcaption>{said}</figcaption></figure>'
+    escaped = escape(caption, quote=True)
+    return (
+        f'<figure><img alt="{escaped}" src="data:image/png;base64,{text}"><figcaption>{escaped}</figcaption></figure>'
+    )
 
 
 def folded(title: str, content: str) -> str:
-    """Return content that is shown on request."""
+    """Return content that is shown on a click, or nothing if it is empty."""
     return f"<details><summary>{escape(title)}</summary>{content}</details>" if content else ""

@@ -1,4 +1,4 @@
-"""What a run left in its folder: numbers of the CSV log, settings, pictures."""
+"""A run's log in its folder: numbers of the CSV file, settings, saved figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_sparse.validation.errors import InvalidValueError, MissingFileErr
 
 
 class Point(NamedTuple):
-    """A logged number, and where in the run it is from; NaN where the log doesn't say."""
+    """A logged number with its epoch and step; NaN if not in the log."""
 
     epoch: float
     step: float
@@ -26,19 +26,19 @@ class RunLog:
     """A run that was logged by Lightning's CSVLogger.
 
     Attributes:
-        name: To be shown.
-        folder: Where everything is.
-        columns: By name of the metric, its numbers in the order of the log.
-        settings: By dotted name, what the run was configured with.
-        pictures: PNG files that callbacks left.
-        unread: Which file of settings could not be read, and why; empty if all could.
+        name: Name for the page.
+        folder: Folder of the log.
+        columns: Numbers of each metric in the order of the log, by its name.
+        settings: Settings of the run, by dotted name.
+        figures: PNG files that callbacks saved.
+        unread: File of settings that could not be read, and the reason; empty if all could.
     """
 
     name: str
     folder: Path
     columns: dict[str, list[Point]]
     settings: dict[str, str]
-    pictures: list[Path]
+    figures: list[Path]
     unread: str = ""
 
     @classmethod
@@ -49,14 +49,14 @@ class RunLog:
             FileNotFoundError: If there is no log.
             ValueError: If the log has no numbers, or is no CSV file.
         """
-        found = _newest(Path(folder))
-        settings, unread = _settings(found)
+        newest = _newest(Path(folder))
+        settings, unread = _settings(newest)
         return cls(
-            name=_name(found),
-            folder=found,
-            columns=_columns(found / "metrics.csv"),
+            name=_name(newest),
+            folder=newest,
+            columns=_columns(newest / "metrics.csv"),
             settings=settings,
-            pictures=sorted((found / "figures").rglob("*.png")),
+            figures=sorted((newest / "figures").rglob("*.png")),
             unread=unread,
         )
 
@@ -66,9 +66,9 @@ class RunLog:
         return points[-1].value if points else None
 
     def by_layer(self, prefix: str) -> dict[str, list[Point]]:
-        """Return the metrics below a name, by what follows it: the layers of `sparsity/density`, for instance."""
+        """Return the metrics below a name, by the rest of their names: by layer for `sparsity/density`."""
         start = f"{prefix}/"
-        return {name.removeprefix(start): found for name, found in self.columns.items() if name.startswith(start)}
+        return {name.removeprefix(start): points for name, points in self.columns.items() if name.startswith(start)}
 
 
 def _newest(folder: Path) -> Path:
@@ -84,7 +84,7 @@ def _newest(folder: Path) -> Path:
                 "(lightning_logs/version_0)"
             ),
         )
-    return max(logs, key=lambda each: (each / "metrics.csv").stat().st_mtime)
+    return max(logs, key=lambda log: (log / "metrics.csv").stat().st_mtime)
 
 
 def _name(folder: Path) -> str:
@@ -119,9 +119,9 @@ def _number(text: str | None) -> float:
 
 
 def _settings(folder: Path) -> tuple[dict[str, str], str]:
-    """Return the settings, and which file could not be read."""
+    """Return the settings, and the file that could not be read with the reason."""
     unread: list[str] = []
-    for name in ("config.yaml", "hparams.yaml"):  # the first is complete, and has the second in it
+    for name in ("config.yaml", "hparams.yaml"):  # the first is complete and includes the second
         try:
             content = yaml.load((folder / name).read_text(encoding="utf-8"), _Lenient)
             if content:
@@ -134,7 +134,7 @@ def _settings(folder: Path) -> tuple[dict[str, str], str]:
 
 
 class _Lenient(yaml.SafeLoader):
-    """Reads objects of Python as what they are made of, without making them, and names of any type as texts."""
+    """Loader that reads Python objects as plain data, without creating them, and keys of any type as strings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         self.flatten_mapping(node)
@@ -156,7 +156,7 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
 
 
 def _flat(content: Any, path: str = "") -> list[tuple[str, str]]:
-    """Return the leaves of nested settings by dotted name, without those that are not set."""
+    """Return the leaves of nested settings by dotted name, without None."""
     if isinstance(content, dict):
         items = [(f"{path}.{name}" if path else str(name), value) for name, value in content.items()]
     elif isinstance(content, list) and any(isinstance(value, dict | list) for value in content):

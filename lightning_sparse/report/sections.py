@@ -1,4 +1,4 @@
-"""What a report says: each section is a function of one run or two, and empty if they have nothing of it."""
+"""Sections of a report: each is a function of one run or two, and empty if they logged nothing for it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lightning_sparse.analysis.pictures import (
     plot_redistribution,
 )
 from lightning_sparse.report.curve_charts import Quartiles, plot_curves, plot_quartiles
-from lightning_sparse.report.page import drawn, folded, note, picture, pictures, section, table
+from lightning_sparse.report.page import figure_grid, figure_html, folded, image_html, note, section, table
 from lightning_sparse.report.run_log import Point, RunLog
 
 _OURS = ("sparsity/", "gradient_flow/", "specialization/")
-# A callback's root (of a name, of an optimizer), a measure, and the layer that it is of.
+# The root of a callback's names (with its name or an optimizer's), a measure, and its layer.
 _FLOW = re.compile(r"(gradient_flow(?:/.+?)??)/(?:(egf_l[\d.e+]+|egf_linf)/(.+)|([^/]+))")
 
 
 def results(runs: Sequence[RunLog]) -> str:
-    """What the project itself logged: last numbers, and curves over epochs, of both runs in one picture."""
+    """Metrics of the project itself: last values, and curves over the run, both runs in one figure."""
     names = list(dict.fromkeys(name for run in runs for name in run.columns if not name.startswith(_OURS)))
     rows = [[name, *_with_difference([run.last(name) for run in runs])] for name in names]
-    found = []
+    figures = []
     for word, label in (("acc", "accuracy"), ("loss", "loss")):
         curves = {
             f"{name} ({run.name})" if len(runs) > 1 else name: run.columns[name]
@@ -38,26 +38,27 @@ def results(runs: Sequence[RunLog]) -> str:
             if word in name.lower() and len(run.columns.get(name, [])) > 1
         }
         if curves:
-            found.append(drawn(plot_curves(curves, label), f"{label} over the run"))
-    return section("Results", table(_head("metric, last value", runs), rows), pictures(found))
+            figures.append(figure_html(plot_curves(curves, label), f"{label} over the run"))
+    return section("Results", table(_head("metric, last value", runs), rows), figure_grid(figures))
 
 
 def density(runs: Sequence[RunLog]) -> str:
     """Active weights of each layer, at the start and at the end."""
     layers = [run.by_layer("sparsity/density") for run in runs]
-    names = list(dict.fromkeys(name for found in layers for name in found))
+    names = list(dict.fromkeys(name for by_layer in layers for name in by_layer))
     rows = [["all layers", *(_percent(run.columns.get("sparsity/density"), at) for run in runs for at in (0, -1))]]
-    rows += [[name, *(_percent(found.get(name), at) for found in layers for at in (0, -1))] for name in names]
+    rows += [[name, *(_percent(by_layer.get(name), at) for by_layer in layers for at in (0, -1))] for name in names]
     head = ["density"] + [f"{when}, {run.name}" for run in runs for when in ("first", "last")]
-    found = [
-        _picture(run, layer, plot_layer_densities, "density per layer") for run, layer in zip(runs, layers, strict=True)
+    figures = [
+        _figure(run, by_layer, plot_layer_densities, "density per layer")
+        for run, by_layer in zip(runs, layers, strict=True)
     ]
-    return section("Density per layer", table(head, rows) if names else "", pictures(found))
+    return section("Density per layer", table(head, rows) if names else "", figure_grid(figures))
 
 
 def updates(runs: Sequence[RunLog]) -> str:
-    """What the topology updates moved, and where to."""
-    found, tables = [], []
+    """Weights that topology updates pruned and grew, and the layers' shares."""
+    figures, tables = [], []
     for run in runs:
         moved = [run.columns.get(f"sparsity/{name}", []) for name in ("prune_rate", "pruned", "grown")]
         rows = [
@@ -66,59 +67,61 @@ def updates(runs: Sequence[RunLog]) -> str:
         ]
         shown = table(["epoch", "step", "prune rate", "pruned", "grown"], rows)
         tables.append(folded(f"{len(rows)} updates of {run.name}", shown) if rows else "")
-        found.append(_picture(run, run.by_layer("sparsity/share"), plot_redistribution, "redistribution"))
-    return section("Topology updates", *tables, pictures(found))
+        figures.append(_figure(run, run.by_layer("sparsity/share"), plot_redistribution, "redistribution"))
+    return section("Topology updates", *tables, figure_grid(figures))
 
 
 def gradient_flow(runs: Sequence[RunLog]) -> str:
-    """Gradient flow over the run, its average, and that of each layer; of each optimizer, if there are several."""
+    """Gradient flow over the run, its mean, and gradient flow per layer; for each optimizer, if there are several."""
     flows = [_flows(run) for run in runs]
-    rows, found = [], []
-    for root in dict.fromkeys(root for each in flows for root in each):
+    rows, figures = [], []
+    for root in dict.fromkeys(root for flow in flows for root in flow):
         name = root.removeprefix("gradient_flow").removeprefix("/")
-        own = [each.get(root, {}) for each in flows]
-        of_all = [each.get("", {}) for each in own]
-        for measure in dict.fromkeys(measure for each in of_all for measure in each if measure != "flagged"):
-            means = _with_difference([_mean(each.get(measure)) for each in of_all])
+        own = [flow.get(root, {}) for flow in flows]
+        of_all = [flow.get("", {}) for flow in own]
+        for measure in dict.fromkeys(measure for measures in of_all for measure in measures if measure != "flagged"):
+            means = _with_difference([_mean(measures.get(measure)) for measures in of_all])
             rows.append([f"{name}/{measure}" if name else measure, *means])
-        flagged = [sum(point.value for point in each["flagged"]) if "flagged" in each else None for each in of_all]
+        flagged = [
+            sum(point.value for point in measures["flagged"]) if "flagged" in measures else None for measures in of_all
+        ]
         rows.append([f"{name and name + ': '}flagged layers, all measurements", *_with_difference(flagged)])
-        found += [drawing for run, each in zip(runs, own, strict=True) for drawing in _flow_pictures(run, each, name)]
-    return section("Gradient flow", table(_head("mean over the run", runs), rows), pictures(found))
+        figures += [figure for run, flow in zip(runs, own, strict=True) for figure in _flow_figures(run, flow, name)]
+    return section("Gradient flow", table(_head("mean over the run", runs), rows), figure_grid(figures))
 
 
 def _flows(run: RunLog) -> dict[str, dict[str, dict[str, list[Point]]]]:
-    """Return what was measured by root; there, by measure what is of each layer, and by "" what is of all layers."""
-    found: dict[str, dict[str, dict[str, list[Point]]]] = {}
+    """Return measurements by root, by norm ("" for the whole network), and by layer or measure."""
+    flows: dict[str, dict[str, dict[str, list[Point]]]] = {}
     for name, points in run.columns.items():
         if match := _FLOW.fullmatch(name):
             root, norm, layer, measure = match.groups()
-            found.setdefault(root, {}).setdefault(norm or "", {})[layer or measure] = points
-    return found
+            flows.setdefault(root, {}).setdefault(norm or "", {})[layer or measure] = points
+    return flows
 
 
-def _flow_pictures(run: RunLog, flow: Mapping[str, Mapping[str, list[Point]]], name: str) -> list[str]:
+def _flow_figures(run: RunLog, flow: Mapping[str, Mapping[str, list[Point]]], name: str) -> list[str]:
     measures = {measure: points for measure, points in flow.get("", {}).items() if measure != "flagged"}
     layers = flow[max(norms, key=order_of)] if (norms := [norm for norm in flow if norm]) else {}
     of = f" of {name}" if name else ""
     return [
-        _picture(run, measures, plot_gradient_flow, f"gradient flow{of}", "epoch"),
-        _picture(run, layers, plot_layer_gradient_flow, f"gradient flow per layer{of}", "epoch"),
+        _figure(run, measures, plot_gradient_flow, f"gradient flow{of}", "epoch"),
+        _figure(run, layers, plot_layer_gradient_flow, f"gradient flow per layer{of}", "epoch"),
     ]
 
 
 def specialization(runs: Sequence[RunLog]) -> str:
-    """How specialized the channels of each layer are, as it was measured last; of a layer that is dead, that it is."""
+    """Class specialization of each layer at the last measurement, and dead channels."""
     parts = [name.rpartition("/") for run in runs for name in run.by_layer("specialization")]
     layers = list(dict.fromkeys(layer for layer, _, measure in parts if measure in ("mean", "dead")))
     rows = [[layer, *_with_difference([run.last(f"specialization/{layer}/mean") for run in runs])] for layer in layers]
     dead = [[layer, *_with_difference([run.last(f"specialization/{layer}/dead") for run in runs])] for layer in layers]
     means = table(_head("mean over channels", runs), rows)
     counts = folded("channels that are never active", table(_head("channels", runs), dead))
-    return section("Class specialization", means, _specialization_picture(runs, layers), counts if layers else "")
+    return section("Class specialization", means, _specialization_figure(runs, layers), counts if layers else "")
 
 
-def _specialization_picture(runs: Sequence[RunLog], layers: Sequence[str]) -> str:
+def _specialization_figure(runs: Sequence[RunLog], layers: Sequence[str]) -> str:
     measured = {}
     for run in runs:
         own = {layer: [run.last(f"specialization/{layer}/{name}") for name in Quartiles._fields] for layer in layers}
@@ -127,13 +130,13 @@ def _specialization_picture(runs: Sequence[RunLog], layers: Sequence[str]) -> st
             for layer in own
             if own[layer][0] is not None
         }
-    measured = {name: found for name, found in measured.items() if found}
+    measured = {name: quartiles for name, quartiles in measured.items() if quartiles}
     if not measured:
         return ""
     label = "largest share of one class in a channel's activity"
-    return pictures(
+    return figure_grid(
         [
-            drawn(
+            figure_html(
                 plot_quartiles(measured, label),
                 "class specialization of the channels: mean (mark), median (line) and middle half (bar)",
             )
@@ -141,18 +144,18 @@ def _specialization_picture(runs: Sequence[RunLog], layers: Sequence[str]) -> st
     )
 
 
-def left_pictures(runs: Sequence[RunLog]) -> str:
-    """Pictures that callbacks left beside the log."""
-    found = [
-        picture(file, f"{file.relative_to(run.folder / 'figures').with_suffix('').as_posix()} ({run.name})")
+def saved_figures(runs: Sequence[RunLog]) -> str:
+    """Figures that callbacks saved beside the log."""
+    figures = [
+        image_html(file, f"{file.relative_to(run.folder / 'figures').with_suffix('').as_posix()} ({run.name})")
         for run in runs
-        for file in run.pictures
+        for file in run.figures
     ]
-    return section("Pictures", pictures(found))
+    return section("Pictures", figure_grid(figures))
 
 
 def settings(runs: Sequence[RunLog]) -> str:
-    """What the runs were configured with; of two runs, what differs stands out and comes first."""
+    """Settings of the runs; of two runs, settings that differ come first and are bold."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = [[name, *(run.settings.get(name, "-") for run in runs)] for name in names]
     differ = [len(set(row[1:])) > 1 for row in rows]
@@ -184,7 +187,7 @@ def _mean(points: Sequence[Point] | None) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def _picture(
+def _figure(
     run: RunLog,
     curves: Mapping[str, Sequence[Point]],
     plot: Callable[..., Figure],
@@ -201,4 +204,4 @@ def _picture(
         values = {(point.epoch, point.step): point.value for point in points}
         series[name] = [values.get(place, nan) for place in places]
     xs = [place[0 if by_epoch else 1] for place in places]
-    return drawn(plot(xs, series, xlabel=unit if by_epoch else "steps"), f"{caption}, {run.name}")
+    return figure_html(plot(xs, series, xlabel=unit if by_epoch else "steps"), f"{caption}, {run.name}")

@@ -1,6 +1,7 @@
 """Pictures of a training run, drawn by matplotlib.
 
-Each function takes plain data, draws into given axes or new ones, and returns the figure, which `figure.savefig` saves.
+Each function takes plain data, draws into the axes passed as `ax` or new ones, and returns the figure, which
+`figure.savefig` saves.
 """
 
 from lightning_sparse.validation.errors import MissingPackageError

@@ -1,4 +1,4 @@
-"""What pictures are given: refused where it can't be drawn, as arrays where it can, with names that fit."""
+"""Arguments of pictures: checks, conversion to arrays, and names of layers that fit beside the axes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
 
-# What fits beside a picture.
+# Longest name, in characters, that fits beside a picture.
 _LONGEST = 26
 
 
 def as_array(values: Tensor | ArrayLike) -> NDArray[np.float64]:
-    """Return numbers as an array, wherever and in whatever precision they are."""
+    """Return numbers on any device, in any precision, as a float64 array."""
     if isinstance(values, Tensor):
         return np.asarray(values.detach().to("cpu", torch.float64).numpy())
     return np.asarray(values, dtype=np.float64)
@@ -27,7 +27,7 @@ def as_mask(mask: Tensor | ArrayLike) -> NDArray[np.bool_]:
     """Return a mask as an array of at least two dimensions.
 
     Raises:
-        ValueError: If it is empty, has fewer dimensions or anything but True and False, or 1 and 0.
+        ValueError: If it is empty, has fewer dimensions, or values other than True and False, or 1 and 0.
     """
     array = np.asarray(mask.detach().to("cpu").numpy() if isinstance(mask, Tensor) else mask)
     if array.ndim < 2 or not array.size:
@@ -39,24 +39,24 @@ def as_mask(mask: Tensor | ArrayLike) -> NDArray[np.bool_]:
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise InvalidValueError(
             expected="True and False, or 1 and 0, in a mask",
-            got=f"{array.dtype} of other values",
+            got=f"{array.dtype} with other values",
             cure="pass a mask, not the weights",
         )
     return array.astype(np.bool_, copy=False)
 
 
 def check_series(xs: Sequence[float], series: Mapping[str, Collection[Any]], of: str = "layer") -> None:
-    """Refuse what makes no line.
+    """Check that series have one value per epoch or step.
 
     Args:
         xs: Epochs or steps.
-        series: By name, one value for each of them.
-        of: What has a name.
+        series: By name, one value for each epoch or step.
+        of: Noun for the message: "layer", for instance.
 
     Raises:
         ValueError: If there is nothing to draw, or not one value for each epoch or step.
     """
-    check_some(series, of)
+    check_not_empty(series, of)
     if not len(xs):
         raise InvalidValueError(
             expected="at least one epoch or step to draw",
@@ -72,11 +72,11 @@ def check_series(xs: Sequence[float], series: Mapping[str, Collection[Any]], of:
             )
 
 
-def check_some(series: Mapping[str, Any], of: str) -> None:
-    """Refuse an empty mapping.
+def check_not_empty(series: Mapping[str, Any], of: str) -> None:
+    """Check that there is something to draw.
 
     Raises:
-        ValueError: If there is nothing in it.
+        ValueError: If the mapping is empty.
     """
     if not series:
         raise InvalidValueError(
@@ -87,7 +87,7 @@ def check_some(series: Mapping[str, Any], of: str) -> None:
 
 
 def as_fractions(name: str, values: Tensor | ArrayLike) -> NDArray[np.float64]:
-    """Return fractions in [0, 1] as an array; NaN may be among them.
+    """Return fractions in [0, 1] as an array; NaN is allowed.
 
     Raises:
         ValueError: If one is out of range.
@@ -103,24 +103,24 @@ def as_fractions(name: str, values: Tensor | ArrayLike) -> NDArray[np.float64]:
 
 
 def short_names(names: Collection[str]) -> list[str]:
-    """Return names of layers without what they all have in common, and without the middle of long ones.
+    """Return names of layers without their common parts, and without the middle of long ones.
 
     >>> short_names(["model.conv1.weight", "model.fc.weight"])
     ['conv1', 'fc']
     """
     parts = [name.split(".") for name in names]
-    if all(len(each) > 1 and each[-1] == "weight" for each in parts):
-        parts = [each[:-1] for each in parts]
-    # A number alone names no layer.
-    while (first := {each[0] for each in parts}) and len(first) == 1 and all(_is_name(each[1:]) for each in parts):
-        parts = [each[1:] for each in parts]
-    whole = [".".join(each) for each in parts]
+    if all(len(path) > 1 and path[-1] == "weight" for path in parts):
+        parts = [path[:-1] for path in parts]
+    # A number alone is no name.
+    while (first := {path[0] for path in parts}) and len(first) == 1 and all(_is_name(path[1:]) for path in parts):
+        parts = [path[1:] for path in parts]
+    whole = [".".join(path) for path in parts]
     short = [name if len(name) <= _LONGEST else f"{name[:8]}…{name[9 - _LONGEST :]}" for name in whole]
     return [as_text(name) for name in (short if len(set(short)) == len(whole) else whole)]
 
 
 def as_text(name: str) -> str:
-    """Return what Matplotlib writes as this name, which else takes $ for mathematics and leaves _x out of legends."""
+    """Return a name that Matplotlib shows literally: it reads $ as mathematics and omits _x from legends."""
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
@@ -129,6 +129,6 @@ def _is_name(parts: Sequence[str]) -> bool:
     return bool(parts) and not parts[0][:1].isdigit()
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
+def first_names(names: Sequence[str], most: int = 3) -> str:
     """Return the first few names and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""How much gradient arrives: in the whole network, and layer by layer."""
+"""Gradient flow over training, of the whole network and layer by layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lightning_sparse.analysis.pictures.inputs import as_array, as_text, check_series, check_some, listed, short_names
+from lightning_sparse.analysis.pictures.inputs import (
+    as_array,
+    as_text,
+    check_not_empty,
+    check_series,
+    first_names,
+    short_names,
+)
 from lightning_sparse.analysis.pictures.plot_results import Point
 from lightning_sparse.analysis.pictures.style import (
     MARK,
@@ -40,13 +47,13 @@ Curve = Sequence[float] | Sequence[Point]
 FLAGS = {"vanishing": "v", "exploding": "^", "non-finite": "X"}
 _MARKS = {**FLAGS, "zero": "d"}
 _BROKEN = "NaN or infinite"
-# A scale that is linear near zero shows so many decades beyond.
+# Decades beyond the linear part of an axis that is linear near zero.
 _DECADES = 6
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One curve: its name, its numbers and their 95 % intervals, and which colour and style it has."""
+    """One curve: its name, its numbers and their 95 % intervals, and the numbers of its colour and line style."""
 
     name: str
     values: NDArray[np.float64]
@@ -63,16 +70,16 @@ def plot_gradient_flow(
 ) -> Figure:
     """Draw measures of gradient flow over training, on an axis that is linear near zero and logarithmic beyond.
 
-    As Tessera, Hooker & Rosman (2021) draw it: such an axis shows zeros, which a logarithmic one can't. What is NaN or
-    infinite leaves a gap in its curve and is marked at the upper edge.
+    As Tessera, Hooker & Rosman (2021) draw it: such an axis shows zeros, which a logarithmic one can't. NaN and
+    infinity leave a gap in the curve and are marked at the upper edge.
 
     Args:
-        steps: Epochs or steps at which it was measured.
-        measures: By name (`egf_l1`, `egf_l2`, `l1`, `l2`), one number per step; or, by network, such mappings. For
-            several runs, instead of a number its mean and standard error: then each point has the bar of its 95 %
+        steps: Epochs or steps of the measurements.
+        measures: By name (`egf_l1`, `egf_l2`, `l1`, `l2`), one number per step; or such mappings by network. For
+            several runs, mean and standard error instead of a number: each point then has the bar of its 95 %
             interval.
-        xlabel: What `steps` are.
-        ax: Where to draw; default: a new figure.
+        xlabel: Unit of `steps`.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
         ValueError: If there is nothing to draw, or not one number for each step.
@@ -100,23 +107,23 @@ def plot_gradient_flow(
 def _lines(
     steps: Sequence[float], measures: Mapping[str, Curve] | Mapping[str, Mapping[str, Curve]]
 ) -> Iterable[_Line]:
-    check_some(measures, "measure")
+    check_not_empty(measures, "measure")
     if not _is_nested(measures):
         flat = cast(Mapping[str, Curve], measures)
         check_series(steps, flat, "measure")
         for index, (name, curve) in enumerate(flat.items()):
             yield _Line(as_text(name), *_split(curve), index, index)
         return
-    # Colours tell networks apart, line styles measures.
-    kinds = list(dict.fromkeys(name for each in measures.values() for name in each))
-    for index, (network, each) in enumerate(measures.items()):
-        check_series(steps, each, f"measure of {network!r}")
-        for name, curve in each.items():
+    # One colour per network, one line style per measure.
+    kinds = list(dict.fromkeys(name for curves in measures.values() for name in curves))
+    for index, (network, curves) in enumerate(measures.items()):
+        check_series(steps, curves, f"measure of {network!r}")
+        for name, curve in curves.items():
             yield _Line(as_text(f"{network}, {name}"), *_split(curve), index, kinds.index(name))
 
 
 def _is_nested(measures: Mapping[str, Any]) -> TypeGuard[Mapping[str, Mapping[str, Curve]]]:
-    return all(isinstance(each, Mapping) for each in measures.values())
+    return all(isinstance(curves, Mapping) for curves in measures.values())
 
 
 def _split(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -133,7 +140,7 @@ def _near_zero_linear(axes: Axes, values: NDArray[np.float64]) -> None:
     threshold = 10.0 ** max(floor(log10(smallest)), floor(log10(largest)) - _DECADES)
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
     if not (values < 0).any():
-        axes.set_ylim(bottom=-0.2 * threshold)  # marks at zero are seen as a whole
+        axes.set_ylim(bottom=-0.2 * threshold)  # shows marks at zero completely
 
 
 def plot_layer_gradient_flow(
@@ -143,26 +150,26 @@ def plot_layer_gradient_flow(
     xlabel: str = "epoch",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the norm of each layer's gradient over training, on a logarithmic axis, and mark what is wrong with it.
+    """Draw the norm of each layer's gradient over training, on a logarithmic axis, and mark its flags.
 
     A norm of zero is marked at the lower edge, one that is not finite at the upper edge.
 
     Args:
-        steps: Epochs or steps at which it was measured.
+        steps: Epochs or steps of the measurements.
         norms: By layer, in the order of the model: the norm of the gradient of its active weights, >= 0, per step.
         flags: By layer, "vanishing", "exploding", "non-finite" or None per step; layers may be left out. The legend
             names the layers that have each.
-        xlabel: What `steps` are.
-        ax: Where to draw; default: a new figure.
+        xlabel: Unit of `steps`.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
         ValueError: If there is nothing to draw, not one norm or flag for each step, or an unknown layer or flag.
     """
     check_series(steps, norms)
     axes, names = new_axes(ax), short_names(norms)
-    values = np.array([as_array(each) for each in norms.values()])
-    for index, (name, each) in enumerate(zip(names, values, strict=True)):
-        shown = np.where(np.isfinite(each) & (each > 0), each, np.nan)
+    values = np.array([as_array(curve) for curve in norms.values()])
+    for index, (name, curve) in enumerate(zip(names, values, strict=True)):
+        shown = np.where(np.isfinite(curve) & (curve > 0), curve, np.nan)
         axes.plot(steps, shown, label=name, **layer_line(index, len(names), len(steps)))
     plain_log_scale(axes, values)
     axes.set(xlabel=xlabel, ylabel="norm of the gradient of active weights", title="Gradient flow per layer")
@@ -180,28 +187,28 @@ def _kinds(
     values: NDArray[np.float64],
     flags: Mapping[str, Sequence[str | None]],
 ) -> NDArray[np.str_]:
-    """Return what is to be marked, by layer and step: a flag, "non-finite" or "zero" without one, or ""."""
+    """Return the kind of mark of each layer and step: its flag, else "non-finite", "zero", or "" for no mark."""
     if unknown := [layer for layer in flags if layer not in norms]:
         raise InvalidValueError(
             expected="flags of layers that are drawn",
-            got=listed(unknown),
+            got=first_names(unknown),
             cure="use the names of the norms",
         )
     kinds = np.where(np.isfinite(values), np.where(values == 0, "zero", ""), "non-finite")
     for index, layer in enumerate(norms):
         if layer in flags:
             check_series(steps, {layer: flags[layer]})
-            given = np.array([_known(flag) for flag in flags[layer]])
-            kinds[index] = np.where(given != "", given, kinds[index])
+            own = np.array([_checked(flag) for flag in flags[layer]])
+            kinds[index] = np.where(own != "", own, kinds[index])
     return kinds
 
 
-def _known(flag: str | None) -> str:
+def _checked(flag: str | None) -> str:
     if flag is not None and flag not in FLAGS:
         raise InvalidValueError(
             expected=f"flags among {', '.join(FLAGS)} and None",
             got=repr(flag),
-            cure="use these",
+            cure="use one of these",
         )
     return flag or ""
 
@@ -214,9 +221,9 @@ def _mark(
     names: Sequence[str],
     kind: str,
 ) -> str:
-    """Mark layers at steps, upon their lines or at the edge beyond which they are; return the label of the marks."""
+    """Mark layers at steps, on their lines or at the edge of the axes; return the label of the marks."""
     layer, at = np.nonzero(marked)
-    label = f"{kind}: {listed([names[index] for index in np.unique(layer)])}"
+    label = f"{kind}: {first_names([names[index] for index in np.unique(layer)])}"
     xs, ys = steps[at], values[layer, at]
     colours = np.array([to_rgba(layer_colour(index, len(names))) for index in layer.tolist()]).reshape(-1, 4)
     on_scale = np.isfinite(ys) & (ys > 0)

@@ -1,4 +1,4 @@
-"""Where active weights are in a layer, and which channels have none."""
+"""Masks, connections per input pixel, and empty channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lightning_sparse.analysis.pictures.inputs import as_mask, check_some, short_names
+from lightning_sparse.analysis.pictures.inputs import as_mask, check_not_empty, short_names
 from lightning_sparse.analysis.pictures.style import (
     COLOURS,
     HATCHES,
@@ -28,21 +28,20 @@ from lightning_sparse.analysis.pictures.style import (
 )
 from lightning_sparse.validation.errors import InvalidValueError
 
-# Cells per side that a picture of usual size can show.
+# Most cells per side that are visible in a picture of the usual size.
 _CELLS = 512
 
 
 def plot_mask(mask: Tensor | ArrayLike, ax: Axes | None = None) -> Figure:
     """Draw the mask of a layer: outputs from top to bottom, inputs from left to right, dark where weights are active.
 
-    A kernel of a convolution is one cell, which is the darker the more of its weights are active. The kernels' inner
-    patterns are left out: they would take nine times the cells, and what matters for the layer's work and for its
-    channels is which kernels are empty (white). Of layers with more than 512 outputs or inputs, blocks of several are
-    one cell, as dark as the block is dense.
+    A kernel of a convolution is one cell, darker with more active weights. The inner patterns are left out: they would
+    take nine times the cells, and the layer's work and its channels depend on which kernels are empty (white). In
+    layers with more than 512 outputs or inputs, a block of several is one cell, as dark as the block is dense.
 
     Args:
         mask: Bool (or 0 and 1), shape `(out, in, *kernel)`.
-        ax: Where to draw; default: a new figure.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
         ValueError: If it is no mask.
@@ -67,22 +66,22 @@ def plot_mask(mask: Tensor | ArrayLike, ax: Axes | None = None) -> Figure:
 
 
 def _axes_for(ax: Axes | None, height: int, width: int) -> tuple[Axes, Literal["equal", "auto"]]:
-    """Return axes that a mask fills, and whether its weights are squares: a thin layer's would make a line of it."""
+    """Return axes that a mask fills, and their aspect: cells are squares, except in thin layers."""
     ratio = height / width
     aspect: Literal["equal", "auto"] = "equal" if 1 / 5 <= ratio <= 5 else "auto"
-    drawn = min(max(ratio, 1 / 3), 2)  # height by width of the picture, without ticks and bar
+    drawn = min(max(ratio, 1 / 3), 2)  # height by width, without ticks and bar
     side = 5.0 if drawn <= 1 else 5.6 / drawn
     return new_axes(ax, width=max(4.6, side + 1.4), height=side * drawn + 1), aspect
 
 
 def _add_bar(axes: Axes, drawn: AxesImage, label: str) -> None:
-    """Say what the shades are."""
+    """Add a bar with the meaning of the shades."""
     bar = figure_of(axes).colorbar(drawn, ax=axes, label=label, fraction=0.05, pad=0.02)
     bar.locator = whole_numbers()
 
 
 def _unit(kernel: Sequence[int], blocks: Sequence[int]) -> str:
-    """Return what the shade of a cell says; "" if it is one weight."""
+    """Return the unit of the shades; "" if a cell is one weight."""
     of_kernel = " x ".join(map(str, kernel))
     if max(blocks) == 1:
         return f"active weights of a {of_kernel} kernel" if prod(kernel) > 1 else ""
@@ -90,7 +89,7 @@ def _unit(kernel: Sequence[int], blocks: Sequence[int]) -> str:
 
 
 def _block_percent(counts: NDArray[Any], blocks: Sequence[int], kernel: int) -> NDArray[np.float64]:
-    """Return the percentage of active weights in blocks, of which those at the end may be smaller."""
+    """Return the percentage of active weights in blocks; the last ones may be smaller."""
     sums, sizes = counts, []
     for axis, (size, block) in enumerate(zip(counts.shape, blocks, strict=True)):
         starts = np.arange(0, size, block)
@@ -101,7 +100,7 @@ def _block_percent(counts: NDArray[Any], blocks: Sequence[int], kernel: int) -> 
 
 
 def _dark_on_white() -> Colormap:
-    """Return white for nothing, and shades from a light blue, which is not taken for white, to a dark one."""
+    """Return white for zero, and shades from a light blue that differs from white to a dark one."""
     shades = colormaps["Blues"](np.linspace(0.25, 1, 256))
     shades[0] = (1, 1, 1, 1)
     return ListedColormap(shades)
@@ -114,12 +113,12 @@ def plot_input_connectivity(mask: Tensor | ArrayLike, image_shape: Sequence[int]
     """Draw how many active connections each pixel of the input has, in all channels together.
 
     Args:
-        mask: Of a fully connected layer whose inputs are the pixels of an image, shape `(out, in)`.
-        image_shape: `(height, width)` or `(channels, height, width)`, with as many pixels as the layer has inputs.
-        ax: Where to draw; default: a new figure.
+        mask: Mask of a fully connected layer whose inputs are the pixels of an image, shape `(out, in)`.
+        image_shape: `(height, width)` or `(channels, height, width)`, with one pixel per input of the layer.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
-        ValueError: If it is no mask, or of another number of inputs.
+        ValueError: If it is no mask, or has another number of inputs.
     """
     array = as_mask(mask)
     if array.ndim != 2 or len(image_shape) not in (2, 3) or prod(image_shape) != array.shape[1]:
@@ -139,16 +138,16 @@ def plot_input_connectivity(mask: Tensor | ArrayLike, image_shape: Sequence[int]
 
 
 def plot_empty_channels(masks: Mapping[str, Tensor | ArrayLike], ax: Axes | None = None) -> Figure:
-    """Draw which part of each layer's input and output channels has no active weight.
+    """Draw the percentage of each layer's input and output channels that have no active weight.
 
     Args:
-        masks: By layer, in the order of the model: bool (or 0 and 1), shape `(out, in, *kernel)`.
-        ax: Where to draw; default: a new figure, high enough for all layers.
+        masks: Masks by layer, in the order of the model: bool (or 0 and 1), shape `(out, in, *kernel)`.
+        ax: Axes to draw into; default: a new figure, high enough for all layers.
 
     Raises:
         ValueError: If there is none, or one is no mask.
     """
-    check_some(masks, "layer")
+    check_not_empty(masks, "layer")
     arrays = [as_mask(mask) for mask in masks.values()]
     axes = new_axes(ax, height=min(30, max(3, 1.4 + 0.24 * len(arrays))))
     rows = np.arange(len(arrays))
@@ -173,5 +172,5 @@ def plot_empty_channels(masks: Mapping[str, Tensor | ArrayLike], ax: Axes | None
 
 
 def _empty(mask: NDArray[np.bool_], axis: int) -> float:
-    others = tuple(each for each in range(mask.ndim) if each != axis)
+    others = tuple(other for other in range(mask.ndim) if other != axis)
     return float(1 - mask.any(axis=others).mean())

@@ -1,4 +1,4 @@
-"""How good networks are: accuracies over training, and results beside published ones."""
+"""Accuracies over training, and results beside published ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_sparse.analysis.pictures.inputs import check_some
+from lightning_sparse.analysis.pictures.inputs import check_not_empty
 from lightning_sparse.analysis.pictures.style import colour, finish, marker, new_axes, style, whole_ticks
 
-# A value and its standard error, None where there is none.
+# A value and its standard error, None if unknown.
 Point = tuple[float, float | None]
 
 
@@ -19,13 +19,13 @@ def plot_accuracy(accuracies: Mapping[str, Sequence[float]], ax: Axes | None = N
     """Draw validation accuracy over epochs, one line per network.
 
     Args:
-        accuracies: By network, the accuracy in [0, 1] after each epoch.
-        ax: Where to draw; default: a new figure.
+        accuracies: Accuracy in [0, 1] after each epoch, by network.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
         ValueError: If there is nothing to draw.
     """
-    check_some(accuracies, "network")
+    check_not_empty(accuracies, "network")
     axes = new_axes(ax)
     for index, (network, values) in enumerate(accuracies.items()):
         epochs, percent = range(1, len(values) + 1), [100 * value for value in values]
@@ -42,15 +42,15 @@ def plot_beside_published(
     """Draw one row per label with a point per series, each with the bar of its 95 % interval.
 
     Args:
-        labels: Of the rows, from top to bottom.
-        series: By name, one value and its standard error per label, or None.
-        xlabel: What is measured, with its unit.
-        ax: Where to draw; default: a new figure.
+        labels: Labels of the rows, from top to bottom.
+        series: One value with its standard error per label, or None, by name.
+        xlabel: Measured quantity, with its unit.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
         ValueError: If there is nothing to draw.
     """
-    check_some(series, "series")
+    check_not_empty(series, "series")
     axes = new_axes(ax)
     for index, (name, points) in enumerate(series.items()):
         # Side by side, so that equal values don't hide each other.
@@ -75,15 +75,15 @@ def plot_over_density(
     """Draw curves over the percentage of active weights, each point with the bar of its 95 % interval.
 
     Args:
-        series: By name, percentage of active weights and value with its standard error. One point at 100 % is drawn as
-            a horizontal line: the dense network. Without any, a name is not drawn but keeps its colour.
-        ylabel: What is measured, with its unit.
-        ax: Where to draw; default: a new figure.
+        series: Percentages of active weights and values with their standard errors, by name. A single point at 100 % is
+            drawn as a horizontal line: the dense network. A name without points is not drawn but keeps its colour.
+        ylabel: Measured quantity, with its unit.
+        ax: Axes to draw into; default: a new figure.
 
     Raises:
         ValueError: If there is nothing to draw.
     """
-    check_some(series, "series")
+    check_not_empty(series, "series")
     axes = new_axes(ax)
     for index, (name, points) in enumerate(series.items()):
         if not points:

@@ -1,4 +1,4 @@
-"""How specialized the channels of dense and sparse networks are."""
+"""Class specialization of the channels of dense and sparse networks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lightning_sparse.analysis.pictures.inputs import as_array, check_some, listed, short_names
+from lightning_sparse.analysis.pictures.inputs import as_array, check_not_empty, first_names, short_names
 from lightning_sparse.analysis.pictures.style import COLOURS, finish, legend_above, name_ticks, new_axes
 from lightning_sparse.validation.errors import InvalidValueError
 
 _Channels = dict[str, NDArray[np.float64]]
 _BINS = 40
-# The widest bar of a layer reaches so far towards the next layer.
+# Length of a layer's longest bar, as a part of the distance to the next layer.
 _REACH = 0.46
 
 
@@ -27,19 +27,18 @@ def plot_specialization(
     num_classes: int | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw how specialized the channels of each layer are, the dense network's to the left, the sparse one's right.
+    """Draw how specialized the channels of each layer are, dense to the left and sparse to the right.
 
     As Figure 3 of Dettmers & Zettlemoyer (2019, section 5.2) shows it: one histogram of each network per layer, back
-    to back upon a vertical line, in bins that all layers share. Lengths are fractions of a network's channels; the
+    to back on a vertical line, in bins that all layers share. Lengths are fractions of a network's channels; the
     longest bar of each layer has the same length, since a layer where all channels are alike would dwarf the others.
 
     Args:
         dense: By layer, in the order of the model: each channel's specialization, the largest part of its activation
-            that is due to one class, in [1 / classes, 1]. NaN, of a channel that is never active, is left out.
-        sparse: Likewise, for the same layers. Without it the first network is drawn alone, whichever it is, to the
-            right.
+            that is due to one class, in [1 / classes, 1]. NaN, for a channel that is never active, is left out.
+        sparse: The same layers of the sparse network. None: the first network is drawn alone, to the right.
         num_classes: Number of classes, to mark 1 / classes: channels that are equally active for all of them.
-        ax: Where to draw; default: a new figure, wide enough for all layers.
+        ax: Axes to draw into; default: a new figure, wide enough for all layers.
 
     Raises:
         ValueError: If there is nothing to draw, the layers differ or a value is out of range.
@@ -47,7 +46,7 @@ def plot_specialization(
     named = {"channels": dense} if sparse is None else {"dense": dense, "sparse": sparse}
     networks = _checked(named, num_classes)
     axes = new_axes(ax, width=min(24, max(7, 1 + 0.32 * len(dense))), height=4.2 if len(dense) <= 16 else 5.4)
-    edges = _bins([each for channels in networks.values() for each in channels.values()], num_classes)
+    edges = _bins([values for channels in networks.values() for values in channels.values()], num_classes)
     for at, layer in enumerate(dense):
         _draw_layer(axes, at, {name: channels[layer] for name, channels in networks.items()}, edges)
     for at in range(len(dense)):
@@ -63,7 +62,7 @@ def plot_specialization(
 
 
 def _draw_layer(axes: Axes, at: int, networks: _Channels, edges: NDArray[Any]) -> None:
-    """Draw the histograms of a layer, by network: the last to the right, one before it to the left."""
+    """Draw the histograms of a layer: the last network to the right, the one before it to the left."""
     parts = [np.histogram(values, edges)[0] / max(1, len(values)) for values in networks.values()]
     longest = max(part.max() for part in parts) or 1
     sides = (-1, 1)[-len(networks) :]
@@ -85,11 +84,11 @@ def _checked(networks: Mapping[str, Mapping[str, Tensor | ArrayLike]], num_class
     """Return the values of one network or two, by layer in the order of the first one, without NaN."""
     first, *others = networks.values()
     last = others[0] if others else first
-    check_some(first, "layer")
+    check_not_empty(first, "layer")
     if different := sorted(set(first) ^ set(last)):
         raise InvalidValueError(
             expected="the same layers of both networks",
-            got=f"{listed(different)} in one of them only",
+            got=f"{first_names(different)} in one of them only",
             cure="measure both in the same way, or leave layers out",
         )
     if num_classes is not None and num_classes < 1:
@@ -99,7 +98,8 @@ def _checked(networks: Mapping[str, Mapping[str, Tensor | ArrayLike]], num_class
             cure="10 for CIFAR-10",
         )
     known = {
-        name: {layer: _known(layer, given[layer], num_classes) for layer in first} for name, given in networks.items()
+        name: {layer: _in_range(layer, channels[layer], num_classes) for layer in first}
+        for name, channels in networks.items()
     }
     if not any(len(values) for channels in known.values() for values in channels.values()):
         raise InvalidValueError(
@@ -110,15 +110,15 @@ def _checked(networks: Mapping[str, Mapping[str, Tensor | ArrayLike]], num_class
     return known
 
 
-def _known(layer: str, values: Tensor | ArrayLike, num_classes: int | None) -> NDArray[np.float64]:
+def _in_range(layer: str, values: Tensor | ArrayLike, num_classes: int | None) -> NDArray[np.float64]:
     array = as_array(values).ravel()
     array = array[~np.isnan(array)]
     lowest = 0 if num_classes is None else 1 / num_classes
-    # The parts of all classes are rounded, so that the largest may be just below.
+    # The proportions are rounded, so that the largest may be just below 1 / classes.
     if (outside := array[(array < lowest - 1e-6) | (array > 1 + 1e-6)]).size:
         raise InvalidValueError(
             expected=f"specialization in [{lowest:g}, 1] in {layer!r}",
             got=f"{outside[0]:g}",
-            cure="it is a channel's largest part of its activation that is due to one class",
+            cure="give each channel's largest part of its activation that is due to one class",
         )
     return np.clip(array, lowest, 1)

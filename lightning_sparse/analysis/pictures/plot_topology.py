@@ -1,4 +1,4 @@
-"""Where active weights are, and where regrown ones go, over training."""
+"""Density per layer and redistribution of weights over training."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def plot_layer_densities(
     """Draw the density of each layer over epochs, as steps; on a logarithmic scale if they differ by a factor of ten.
 
     Args:
-        epochs: Completed epochs (or steps) at which the topology was as given, ascending.
+        epochs: Completed epochs (or steps) of the densities, ascending.
         densities: By layer, in the order of the model: one density in [0, 1] per entry of `epochs`. A layer without
             active weights is marked at the lower edge, NaN leaves a gap.
-        ax: Where to draw; default: a new figure.
-        xlabel: What `epochs` are.
+        ax: Axes to draw into; default: a new figure.
+        xlabel: Unit of `epochs`.
 
     Raises:
         ValueError: If there is nothing to draw, or a density is out of range.
@@ -62,7 +62,7 @@ def plot_layer_densities(
         colours = [layer_colour(index, len(names)) for index in layer.tolist()]
         mark_edge(axes, "bottom", as_array(epochs)[at].tolist(), colours, "v", _EMPTY)
     else:
-        axes.set_ylim(bottom=-0.02 * np.nanmax(percent, initial=1))  # a line at zero is seen as a whole
+        axes.set_ylim(bottom=-0.02 * np.nanmax(percent, initial=1))  # shows a line at zero completely
     axes.set(xlabel=xlabel, ylabel="active weights of the layer (%)", title="Density per layer")
     whole_ticks(axes)
     name_layers(axes, names)
@@ -77,20 +77,20 @@ def plot_redistribution(
     *,
     xlabel: str = "epochs completed",
 ) -> Figure:
-    """Draw which part of the regrown weights each layer was to get, update after update, as areas that stack up.
+    """Draw each layer's share of the regrown weights, update by update, as stacked areas.
 
-    Areas, since the shares of an update are the parts of one whole; as steps, since there is nothing between updates.
-    The first layer is on top. An update without shares, for it moved nothing, leaves a gap.
+    Areas, because the shares of an update are parts of one whole; steps, because nothing happens between updates. The
+    first layer is on top. An update that moved no weight has no shares and leaves a gap.
 
     Args:
         epochs: Completed epochs (or steps) at the updates, strictly ascending.
-        shares: By layer, in the order of the model: one share in [0, 1] per update; those of an update sum to at most
-            1. NaN counts as 0.
-        ax: Where to draw; default: a new figure.
-        xlabel: What `epochs` are.
+        shares: By layer, in the order of the model: one share in [0, 1] per update; the shares of an update sum to at
+            most 1. NaN counts as 0.
+        ax: Axes to draw into; default: a new figure.
+        xlabel: Unit of `epochs`.
 
     Raises:
-        ValueError: If there is nothing to draw, or shares or epochs are not as they should be.
+        ValueError: If there is nothing to draw, shares are out of range, or epochs don't ascend.
     """
     check_series(epochs, shares)
     axes, names = new_axes(ax), short_names(shares)
@@ -114,7 +114,7 @@ def plot_redistribution(
 
 
 def _edges(centres: NDArray[np.float64]) -> NDArray[Any]:
-    """Return where one update ends and the next begins: in the middle between them."""
+    """Return the edges of the steps, in the middle between updates."""
     gaps = np.diff(centres)
     if (gaps <= 0).any():
         raise InvalidValueError(
