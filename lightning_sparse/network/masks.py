@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sparse.network.dtensor import full_tensor, local_part, shard_of, to_local
 from lightning_sparse.topology.digest import fingerprint
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
+from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -33,18 +34,24 @@ class Masks:
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight: bool, shape and device of its local part."""
-        return self.kept(name).bool()
+        return self.stored(name).bool()
 
     def __setitem__(self, name: str, mask: Tensor) -> None:
         """Replace the values of a mask, in place; shape of the local part."""
         self._masks[name].copy_(mask)
 
-    def draw(self, name: str, whole: Tensor) -> None:
+    def set_whole(self, name: str, whole: Tensor) -> None:
         """Replace a mask by the local part of one for the whole weight."""
         self[name] = local_part(whole, self._parameters[name])
 
-    def kept(self, name: str) -> Tensor:
-        """Return the mask of a weight as it is kept: 0 or 1, dtype, device and shape of its local part; no copy."""
+    def draw_random(self, counts: Mapping[str, int], generator: torch.Generator) -> None:
+        """Replace masks by random ones with the given numbers of active weights."""
+        for name, active in counts.items():
+            noise = torch.rand(self._parameters[name].shape, generator=generator, dtype=torch.float32, device="cpu")
+            self.set_whole(name, top_k_mask(noise, active))
+
+    def stored(self, name: str) -> Tensor:
+        """Return the mask of a weight as it is stored: 0 or 1, dtype, device and shape of its local part; no copy."""
         weight, mask = to_local(self._parameters[name]), self._masks[name]
         if mask.device != weight.device or mask.dtype != weight.dtype:
             mask = self._masks[name] = mask.to(weight.device, weight.dtype)
@@ -55,7 +62,7 @@ class Masks:
         """Set the inactive weights to zero, of all masked weights or of those named."""
         chosen = self.names if names is None else tuple(names)
         if chosen:
-            torch._foreach_mul_([to_local(self._parameters[name]) for name in chosen], [*map(self.kept, chosen)])
+            torch._foreach_mul_([to_local(self._parameters[name]) for name in chosen], [*map(self.stored, chosen)])
 
     @torch.no_grad()
     def apply_to(self, copies: Mapping[str, Tensor]) -> None:
@@ -88,7 +95,7 @@ class Masks:
     def load(self, packed: Mapping[str, Tensor]) -> None:
         """Take over packed masks of the whole weights."""
         for name, mask in packed.items():
-            self.draw(name, unpack_mask(mask, self._parameters[name].shape))
+            self.set_whole(name, unpack_mask(mask, self._parameters[name].shape))
 
     def fingerprint(self) -> Tensor:
         """Return two integers, int64, shape `(2,)`, which are the same on every process unless something went wrong.

@@ -91,7 +91,12 @@ class OptimizerStepObserver(ABC):
 
     def optimizers_of(self, name: str) -> list[Optimizer]:
         """Return the followed optimizers of a parameter, the one first that stepped last."""
-        return [optimizer for optimizer in self.optimizers if name in self.names_stepped_by(optimizer)]
+        parameter = self._parameters[name]
+        return [
+            optimizer
+            for optimizer in self.optimizers
+            if any(own is parameter for group in optimizer.param_groups for own in group["params"])
+        ]
 
     def attach(self, optimizer: Optimizer) -> None:
         """Follow an optimizer, and from now on every other one that steps the same parameters.

@@ -110,8 +110,9 @@ class Signals(OptimizerStepObserver):
         """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
         parameter, optimizers = self._parameters[name], self.optimizers_of(name)
         for optimizer in optimizers:
-            if has_momentum(optimizer, parameter):
-                return read_momentum(optimizer, parameter)
+            momentum = read_momentum(optimizer, parameter)
+            if momentum is not None:
+                return momentum
         if name in self._averages:
             return self._average(name)
         # Others have momentum, so steps were taken, but this weight never had a gradient.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -12,24 +11,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.network.budget import Density, LayerDensity, as_density, initial_counts
-from lightning_sparse.network.dtensor import shard_of, to_local
-from lightning_sparse.network.masks import Masks
+from lightning_sparse.network.dtensor import to_local
+from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
 from lightning_sparse.network.state import check_network_state, with_checksum
-from lightning_sparse.selection.patterns import Patterns, as_patterns, name_list, plain_name
-from lightning_sparse.selection.weights import find_weights, weights_by_reason, why_unmasked
-from lightning_sparse.topology.layer import LayerView, NonFiniteError
+from lightning_sparse.selection.patterns import Patterns, as_patterns
+from lightning_sparse.selection.weights import find_weights
+from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe, rewire_into
-from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.deprecation import renamed_argument
-from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 
-class SparseNetwork:
+class SparseNetwork(MaskedModel):
     """A model whose weights are sparse, and stay as sparse while they train and move.
 
     The weights remain ordinary parameters of an ordinary module. Initially every layer gets a random mask with an
@@ -79,61 +76,27 @@ class SparseNetwork:
         min_active = renamed_argument("minimum", minimum, "min_active", min_active, default=1)
         seed = check_seed(seed)
         density = as_density(density, sparsity)
-        self.model = model
-        self._choice: dict[str, Any] = {"include": include, "exclude": exclude, "dense": dense}
         weights = find_weights(model, include, exclude)
         kept_dense = as_patterns(dense)
+        super().__init__(model, weights, {"include": include, "exclude": exclude, "dense": dense})
         self._active = initial_counts(weights, density, distribution, kept_dense, min_active)
-        self._parameters = {name: weight.parameter for name, weight in weights.items()}
         self._min_active = int(min_active)
         self._generator = mask_generator(torch.initial_seed() if seed is None else seed)
-        masked = {
-            name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, kept_dense))
-        }
-        self._masks = Masks(masked)
-        self._shards = {name: shard_of(parameter) for name, parameter in masked.items()}
-        self._signals = Signals(masked)
+        self._signals = Signals({name: self._parameters[name] for name in self._masks.names})
         if state is None:
-            self._draw_masks()
+            self._masks.draw_random({name: self._active[name] for name in self._masks.names}, self._generator)
+            self.enforce()
         else:
             self.load_state_dict(state)
 
-    def _draw_masks(self) -> None:
-        for name in self._masks.names:
-            shape = self._parameters[name].shape
-            noise = torch.rand(shape, generator=self._generator, dtype=torch.float32, device="cpu")
-            self._masks.draw(name, top_k_mask(noise, self._active[name]))
-        self.enforce()
-
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: a copy is not attached to any optimizer."""
-        return {**self.__dict__, "_generator": self._generator.get_state(), "_shards": None}
+        return {**super().__getstate__(), "_generator": self._generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         self._generator = torch.Generator()
         self._generator.set_state(state["_generator"])
-        self._shards = {name: shard_of(self._parameters[name]) for name in self._masks.names}
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """Copies of the masks by parameter name: bool, the weight's shape and device, True = active.
-
-        Of a sharded weight it is the whole mask, which every process must ask for.
-        """
-        return {
-            name: self._masks.whole(name)
-            if name in self._masks.names
-            else torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
-            for name, parameter in self._parameters.items()
-        }
-
-    def local_mask(self, name: str) -> Tensor | None:
-        """Return the mask of a weight as it is kept: 0 or 1 in the weight's dtype, the part that this process holds.
-
-        It is no copy, and not to be written to. None for a weight that has none and is dense.
-        """
-        return self._masks.kept(name) if name in self._masks.names else None
 
     @property
     def layers(self) -> dict[str, LayerDensity]:
@@ -151,27 +114,9 @@ class SparseNetwork:
         return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
 
     @property
-    def why_unmasked(self) -> dict[str, str]:
-        """Why each parameter that has no mask has none, by parameter name."""
-        reasons = why_unmasked(self.model, self._choice["include"], self._choice["exclude"])
-        kept = (name for name in self._parameters if name not in self._masks.names)
-        return {**dict.fromkeys(kept, "kept dense on request"), **reasons}
-
-    @property
-    def left_dense(self) -> dict[str, str]:
-        """The old name of `why_unmasked`, for one more version."""
-        warnings.warn("SparseNetwork.left_dense will go: use why_unmasked.", DeprecationWarning, stacklevel=2)
-        return self.why_unmasked
-
-    @property
     def steps(self) -> int:
         """Steps of the attached optimizer; with several, those of the busiest one."""
         return self._signals.steps
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether some masked weight is spread over processes."""
-        return any(shard is not None for shard in self._shards.values())
 
     def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
         """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
@@ -212,71 +157,19 @@ class SparseNetwork:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
         self._signals.detach()
 
-    def enforce(self) -> None:
-        """Set every inactive weight to zero. After `attach` this happens by itself after every optimizer step."""
-        self._masks.apply()
-
-    def enforce_on(self, copy: nn.Module) -> None:
-        """Set the same weights of a copy of the model to zero: of a moving average of its weights, for instance.
-
-        Raises:
-            ValueError: If a masked weight is missing in the copy or has another shape.
-            TypeError: If it is no module.
-        """
-        if not isinstance(copy, nn.Module):
-            raise InvalidTypeError(
-                expected="a module, a copy of the masked one",
-                got=repr(copy),
-                cure="pass the copy itself",
-            )
-        self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
-
-    def check_finite(self) -> None:
-        """Raise if a masked weight is NaN or infinite: masked, it would stay so. Every process must call this.
-
-        Raises:
-            NonFiniteError: With the weight's name.
-        """
-        for name in self._masks.names:
-            layer = self._view(name, frozenset())
-            found = layer.total(torch.count_nonzero(~torch.isfinite(layer.weight)).reshape(1)).item()
-            if found:
-                raise NonFiniteError(
-                    expected=f"finite numbers in {name!r} to train from",
-                    got=f"NaN or infinity in {int(found)} of {layer.size}",
-                    cure="initialize the weight, or load one from before training diverged",
-                )
-
     def check_weights(self) -> None:
         """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
 
         Raises:
             ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
         """
-        own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
-        include, exclude = self._choice["include"], self._choice["exclude"]
-        found = weights_by_reason(self.model, include, exclude)
-        new = [name for name in found if name not in self._parameters]
-        gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
-        for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
-            if names:
-                raise InvalidValueError(
-                    expected="the weights that were masked when sparse training began",
-                    got=f"others: {name_list(names)} {'was' if len(names) == 1 else 'were'} {what} since",
-                    cure=(
-                        "change layers before sparse training begins, leave out with exclude what stays "
-                        "dense, and use a new callback for a new set of layers"
-                    ),
-                )
-
-    def fingerprint(self) -> Tensor:
-        """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.
-
-        The first depends on the masks, the second on the values of the masked weights. Cheap enough for every update:
-        one pass over the weights, nothing is copied to the host. Of a sharded weight only the number of active
-        weights counts.
-        """
-        return self._masks.fingerprint()
+        current = list(self.model.named_parameters())
+        unchanged = len(current) == len(self._examined) and all(
+            name == known_name and parameter is reference() and parameter.requires_grad == was_trained
+            for (name, parameter), (known_name, reference, was_trained) in zip(current, self._examined, strict=True)
+        )
+        if not unchanged:
+            self._examine()
 
     def rewire(self, recipe: str | Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.
@@ -293,7 +186,7 @@ class SparseNetwork:
             MissingSignalError: If a rule needs momentum or gradients before there are any.
             NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
         """
-        recipe = as_recipe(recipe)
+        recipe = recipe if isinstance(recipe, Recipe) else as_recipe(recipe)
         before = self._generator.get_state()
         try:
             with torch.no_grad():

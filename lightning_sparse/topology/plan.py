@@ -54,8 +54,8 @@ class LayerEvidence:
     claim: float | None
 
     @property
-    def spare(self) -> int:
-        """Inactive weights."""
+    def inactive(self) -> int:
+        """Number of inactive weights."""
         return self.size - self.active
 
 
@@ -83,27 +83,30 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
             got=repr(prune_rate),
             cure="0.5, say",
         )
-    movable = any(layer.spare for layer in layers)
+    movable = any(layer.inactive for layer in layers)
     pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]
     claims = [layer.claim or 0.0 for layer in layers]
     if not any(claims):
         # A full layer that keeps its count could only lose the values of weights that come straight back.
-        pruned = [lost if layer.spare else 0 for layer, lost in zip(layers, pruned, strict=True)]
-        grown, shares = pruned, _shares([float(lost) for lost in pruned])
+        pruned = [lost if layer.inactive else 0 for layer, lost in zip(layers, pruned, strict=True)]
+        grown, claims = pruned, [float(lost) for lost in pruned]
     else:
-        pruned = _spare_nearly_dense(layers, pruned, claims)
-        grown, shares = _redistribute(layers, pruned, claims, min_active), _shares(claims)
+        pruned = _prune_less_where_nearly_dense(layers, pruned, claims)
+        grown = _redistribute(layers, pruned, claims, min_active)
+    all_claims = sum(claims) or 1.0
     return tuple(
-        LayerChange(layer.name, layer.size, layer.active, lost, gained, share)
-        for layer, lost, gained, share in zip(layers, pruned, grown, shares, strict=True)
+        LayerChange(layer.name, layer.size, layer.active, lost, gained, claim / all_claims)
+        for layer, lost, gained, claim in zip(layers, pruned, grown, claims, strict=True)
     )
 
 
-def _spare_nearly_dense(layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float]) -> list[int]:
+def _prune_less_where_nearly_dense(
+    layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float]
+) -> list[int]:
     """Let a layer whose claim exceeds its loss prune at most its sparsity: min(rate, sparsity) of its weights."""
     total, whole = sum(pruned), sum(map(Fraction, claims))
     return [
-        min(lost, layer.active * layer.spare // layer.size) if total * Fraction(claim) > lost * whole else lost
+        min(lost, layer.active * layer.inactive // layer.size) if total * Fraction(claim) > lost * whole else lost
         for layer, lost, claim in zip(layers, pruned, claims, strict=True)
     ]
 
@@ -111,14 +114,9 @@ def _spare_nearly_dense(layers: Sequence[LayerEvidence], pruned: Sequence[int], 
 def _redistribute(
     layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float], min_active: int
 ) -> list[int]:
-    room = [layer.spare + lost for layer, lost in zip(layers, pruned, strict=True)]
+    room = [layer.inactive + lost for layer, lost in zip(layers, pruned, strict=True)]
     needed = [
         max(0, min(min_active, layer.active) - (layer.active - lost))
         for layer, lost in zip(layers, pruned, strict=True)
     ]
     return apportion(sum(pruned), claims, room, needed)
-
-
-def _shares(claims: Sequence[float]) -> list[float]:
-    total = sum(claims)
-    return [claim / total if total else 0.0 for claim in claims]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import isfinite, isnan
 from typing import Generic, NamedTuple, TypeVar
 
@@ -72,7 +72,7 @@ class Recipe:
                 cure="the default is False",
             )
 
-    @property
+    @cached_property
     def signals(self) -> frozenset[str]:
         """The signals that the rules of this recipe may ask for."""
         return signals_of(self.prune) | signals_of(self.redistribute) | signals_of(self.grow)
@@ -82,7 +82,7 @@ class Recipe:
         """Whether its rules work on parts of weights that are split over processes."""
         return not self.unshardable
 
-    @property
+    @cached_property
     def unshardable(self) -> tuple[WeightScore | LayerClaim, ...]:
         """The rules that don't."""
         rules = (self.prune, self.redistribute, self.grow)

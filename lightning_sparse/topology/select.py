@@ -22,6 +22,9 @@ _Values = NDArray[Any]
 # Below this size a plain partition is faster than sampling first.
 _SAMPLE_SIZE = 16384
 
+# Wider dtypes, which hold every value exactly, for those that NumPy or some selection kernels lack.
+_COMPARABLE = {torch.bool: torch.uint8, torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
 
 def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None, shard: Shard | None = None) -> Tensor:
     """Mark the `k` highest of the eligible scores; of equal scores, those with the lowest index.
@@ -57,17 +60,10 @@ def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None, shard: Sh
         return torch.zeros_like(scores, dtype=torch.bool)
     if shard is not None:
         return mark_top_k(scores.detach(), k, eligible, shard)
-    flat = _comparable(scores.detach()).reshape(-1)
+    flat = scores.detach().to(_COMPARABLE.get(scores.dtype, scores.dtype)).reshape(-1)
     candidates = None if eligible is None else eligible.reshape(-1)
     select = _top_k_on_host if flat.device.type == "cpu" else _top_k_on_device
     return select(flat, k, candidates).view(scores.shape)
-
-
-def _comparable(scores: Tensor) -> Tensor:
-    """Widen what NumPy or some selection kernels lack: half precision and bool; every value stays exact."""
-    if scores.dtype == torch.bool:
-        return scores.to(torch.uint8)
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def _top_k_on_device(flat: Tensor, k: int, eligible: Tensor | None) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import io
 import re
+import weakref
 from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any
@@ -742,3 +744,49 @@ def test_networks_have_the_same_fingerprint_as_long_as_masks_and_weights_are_the
         next(iter(maskable(two.model).values())).mul_(2)
     assert (one.fingerprint() == two.fingerprint()).tolist() == [True, False]
     assert one.fingerprint()[0] != SparseNetwork(small(), density=0.3, seed=2).fingerprint()[0]
+
+
+def replaced(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(model[0].weight.detach().clone())
+
+
+def renamed(model: nn.Sequential) -> None:
+    layer = model.pop(2)
+    model.add_module("other", layer)
+
+
+def extended(model: nn.Sequential) -> None:
+    model.append(nn.Linear(3, 3))
+
+
+def unfrozen(model: nn.Sequential) -> None:
+    model[1].weight.requires_grad_()
+
+
+@pytest.mark.parametrize("change", [replaced, renamed, extended, unfrozen])
+@pytest.mark.parametrize("copied", [False, True], ids=["itself", "in a copy"])
+def test_a_change_of_the_weights_is_found_after_an_examination_that_found_none(
+    change: Callable[[nn.Sequential], None], copied: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4), nn.Linear(4, 3))
+    model[1].weight.requires_grad_(False)
+    network = SparseNetwork(model, 0.5, seed=0)
+    network.check_weights()
+    network.check_weights()
+    network = copy.deepcopy(network) if copied else network
+    network.check_weights()
+    change(network.model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Expected the weights that were masked"):
+            network.check_weights()
+
+
+def test_an_examination_keeps_no_removed_parameter_alive() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5))
+    network = SparseNetwork(model, 0.5, seed=0)
+    network.check_weights()
+    removed = weakref.ref(model[1].weight)
+    del model[1]
+    gc.collect()
+    assert removed() is None
+    network.check_weights()

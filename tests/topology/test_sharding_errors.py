@@ -117,7 +117,7 @@ def test_a_part_that_does_not_lie_in_the_whole_is_refused(make: Callable[[], obj
 
 
 def test_an_update_with_a_shard_that_cannot_take_a_maximum_is_refused_with_the_cure() -> None:
-    layer = replace(random_layer(shape=(3, 4)), shard=Shard((3, 4), (0, 0), torch.clone))
+    layer = replace(random_layer(shape=(3, 4), active=4), shard=Shard((3, 4), (0, 0), torch.clone))
     with pytest.raises(
         ShardingError, match=r"a maximum over all parts; got one with a sum only\. Cure: .*all_reduce_max"
     ):

@@ -1,0 +1,152 @@
+"""A model with masks on some of its weights."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparse.network.dtensor import shard_of, to_local
+from lightning_sparse.network.masks import Masks
+from lightning_sparse.selection.patterns import as_patterns, name_list, plain_name
+from lightning_sparse.selection.weights import Weight, weights_by_reason, why_unmasked
+from lightning_sparse.topology.layer import NonFiniteError
+from lightning_sparse.topology.sharding import total
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
+
+class MaskedModel:
+    """Masks of a model's weights: applied, shown, and checked against what the model has become.
+
+    Args:
+        model: Any module.
+        weights: The maskable weights by name.
+        choice: Patterns that chose them, "include" and "exclude", and those of layers that stay "dense".
+    """
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Weight], choice: dict[str, Any]) -> None:
+        self.model = model
+        self._choice = choice
+        dense = as_patterns(choice["dense"])
+        self._parameters = {name: weight.parameter for name, weight in weights.items()}
+        masked = {name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, dense))}
+        self._masks = Masks(masked)
+        self._shards = {name: shard_of(parameter) for name, parameter in masked.items()}
+        # Parameters of the model when they were examined last: name, weak reference, and whether they were trainable.
+        self._examined: list[tuple[str, weakref.ref[nn.Parameter], bool]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: shards and the last examination belong to this process and these parameters."""
+        return {**self.__dict__, "_shards": None, "_examined": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shards = {name: shard_of(self._parameters[name]) for name in self._masks.names}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Copies of the masks by parameter name: bool, the weight's shape and device, True = active.
+
+        Of a sharded weight it is the whole mask, which every process must ask for.
+        """
+        return {
+            name: self._masks.whole(name)
+            if name in self._masks.names
+            else torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
+            for name, parameter in self._parameters.items()
+        }
+
+    def local_mask(self, name: str) -> Tensor | None:
+        """Return the mask of a weight as it is kept: 0 or 1 in the weight's dtype, the part that this process holds.
+
+        It is no copy, and not to be written to. None for a weight that has none and is dense.
+        """
+        return self._masks.stored(name) if name in self._masks.names else None
+
+    @property
+    def why_unmasked(self) -> dict[str, str]:
+        """Why each parameter that has no mask has none, by parameter name."""
+        reasons = why_unmasked(self.model, self._choice["include"], self._choice["exclude"])
+        kept = (name for name in self._parameters if name not in self._masks.names)
+        return {**dict.fromkeys(kept, "kept dense on request"), **reasons}
+
+    @property
+    def left_dense(self) -> dict[str, str]:
+        """The old name of `why_unmasked`, for one more version."""
+        warnings.warn("SparseNetwork.left_dense will go: use why_unmasked.", DeprecationWarning, stacklevel=2)
+        return self.why_unmasked
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether some masked weight is spread over processes."""
+        return any(shard is not None for shard in self._shards.values())
+
+    def enforce(self) -> None:
+        """Set every inactive weight to zero. After `attach` this happens by itself after every optimizer step."""
+        self._masks.apply()
+
+    def enforce_on(self, copy: nn.Module) -> None:
+        """Set the same weights of a copy of the model to zero: of a moving average of its weights, for instance.
+
+        Raises:
+            ValueError: If a masked weight is missing in the copy or has another shape.
+            TypeError: If it is no module.
+        """
+        if not isinstance(copy, nn.Module):
+            raise InvalidTypeError(
+                expected="a module, a copy of the masked one",
+                got=repr(copy),
+                cure="pass the copy itself",
+            )
+        self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
+
+    def check_finite(self) -> None:
+        """Raise if a masked weight is NaN or infinite: masked, it would stay so. Every process must call this.
+
+        Raises:
+            NonFiniteError: With the weight's name.
+        """
+        for name in self._masks.names:
+            parameter = self._parameters[name]
+            bad = total(torch.count_nonzero(~torch.isfinite(to_local(parameter))).reshape(1), self._shards[name]).item()
+            if bad:
+                raise NonFiniteError(
+                    expected=f"finite numbers in {name!r} to train from",
+                    got=f"NaN or infinity in {int(bad)} of {parameter.numel()}",
+                    cure="initialize the weight, or load one from before training diverged",
+                )
+
+    def _examine(self) -> None:
+        """Find the weights of the model anew, and raise unless those that can be masked are those that were."""
+        own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
+        include, exclude = self._choice["include"], self._choice["exclude"]
+        maskable = weights_by_reason(self.model, include, exclude)
+        new = [name for name in maskable if name not in self._parameters]
+        gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
+        for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
+            if names:
+                raise InvalidValueError(
+                    expected="the weights that were masked when sparse training began",
+                    got=f"others: {name_list(names)} {'was' if len(names) == 1 else 'were'} {what} since",
+                    cure=(
+                        "change layers before sparse training begins, leave out with exclude what stays "
+                        "dense, and use a new callback for a new set of layers"
+                    ),
+                )
+
+        self._examined = [
+            (name, weakref.ref(parameter), parameter.requires_grad) for name, parameter in self.model.named_parameters()
+        ]
+
+    def fingerprint(self) -> Tensor:
+        """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.
+
+        The first depends on the masks, the second on the values of the masked weights. Cheap enough for every update:
+        one pass over the weights, nothing is copied to the host. Of a sharded weight only the number of active
+        weights counts.
+        """
+        return self._masks.fingerprint()
