@@ -276,7 +276,7 @@ FIT = {
         ValueError, "'net.0'", {"dense": "net.0", "exclude": "net.0"}, {"exclude": "net.0"}
     ),
     "a density out of reach": Fit(ValueError, "0.01", {"density": 0.01}, right=wide),
-    "a minimum out of reach": Fit(ValueError, "0.3", {"minimum": 30}, right=wide),
+    "a minimum out of reach": Fit(ValueError, "0.3", {"min_active": 30}, right=wide),
     "a layer without a density": Fit(
         ValueError, "'net.3.weight'", {"density": {"net.0": 0.3}}, {"density": {"*": 0.3}}
     ),

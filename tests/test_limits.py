@@ -20,8 +20,6 @@ MOST_ARGUMENTS = 7  # of a constructor
 # Public classes whose options are flat, as YAML and the command line name them; what takes the options of one of these
 # forwards them (`**options`).
 FLAT_OPTIONS = {
-    "SparseTrainingCallback",
-    "SparseMomentumCallback",
     "GradientFlowCallback",
     "ClassSpecializationCallback",
     "SparseNetwork",

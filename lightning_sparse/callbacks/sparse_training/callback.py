@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from inspect import Signature
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,18 +25,19 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
 from lightning_sparse.callbacks.sparse_training.reporting import density_metrics, log, print_summary, update_metrics
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.budget import Density, as_density, check_density_options
+from lightning_sparse.network.budget import Density
 from lightning_sparse.network.seeding import check_seed
-from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.options import forwarded_signature
 
 
 class SparseTrainingCallback(ResumableCallback):
@@ -53,21 +55,15 @@ class SparseTrainingCallback(ResumableCallback):
     Args:
         recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
             path of a `Recipe`, or a `Recipe`.
-        density: Fraction in (0, 1] of the maskable weights that stay active, or a mapping of layer patterns to it.
-            Default: 0.05.
+        density: Fraction in (0, 1] of the maskable weights that stay active; or a mapping of layer patterns to the
+            density of each, of which the first match counts. Default: 0.05.
         prune_rate: Fraction in [0, 1] of each layer's active weights that the first update prunes.
         schedule: Decay of the prune rate: "cosine" (to zero at the last update), "linear", "constant", the import
-            path of a function or a function of progress in [0, 1] that returns a factor.
-        every_n_epochs: Update period in epochs; 1 if neither period is given.
+            path of a function, or a function of progress in [0, 1] that returns a factor in [0, 1].
+        every_n_epochs: Update period in epochs; 1 if neither period is set.
         every_n_steps: Update period in optimizer steps, instead.
-        distribution: How active weights are spread over layers at first: "uniform", "erdos_renyi" or
-            "erdos_renyi_kernel".
-        include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names.
-        exclude: Leave these out, likewise; they don't count in the density.
-        dense: These stay dense, likewise, but count in the density.
-        minimum: No layer falls below so many active weights.
-        seed: Of random masks and growth; default: the seed that PyTorch was given (`seed_everything`).
-        sparsity: 1 - density, to give instead of it.
+        seed: Seed for random masks and growth. Default: the seed of PyTorch (`seed_everything`).
+        options: Options of `SparseNetwork`: `sparsity`, `distribution`, `include`, `exclude`, `dense`, `min_active`.
 
     Attributes:
         network: The `SparseNetwork`, from the start of fit on.
@@ -77,6 +73,8 @@ class SparseTrainingCallback(ResumableCallback):
         ValueError: If an argument is out of range or unknown.
     """
 
+    __signature__: ClassVar[Signature]
+
     def __init__(
         self,
         recipe: str | Recipe = "sparse_momentum",
@@ -85,35 +83,30 @@ class SparseTrainingCallback(ResumableCallback):
         schedule: str | Callable[[float], float] = "cosine",
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
-        distribution: str = "uniform",
-        include: Patterns | None = None,
-        exclude: Patterns | None = None,
-        dense: Patterns | None = None,
-        minimum: int = 1,
+        *,
         seed: int | None = None,
-        sparsity: Density | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         self._recipe = as_recipe(recipe)
         self._holds_gradients = "gradient" in self._recipe.signals
-        density = as_density(density, sparsity)
         self._prune_rate = PruneRate(prune_rate, schedule)
         self._cadence = update_cadence(every_n_epochs, every_n_steps)
         self._seed = check_seed(seed)
-        self._network_options: dict[str, Any] = {
-            "density": density,
-            "distribution": distribution,
-            "include": include,
-            "exclude": exclude,
-            "dense": dense,
-            "min_active": minimum,
-        }
-        check_density_options(density, distribution, minimum)
-        as_included(include)
-        for patterns in (exclude, dense):
-            as_patterns(patterns)
+        options = check_network_options(type(self).__name__, density, options)
+        self._network_options = options
         self._undo: Rollback | None = None
         self._reset()
+
+    def __init_subclass__(cls, sets: Collection[str] = (), **options: Any) -> None:
+        """Show the forwarded options in the signature of a subclass.
+
+        Args:
+            sets: Names of the options that the subclass sets itself.
+            options: Arguments of other base classes.
+        """
+        super().__init_subclass__(**options)
+        cls.__signature__ = forwarded_signature(cls.__init__, cls.__base__ or cls, sets=sets)
 
     def _reset(self) -> None:
         self._forget()
@@ -150,7 +143,7 @@ class SparseTrainingCallback(ResumableCallback):
         if self._undo is not None:
             self._undo.keep(weight.parameter for weight in find_weights(pl_module, *choice).values())
         if self._restored is not None:
-            self.network = SparseNetwork(pl_module, **self._network_options, state=self._restored["network"])
+            self.network = self._new_network(pl_module, state=self._restored["network"])
             self._restore_counters(self._restored)
         else:
             if self.network is None or self.network.model is not pl_module:
@@ -166,9 +159,15 @@ class SparseTrainingCallback(ResumableCallback):
         """Return a network with new masks, the same on all ranks."""
         nonzero = fraction_of_nonzero(pl_module, self._network_options["include"], self._network_options["exclude"])
         seed = trainer.strategy.broadcast(torch.initial_seed() if self._seed is None else self._seed)
-        network = SparseNetwork(pl_module, **self._network_options, seed=seed)
+        network = self._new_network(pl_module, seed=seed)
         check_was_dense(nonzero, network.density)
         return network
+
+    def _new_network(
+        self, model: LightningModule, seed: int | None = None, state: Mapping[str, Any] | None = None
+    ) -> SparseNetwork:
+        # The command line reads this call to list the options that the constructor forwards.
+        return SparseNetwork(model, **self._network_options, seed=seed, state=state)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep masks and weights together, whatever else changed weights since the last step."""
@@ -264,3 +263,8 @@ class SparseTrainingCallback(ResumableCallback):
     def _release(self) -> None:
         if self.network is not None:
             self.network.detach()
+
+
+SparseTrainingCallback.__signature__ = forwarded_signature(
+    SparseTrainingCallback.__init__, SparseNetwork, sets=SET_AT_START
+)

@@ -1,0 +1,51 @@
+"""Options of `SparseNetwork` that a callback takes before there is a model."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.budget import Density, as_density, check_density_options
+from lightning_sparse.selection.patterns import as_included, as_patterns
+from lightning_sparse.validation.deprecation import renamed_argument
+from lightning_sparse.validation.errors import InvalidTypeError
+
+# Arguments of `SparseNetwork` that are no options: a callback sets them when a fit starts.
+SET_AT_START = ("model", "seed", "state")
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in signature(SparseNetwork).parameters.items()
+    if name not in SET_AT_START
+}
+
+
+def check_network_options(owner: str, density: Density | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a `SparseNetwork`, checked as far as they can be without a model.
+
+    Args:
+        owner: Class name of the callback, for the message.
+        density: Density, or None for the default.
+        options: Further options by name.
+
+    Raises:
+        ValueError: If an option is out of range.
+        TypeError: If there is no such option, or a pattern is neither a string nor a module type.
+    """
+    if unknown := [name for name in options if name not in _DEFAULTS]:
+        raise InvalidTypeError(
+            expected=f"options of {owner}",
+            got=f"an unexpected keyword argument {', '.join(map(repr, unknown))}",
+            cure=f"drop it; help({owner}) lists all options",
+        )
+    checked = {**_DEFAULTS, **options}
+    minimum = checked.pop("minimum")
+    checked["min_active"] = renamed_argument(
+        "minimum", minimum, "min_active", checked["min_active"], default=_DEFAULTS["min_active"], stacklevel=4
+    )
+    checked["density"] = as_density(density, checked.pop("sparsity"))
+    check_density_options(checked["density"], checked["distribution"], checked["min_active"])
+    as_included(checked["include"])
+    for name in ("exclude", "dense"):
+        as_patterns(checked[name])
+    return checked
