@@ -1,4 +1,4 @@
-"""Several processes on one machine, forked, that talk through gloo."""
+"""Several forked processes on one machine that communicate through gloo."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-# Far above what a test needs; what hangs fails instead of waiting forever.
+# Seconds, far more than a test needs: a hanging process fails instead of waiting forever.
 TIMEOUT = 120
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -27,7 +27,7 @@ def free_port() -> int:
 def run(function: Callable[..., Any], processes: int, folder: Path, *arguments: Any) -> list[Any]:
     """Call a function with the arguments in each of some processes, as torchrun starts them; return the results.
 
-    A result is what `torch.save` takes, or the message of the exception that ended the process, as a string.
+    A result is an object that `torch.save` takes, or the traceback of the exception that ended the process.
     """
     context = multiprocessing.get_context("fork")
     port = free_port()
@@ -60,7 +60,7 @@ def _rank(
         MASTER_PORT=str(port),
         TORCHELASTIC_RUN_ID="test",
     )
-    os.environ.pop("PL_GLOBAL_SEED", None)  # a seed that a test before has left, to which Lightning returns
+    os.environ.pop("PL_GLOBAL_SEED", None)  # the seed of an earlier test, which Lightning would use again
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # no process has the seed of another
     try:

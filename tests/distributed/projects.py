@@ -63,7 +63,7 @@ class ManualClassifier(Classifier):
         if batch_idx % 2 == 1:
             optimizer = self.optimizers()
             optimizer.step()  # type: ignore[union-attr]  # there is one
-            optimizer.zero_grad()  # type: ignore[union-attr]  # likewise
+            optimizer.zero_grad()  # type: ignore[union-attr]  # there is one
 
 
 class Gan(LightningModule):
@@ -83,7 +83,7 @@ class Gan(LightningModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Train the generator, then the discriminator."""
         real = batch[0]
-        noise = real.flatten(1)[:, :LATENT]  # of the images' own, so that each image has its noise in any process
+        noise = real.flatten(1)[:, :LATENT]  # from the images, so that each image has the same noise in any process
         generator, discriminator = self.optimizers()  # type: ignore[misc, attr-defined]  # two of them
         one, zero = torch.ones_like(real[:, 0, 0, :1]), torch.zeros_like(real[:, 0, 0, :1])
 
@@ -95,15 +95,15 @@ class Gan(LightningModule):
         self.untoggle_optimizer(generator)
 
         self.toggle_optimizer(discriminator)
-        told = binary_cross_entropy_with_logits(self.discriminator(real), one)
-        told = told + binary_cross_entropy_with_logits(self.discriminator(self(noise).detach()), zero)
+        error = binary_cross_entropy_with_logits(self.discriminator(real), one)
+        error = error + binary_cross_entropy_with_logits(self.discriminator(self(noise).detach()), zero)
         discriminator.zero_grad()
-        self.manual_backward(told / 2)
+        self.manual_backward(error / 2)
         discriminator.step()
         self.untoggle_optimizer(discriminator)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Train the two networks apart."""
+        """Train the two networks by an optimizer each."""
         return [Adam(net.parameters(), lr=0.01, betas=(0.5, 0.999)) for net in (self.generator, self.discriminator)]
 
 
@@ -112,9 +112,9 @@ PROJECTS: dict[str, type[LightningModule]] = {"automatic": Classifier, "manual":
 
 def classifier_of(module: LightningModule) -> nn.Module:
     """Return the network of a project that takes images."""
-    found = module.discriminator if isinstance(module, Gan) else module.net
-    assert isinstance(found, nn.Module)
-    return found
+    network = module.discriminator if isinstance(module, Gan) else module.net
+    assert isinstance(network, nn.Module)
+    return network
 
 
 def images(dtype: torch.dtype = torch.float32) -> TensorDataset:

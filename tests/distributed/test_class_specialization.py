@@ -1,4 +1,4 @@
-"""In several processes class specialization is that of one: shares of the images, sums of the tables."""
+"""Several processes that share the images have the class specialization of one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _metric(first: list[int]) -> list[dict[str, Tensor]]:
     explicit = {"activity": metric.activity.clone()}
     metric.unsync()
     assert torch.equal(metric.activity, own)
-    metric.update(values, labels)  # goes on after a synchronization
+    metric.update(values, labels)  # updates continue after a synchronization
     return [synced, explicit, metric.compute()]
 
 
@@ -84,8 +84,8 @@ def _collection() -> dict[str, Tensor]:
     metrics = MetricCollection({"a": ClassSpecialization(CLASSES), "b": ClassSpecialization(CLASSES, balanced=True)})
     for seed in range(2):
         metrics.update(values[rank::2] * (seed + 1), labels[rank::2])
-    found: dict[str, Tensor] = metrics.compute()
-    return found
+    results: dict[str, Tensor] = metrics.compute()
+    return results
 
 
 def test_a_collection_is_summed_over_processes(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def _unlike(channels: list[int], values: list[float]) -> None:
         ([4, 4], [1.0, float("nan")], "Expected finite features; got NaN or infinity for 3 images"),
     ],
 )
-def test_what_is_wrong_in_one_process_is_the_same_error_in_all(
+def test_data_that_are_wrong_in_one_process_are_the_same_error_in_all(
     tmp_path: Path, channels: list[int], values: list[float], message: str
 ) -> None:
     for report in run(_unlike, 2, tmp_path, channels, values):
@@ -163,7 +163,7 @@ class Memory(Logger):
         self.logged += "specialization/net.0/mean" in metrics
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing is kept."""
+        """Nothing is stored."""
 
 
 def several(processes: int) -> dict[str, Any]:
@@ -172,16 +172,16 @@ def several(processes: int) -> dict[str, Any]:
 
 
 class Validated(Module):
-    """Is validated and tested on nothing in particular."""
+    """Has empty validation and test steps."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing is looked at."""
+        """Nothing is computed."""
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing is looked at."""
+        """Nothing is computed."""
 
 
-# By whether data come from this package. Of the others there is an image for which a layer is called, in one process.
+# By whether data come from this package. Other data have an image for which one process calls a further layer.
 LAYERS = {False: None, True: "net.[03]"}
 
 
@@ -230,7 +230,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path, count: int, own: bo
     assert list(first["history"]) == [2, 3]
     assert (
         own or count == 1 or not torch.equal(first["statistics"], second["statistics"])
-    )  # or nothing had to be told by the first
+    )  # else the broadcast from rank zero is not tested
     (wanted,) = run(_measured, 1, tmp_path, path, count, own)
     assert not isinstance(wanted, str), wanted
     assert list(first["result"]) == list(wanted) == ["net.0", "net.3", "sometimes"][: 2 if own else 3]
@@ -259,21 +259,21 @@ def _failing(fails_after: int) -> Any:
         warnings.simplefilter("always")
         run_ = trainer(callback, max_epochs=1, **several(2))
         run_.fit(Module(), DataLoader(images(), batch_size=4))
-    said = [str(each.message) for each in warned if "class specialization" in str(each.message)]
-    return {"said": said, "steps": run_.global_step, "measured": callback.result is not None}
+    messages = [str(each.message) for each in warned if "class specialization" in str(each.message)]
+    return {"messages": messages, "steps": run_.global_step, "measured": callback.result is not None}
 
 
-def test_what_fails_in_one_process_is_an_error_in_all(tmp_path: Path) -> None:
+def test_a_failure_in_one_process_is_an_error_in_all(tmp_path: Path) -> None:
     first, second = run(_failing, 2, tmp_path, 0)
-    assert "Expected all processes to go on; got an error on rank 1, TypeError: what is this?" in first
+    assert "Expected all ranks to finish; got an error on rank 1, TypeError: what is this?" in first
     assert "TypeError: what is this?" in second
-    assert "Expected all processes" not in second
+    assert "Expected all ranks" not in second
 
 
-def test_what_fails_in_one_process_after_training_is_a_warning_and_all_end(tmp_path: Path) -> None:
+def test_a_failure_in_one_process_after_training_is_a_warning_and_all_end(tmp_path: Path) -> None:
     first, second = run(_failing, 2, tmp_path, 2)
-    assert "got an error on rank 1, TypeError: what is this?" in first.pop("said")[0]
-    assert second.pop("said") == []
+    assert "got an error on rank 1, TypeError: what is this?" in first.pop("messages")[0]
+    assert second.pop("messages") == []
     assert first == second == {"steps": 2, "measured": False}
 
 

@@ -1,4 +1,4 @@
-"""Under DDP, all processes have the same masks and weights, or say so."""
+"""Under DDP, all processes have the same masks and weights, or training stops with an error."""
 
 from __future__ import annotations
 
@@ -150,14 +150,14 @@ def _train_with(what: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("what", ["momentum", "weight"])
-def test_processes_that_part_company_are_stopped_on_every_rank(tmp_path: Path, what: str) -> None:
+def test_processes_that_diverge_are_stopped_on_every_rank(tmp_path: Path, what: str) -> None:
     messages = run(_train_with, 2, tmp_path, what)
     for message in messages:
         assert "Expected the same" in message
         assert "rank 1 than on rank 0. Cure:" in message
 
 
-def test_processes_that_nobody_meddles_with_are_not_stopped(tmp_path: Path) -> None:
+def test_processes_that_agree_are_not_stopped(tmp_path: Path) -> None:
     first, second = run(_train_with, 2, tmp_path, "")
     assert same(first, second)
 
@@ -170,7 +170,7 @@ def _train_and_resume(path: str) -> list[dict[str, Any]]:
         run_ = trainer(sparse, record, _SaveAt(path), strategy=ddp(), devices=2)
         run_.fit(Model(), loader(), ckpt_path=ckpt_path)
         reports.append({**report(sparse, record), "weights": [*map(whole, run_.lightning_module.parameters())]})
-    return [{key: found[key] for key in ("state", "weights", "history")} for found in reports]
+    return [{key: reported[key] for key in ("state", "weights", "history")} for reported in reports]
 
 
 class _SaveAt(Callback):
@@ -188,7 +188,7 @@ def test_a_run_in_two_processes_resumes_exactly(tmp_path: Path) -> None:
 
 
 class Everywhere(Logger):
-    """A logger that takes what any rank hands it, as a user may write one."""
+    """A logger that logs on every rank, as a user may write one."""
 
     name, version = "everywhere", 0  # type: ignore[assignment]  # properties of the base class
 
@@ -200,7 +200,7 @@ class Everywhere(Logger):
         self.logged += "sparsity/density" in metrics
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing is kept."""
+        """Nothing is stored."""
 
 
 def _logged(processes: int) -> int:

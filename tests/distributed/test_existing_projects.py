@@ -1,4 +1,4 @@
-"""Both analyses in projects as they are: their numbers are those of a count by hand, and the runs stay the same."""
+"""Both analyses in unchanged projects: their numbers equal a count by hand, and the runs don't change."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ STEPS = {"automatic": 8, "manual": 4, "gan": 16}  # of all optimizers, in two ep
 
 
 class OfClassifier(ClassSpecializationCallback):
-    """Passes images through the network that takes them, whatever calling the module does."""
+    """Calls the network that takes images, whatever the module's forward does."""
 
     def forward(self, pl_module: LightningModule, images: Any) -> Any:
-        """Pass images."""
+        """Run the classifier."""
         return classifier_of(pl_module)(images)
 
 
 def trained(project: str, *, measuring: bool = True, compiled: bool = False, **options: Any) -> dict[str, Any]:
-    """Train a project at half of its weights for two epochs; return what was measured, noted by hand, and left."""
+    """Train a project at half of its weights for two epochs; return results, numbers by hand, and the final state."""
     seed_everything(3)
     module = PROJECTS[project]()
     if compiled:
@@ -43,12 +43,12 @@ def trained(project: str, *, measuring: bool = True, compiled: bool = False, **o
     rank, processes = int(os.environ.get("RANK", 0)), options.get("devices", 1)
     dtype = torch.float64 if options.get("precision") == "64-true" else torch.float32
     batches = DataLoader(TensorDataset(*images(dtype)[rank::processes]), batch_size=BATCH // processes)
-    given: dict[str, Any] = {"max_epochs": 2, "use_distributed_sampler": False, **options}
-    trainer(sparse, *((flow, special) if measuring else ()), **given).fit(module, batches)
+    trainer_options: dict[str, Any] = {"max_epochs": 2, "use_distributed_sampler": False, **options}
+    trainer(sparse, *((flow, special) if measuring else ()), **trainer_options).fit(module, batches)
     return {
         "flow": [{name: layer["l1"] for name, layer in record.layers.items()} for record in flow.history],
         "egf": [record.effective["l1"] for record in flow.history],
-        "special": {name: found["specialization"] for name, found in (special.result or {}).items()},
+        "special": {name: result["specialization"] for name, result in (special.result or {}).items()},
         "left": [*module.state_dict().values(), torch.get_rng_state()],
         "norms by hand": norms,
         "special by hand": by_hand(module, options.get("precision") == "bf16-mixed") if processes == 1 else None,
@@ -75,7 +75,7 @@ def note_norms(module: LightningModule, sparse: SparseMomentumCallback) -> list[
 def by_hand(module: LightningModule, bfloat16: bool) -> list[Tensor]:
     """Return the specialization of each channel of the convolutions, from all images at once."""
     pictures, labels = images().tensors
-    net, found = classifier_of(module).eval(), []
+    net, specialization = classifier_of(module).eval(), []
     features = pictures.to(next(net.parameters()).dtype)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         for layer in net.children():
@@ -83,11 +83,11 @@ def by_hand(module: LightningModule, bfloat16: bool) -> list[Tensor]:
             if isinstance(layer, nn.Conv2d):
                 activity = features.double().abs().sum((2, 3))
                 by_class = torch.stack([activity[labels == each].sum(0) for each in range(CLASSES)], 1)
-                found.append(by_class.amax(1) / by_class.sum(1))
-    return found
+                specialization.append(by_class.amax(1) / by_class.sum(1))
+    return specialization
 
 
-# PyTorch looks at the gradient of what a compiled network gets, here of generated images.
+# PyTorch reads the gradient of a compiled network's inputs, here of generated images.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize(
     "options",
@@ -98,17 +98,17 @@ def by_hand(module: LightningModule, bfloat16: bool) -> list[Tensor]:
 def test_projects_are_measured_as_they_are_and_stay_the_same(project: str, options: dict[str, Any]) -> None:
     accumulating = "accumulate_grad_batches" in options
     if accumulating and project != "automatic":
-        pytest.skip("manual optimization accumulates by itself")
-    found, without = trained(project, **options), trained(project, measuring=False, **options)
-    assert len(found["flow"]) == STEPS[project] // (2 if accumulating else 1)
-    assert found["flow"] == [pytest.approx(norms, rel=1e-5) for norms in found["norms by hand"]]
-    assert found["egf"] == pytest.approx([sum(norms.values()) / len(norms) for norms in found["norms by hand"]])
+        pytest.skip("the module accumulates on its own")
+    measured, without = trained(project, **options), trained(project, measuring=False, **options)
+    assert len(measured["flow"]) == STEPS[project] // (2 if accumulating else 1)
+    assert measured["flow"] == [pytest.approx(norms, rel=1e-5) for norms in measured["norms by hand"]]
+    assert measured["egf"] == pytest.approx([sum(norms.values()) / len(norms) for norms in measured["norms by hand"]])
     tolerance = 0.02 if "precision" in options else 1e-5
     torch.testing.assert_close(
-        [*found["special"].values()], found["special by hand"], rtol=tolerance, atol=0, check_dtype=False
+        [*measured["special"].values()], measured["special by hand"], rtol=tolerance, atol=0, check_dtype=False
     )
-    assert len(without["left"]) == len(found["left"])
-    assert all(torch.equal(one, other) for one, other in zip(found["left"], without["left"], strict=True))
+    assert len(without["left"]) == len(measured["left"])
+    assert all(torch.equal(one, other) for one, other in zip(measured["left"], without["left"], strict=True))
 
 
 def _measured(project: str, processes: int) -> dict[str, Any]:

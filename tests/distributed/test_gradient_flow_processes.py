@@ -1,4 +1,4 @@
-"""Gradient flow is that of the whole batch and the whole weights, however many processes share them."""
+"""Gradient flow is computed from the whole batch and whole weights, however many processes share them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
 def measured(model: Model, flow: GradientFlowCallback, batches: Any, **options: Any) -> list[dict[str, Any]]:
-    """Train, and return what was measured."""
+    """Train, and return the history."""
     sparse = SparseMomentumCallback(density=0.3, seed=5)
     trainer(sparse, flow, **options).fit(model, batches)
     return [asdict(record) for record in flow.history]
@@ -31,7 +31,7 @@ def measured(model: Model, flow: GradientFlowCallback, batches: Any, **options: 
 
 def _ddp(processes: int, batches: bool) -> list[dict[str, Any]]:
     several = {"strategy": ddp(), "devices": processes} if processes > 1 else {}
-    # Each process has its own half of the batch, of whose mean loss they take the gradient together.
+    # Each process has half of the batch; together they compute the gradient of its mean loss.
     own = data()[int(os.environ["RANK"]) :: processes]
     rows = [part[: BATCH // processes] for part in own]
     own_batches = DataLoader(TensorDataset(*own), batch_size=BATCH // processes)
@@ -48,11 +48,11 @@ def check(reports: list[Any], alone: list[dict[str, Any]]) -> None:
     for report in reports:
         assert not isinstance(report, str), report  # a process that failed reports why
         assert len(report) == len(alone) > 3
-        for found, expected in zip(report, alone, strict=True):
+        for record, expected in zip(report, alone, strict=True):
             for kind in ("effective", "total"):
-                assert found[kind] == pytest.approx(expected[kind], rel=1e-5)
+                assert record[kind] == pytest.approx(expected[kind], rel=1e-5)
             for name, norms in expected["layers"].items():
-                assert found["layers"][name] == pytest.approx(norms, rel=1e-5)
+                assert record["layers"][name] == pytest.approx(norms, rel=1e-5)
 
 
 @pytest.mark.parametrize("batches", [False, True], ids=["training batches", "fixed batches"])

@@ -1,4 +1,4 @@
-"""Processes take gradients on fixed batches together, also of weights that the batches of some don't need."""
+"""Processes compute gradients on fixed batches together, also of weights that some processes' batches don't reach."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def test_a_weight_that_the_batches_of_one_process_alone_need_has_the_mean_gradie
     for report in run(_measured, 2, tmp_path, 2):
         assert not isinstance(report, str), report  # a process that failed reports why
         assert len(report) == len(alone) > 0
-        for found, expected in zip(report, alone, strict=True):
+        for record, expected in zip(report, alone, strict=True):
             for name, norms in expected["layers"].items():
-                assert found["layers"][name] == pytest.approx(norms, rel=1e-6)
+                assert record["layers"][name] == pytest.approx(norms, rel=1e-6)

@@ -1,4 +1,4 @@
-"""With several processes, one draws, and masks of split weights are whole."""
+"""With several processes, rank zero alone draws, and masks of split weights are whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
 class Everywhere(Logger):
-    """Keeps the pictures of its process."""
+    """Stores the figures of its process."""
 
     name, version = "everywhere", 0
 
@@ -35,14 +35,14 @@ class Everywhere(Logger):
         self.got[key] = images[0]
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Nothing is kept."""
+        """Nothing is stored."""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing is kept."""
+        """Nothing is stored."""
 
 
 def _draw(model: Callable[[], Model], options: dict[str, Any]) -> dict[str, Any]:
-    """Train in one of the processes and return what it drew, and its first mask."""
+    """Train in one of the processes and return its figures and its first mask."""
     logger, sparse = Everywhere(), SparseMomentumCallback(density=0.3, seed=5)
     trainer(sparse, SparsityPictures(1), logger=logger, log_every_n_steps=1, **options).fit(model(), loader())
     assert sparse.network is not None
@@ -60,7 +60,7 @@ FSDP2 = pytest.param(
 
 
 @pytest.mark.parametrize("split", [pytest.param(False, id="DDP"), FSDP2])
-def test_the_process_of_rank_zero_alone_draws_and_draws_whole_masks(tmp_path: Path, split: bool) -> None:
+def test_only_rank_zero_draws_and_it_draws_whole_masks(tmp_path: Path, split: bool) -> None:
     model, options = (Sharded, strategy(2)) if split else (Model, {"strategy": ddp(), "devices": 2})
     first, second = run(partial(_draw, model, options), 2, tmp_path)
     assert not isinstance(first, str), first

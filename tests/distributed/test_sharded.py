@@ -131,15 +131,15 @@ class _Save(Callback):
 
 
 def _save_and_resume(path: str, whole_files: bool, options: dict[str, Any], optimizer: str) -> list[Any]:
-    found = []
+    endings = []
     for ckpt_path in (None, path):
         sparse = SparseMomentumCallback(density=0.3, **options)
         split = strategy(2, save_distributed_checkpoint=not whole_files)
         run_ = trainer(sparse, _Save(path, 6), **split)
         model = Sharded(optimizer)
         run_.fit(model, loader(), ckpt_path=ckpt_path)
-        found.append({"state": sparse.state_dict(), "weights": [*map(whole, model.parameters())]})
-    return found
+        endings.append({"state": sparse.state_dict(), "weights": [*map(whole, model.parameters())]})
+    return endings
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -159,21 +159,21 @@ def test_a_run_with_split_weights_resumes_exactly(
     tmp_path: Path, whole_files: bool, options: dict[str, Any], optimizer: str
 ) -> None:
     # Saved at the end of an epoch, before its update.
-    for found in run(_save_and_resume, 2, tmp_path, str(tmp_path / "saved"), whole_files, options, optimizer):
-        assert not isinstance(found, str), found
-        assert differences(*found) == []
+    for endings in run(_save_and_resume, 2, tmp_path, str(tmp_path / "saved"), whole_files, options, optimizer):
+        assert not isinstance(endings, str), endings
+        assert differences(*endings) == []
 
 
 def _on_a_mesh(work: Callable[[Any], Any]) -> Any:
     torch.distributed.init_process_group("gloo")
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
-    found = work(mesh)
+    result = work(mesh)
     torch.distributed.destroy_process_group()
-    return found
+    return result
 
 
 def _state_travels(mesh: Any) -> list[Any]:
-    """Save from a split network and load into a whole one, and the other way round."""
+    """Save from a split network and load into a whole one, and vice versa."""
     plain, split = nn.Linear(11, 7), nn.Linear(11, 7)
     split.load_state_dict(plain.state_dict())
     torch.distributed.broadcast(split.weight.data, 0)

@@ -1,4 +1,4 @@
-"""A small network with layers of odd sizes, and what every process of a run reports about it."""
+"""A small network with layers of odd sizes, and the report of each process that trains it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Model(LightningModule):
 
 
 class Record(Callback):
-    """Keep masks and weights after every batch, and right after the topology update that may come before it."""
+    """Records masks and weights after every batch, and right after the topology update that may come before it."""
 
     def __init__(self, sparse: SparseTrainingCallback) -> None:
         self.sparse = sparse
@@ -97,7 +97,7 @@ def ddp(**options: Any) -> DDPStrategy:
 
 
 def report(sparse: SparseTrainingCallback, record: Record) -> dict[str, Any]:
-    """Return what all processes must agree on."""
+    """Return the state that all processes must agree on."""
     assert sparse.network is not None
     return {
         "moments": record.moments,

@@ -1,4 +1,4 @@
-"""Gradient flow is measured as it is, in any project, and changes nothing."""
+"""Gradient flow is measured exactly, in any project, and doesn't change the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WEIGHTS = ("net.0.weight", "net.3.weight")
 
 
 class Gradients(Callback):
-    """Notes the gradients that an optimizer is about to use, and our masks."""
+    """Notes the gradients that an optimizer is about to use, and the masks of sparse training."""
 
     def __init__(self, names: tuple[str, ...] = WEIGHTS) -> None:
         self.names = names
@@ -51,7 +51,7 @@ class Gradients(Callback):
 
 
 def check(record: GradientFlowRecord, gradients: dict[str, Tensor], masks: dict[str, Tensor] | None) -> None:
-    """Hold a record against gradients that were noted."""
+    """Compare a record with gradients that were noted."""
     for p in (1, 2):
         assert record.effective[f"l{p}"] == pytest.approx(effective_gradient_flow(gradients, masks, p).item())
         assert record.total[f"l{p}"] == pytest.approx(gradient_norm(gradients, p).item())
@@ -67,9 +67,9 @@ def test_every_step_is_measured_after_accumulation_and_before_clipping(options: 
     flow, gradients = GradientFlowCallback(every_n_steps=1), Gradients()
     fit(flow, gradients, *([SparseMomentumCallback(density=0.3)] if sparse else []), **options)
     assert len(flow.history) == len(gradients.seen) > 2
-    for record, (found, masks) in zip(flow.history, gradients.seen, strict=True):
+    for record, (noted, masks) in zip(flow.history, gradients.seen, strict=True):
         assert (masks is not None) == sparse
-        check(record, found, masks)
+        check(record, noted, masks)
 
 
 def test_by_default_the_last_step_of_every_epoch_is_measured() -> None:
@@ -80,7 +80,7 @@ def test_by_default_the_last_step_of_every_epoch_is_measured() -> None:
     assert len(flow.history) == run.max_epochs > 1
 
 
-def test_every_second_epoch_and_every_third_step() -> None:
+def test_every_second_epoch_and_every_third_step_are_measured() -> None:
     flow, steps, every = (
         GradientFlowCallback(every_n_epochs=2),
         GradientFlowCallback(every_n_steps=3, name="third"),
@@ -128,7 +128,7 @@ def test_the_run_is_the_same_with_and_without_it(batches: int | None) -> None:
 
 
 class WithNorm(TinyModule):
-    """Batch norm, dropout, and a count of its own that a training step changes."""
+    """Has batch norm, dropout, and a counter that a training step changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,10 +150,10 @@ class WithNorm(TinyModule):
 def images() -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(0)
     pairs = [(torch.randn(6, generator=generator), index % 3) for index in range(24)]
-    return DataLoader(pairs, batch_size=4, shuffle=True)  # type: ignore[arg-type]  # a list has all that it needs
+    return DataLoader(pairs, batch_size=4, shuffle=True)  # type: ignore[arg-type]  # a list has all that a loader needs
 
 
-def test_fixed_batches_give_the_gradient_of_their_mean_loss_and_always_of_the_same_ones() -> None:
+def test_fixed_batches_stay_the_same_and_give_the_gradient_of_their_mean_loss() -> None:
     inputs, labels = torch.randn(2, 4, 6), torch.tensor([[0, 1, 2, 0], [1, 1, 0, 2]])
     batches = list(zip(inputs, labels, strict=True))
     flow = GradientFlowCallback(batches=batches)
@@ -170,14 +170,14 @@ def test_fixed_batches_give_the_gradient_of_their_mean_loss_and_always_of_the_sa
 
 
 class Plain(WithNorm):
-    """Nothing random, no norm."""
+    """Has no dropout and no batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def test_fixed_batches_are_drawn_by_the_seed_alone_and_leave_the_loader_where_it_is() -> None:
+def test_fixed_batches_are_drawn_by_the_seed_alone_and_do_not_advance_the_loader() -> None:
     histories = []
     for seed, shift in ((0, 0), (0, 5), (1, 0)):
         torch.manual_seed(shift)
@@ -192,7 +192,7 @@ def test_fixed_batches_are_drawn_by_the_seed_alone_and_leave_the_loader_where_it
 
 
 class Frozen(DataLoader[Any]):
-    """The same batches whatever the global seed, as far as training is concerned."""
+    """Returns the same training batches for any global seed."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader.dataset, batch_size=4, shuffle=False)
@@ -203,7 +203,7 @@ def ours() -> InMemoryLoader:
     return InMemoryLoader(torch.randn(24, 1, 2, 3, generator=generator), torch.arange(24) % 3, 4, shuffle=True)
 
 
-def test_fixed_batches_of_our_loader_are_its_first_ones_and_do_not_move_it() -> None:
+def test_fixed_batches_of_our_loader_are_its_first_ones_and_do_not_advance_it() -> None:
     seen: list[list[str]] = []
     for callbacks in ([GradientFlowCallback(batches=2)], []):
         positions: list[str] = []
@@ -256,7 +256,7 @@ def test_manual_optimization_with_two_optimizers_one_of_which_lightning_does_not
 
 
 class ClosureModule(TinyModule):
-    """Manual optimization with a closure that makes the gradients inside the step."""
+    """Manual optimization with a closure that computes the gradients inside the step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,8 +278,8 @@ def test_a_closure_in_manual_optimization_is_measured_after_it_has_run() -> None
     flow, gradients = GradientFlowCallback(every_n_steps=1), Gradients()
     fit(flow, gradients, module=ClosureModule())
     assert len(flow.history) == len(gradients.seen) > 0
-    for record, (found, masks) in zip(flow.history, gradients.seen, strict=True):
-        check(record, found, masks)
+    for record, (noted, masks) in zip(flow.history, gradients.seen, strict=True):
+        check(record, noted, masks)
 
 
 @pytest.mark.parametrize("manual", [False, True])
@@ -319,14 +319,14 @@ class ManualScaled(TinyModule):
 
 
 class Pruned(TinyModule):
-    """Its first layer is masked by PyTorch."""
+    """Has a first layer that PyTorch prunes."""
 
     def __init__(self) -> None:
         super().__init__()
         prune.random_unstructured(self.net[0], "weight", amount=0.5)  # type: ignore[no-untyped-call]  # PyTorch's
 
 
-def test_masks_of_pytorch_are_found_and_no_total_is_made_up_where_gradients_come_masked() -> None:
+def test_masks_of_pytorch_are_used_and_there_is_no_total_where_gradients_come_masked() -> None:
     flow = GradientFlowCallback(every_n_steps=1)
     fixed = GradientFlowCallback(batches=[next(iter(ShufflingLoader()))], name="fixed")
     module = Pruned()
@@ -338,7 +338,7 @@ def test_masks_of_pytorch_are_found_and_no_total_is_made_up_where_gradients_come
     assert all(record.total["l1"] > sum(layer["l1"] for layer in record.layers.values()) for record in fixed.history)
 
 
-def test_zeros_are_taken_for_inactive_weights_on_request_only() -> None:
+def test_zeros_count_as_inactive_weights_on_request_only() -> None:
     def zeroed() -> TinyModule:
         module = TinyModule()
         with torch.no_grad():
@@ -375,7 +375,7 @@ def test_frozen_and_excluded_layers_are_left_out() -> None:
 
 
 class Deep(TinyModule):
-    """Sigmoids through which hardly any gradient comes."""
+    """Has sigmoids that let hardly any gradient through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -409,7 +409,7 @@ def test_exploding_layers_are_flagged() -> None:
     assert flow.history[0].flags == {}
 
 
-def test_what_is_logged(tmp_path: Path) -> None:
+def test_metrics_are_logged_with_the_numbers_of_the_history(tmp_path: Path) -> None:
     flow = GradientFlowCallback(every_n_steps=2)
     logger = CSVLogger(tmp_path)
     run = fit(flow, logger=logger)
@@ -425,18 +425,18 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert written >= len(flow.history) > 2
 
 
-def test_pictures_are_sent_at_the_end_on_request(tmp_path: Path) -> None:
+def test_figures_are_sent_at_the_end_on_request(tmp_path: Path) -> None:
     for pictures in (False, True):
         logger = CSVLogger(tmp_path, name=str(pictures))
         fit(GradientFlowCallback(pictures=pictures), logger=logger)
         files = sorted(path.relative_to(tmp_path).parts[2:] for path in tmp_path.glob(f"{pictures}/**/*.png"))
-        found = [("figures", "gradient_flow", name) for name in ("layers.png", "measures.png")]
-        assert files == (found if pictures else [])
+        expected = [("figures", "gradient_flow", name) for name in ("layers.png", "measures.png")]
+        assert files == (expected if pictures else [])
     fit(GradientFlowCallback(pictures=True), module=ManualModule(), logger=CSVLogger(tmp_path, name="two"))
     assert len(list(tmp_path.glob("two/**/optimizer_1/*.png"))) == 2
 
 
-def test_pictures_show_what_was_measured() -> None:
+def test_figures_show_the_measurements() -> None:
     flow = GradientFlowCallback()
     fit(flow)
     (axes,) = measures(flow.history).axes
@@ -446,7 +446,7 @@ def test_pictures_show_what_was_measured() -> None:
     assert list(line.get_ydata()) == [record.effective["l2"] for record in flow.history]
 
 
-def test_an_interrupted_run_goes_on_with_its_history(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_history_of_an_uninterrupted_one(tmp_path: Path) -> None:
     def callbacks() -> list[Callback]:
         return [
             GradientFlowCallback(every_n_steps=2),
@@ -472,7 +472,7 @@ def test_an_interrupted_run_goes_on_with_its_history(tmp_path: Path) -> None:
 
 
 class Rows(Logger):
-    """Notes what it is given."""
+    """Notes the steps of the metrics that it gets."""
 
     name, version = "rows", "0"
 
@@ -487,7 +487,7 @@ class Rows(Logger):
         self.steps += [step] * ("gradient_flow/egf_l2" in metrics)
 
 
-def test_a_resumed_run_does_not_log_again_what_was_logged(tmp_path: Path) -> None:
+def test_a_resumed_run_logs_no_measurement_twice(tmp_path: Path) -> None:
     whole, rest = Rows(), Rows()
     fit(GradientFlowCallback(every_n_steps=1), saving_at(5, tmp_path / "5.ckpt"), logger=whole)
     fit(GradientFlowCallback(every_n_steps=1), logger=rest, ckpt_path=str(tmp_path / "5.ckpt"))
@@ -495,7 +495,7 @@ def test_a_resumed_run_does_not_log_again_what_was_logged(tmp_path: Path) -> Non
     assert rest.steps == list(range(5, 9))
 
 
-def test_a_step_is_counted_once_whoever_sees_it_first() -> None:
+def test_a_step_is_counted_once_whichever_hook_announces_it_first() -> None:
     steps = StepCounter()
     assert steps.begin(0, "trainer") == "new"
     assert steps.begin(0, "optimizer") == "unchanged"
@@ -513,7 +513,7 @@ def test_a_step_is_counted_once_whoever_sees_it_first() -> None:
     assert [steps.begin(2, "trainer", batch) for batch in (0, 0, 1)] == ["new", "repeated", "new"]
 
 
-def test_a_second_fit_starts_anew_and_an_evaluation_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_fit_starts_with_an_empty_history_and_an_evaluation_changes_nothing(tmp_path: Path) -> None:
     flow = GradientFlowCallback()
     module = TinyModule()
     fit(flow, saving_at(4, tmp_path / "early.ckpt"), module=module)

@@ -1,4 +1,4 @@
-"""Pictures of gradient flow show what their captions say."""
+"""Figures of gradient flow show the norms that their captions name."""
 
 from __future__ import annotations
 

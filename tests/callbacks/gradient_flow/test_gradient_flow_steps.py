@@ -1,4 +1,4 @@
-"""Which steps are measured and logged where a project steps, closes, crashes or logs in its own way."""
+"""The right steps are measured and logged with any optimizers, closures, crashes and loggers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 class Tempered(TinyModule):
-    """Trains a temperature, too, by an optimizer of its own, while the network is frozen."""
+    """Trains a temperature, too, by a second optimizer, while the network is frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def test_while_an_optimizer_without_layers_is_toggled_nothing_is_measured_and_no
 
 
 class Accumulating(TinyModule):
-    """Steps at every second batch, of an odd number in each epoch."""
+    """Steps at every second batch of epochs with an odd number of batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,21 +73,23 @@ class Accumulating(TinyModule):
         return SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("looking", [False, True])
-def test_in_manual_optimization_the_last_step_of_an_epoch_may_come_before_its_last_batch(looking: bool) -> None:
+@pytest.mark.parametrize("reading", [False, True])
+def test_in_manual_optimization_the_last_step_of_an_epoch_may_come_before_its_last_batch(reading: bool) -> None:
     assert BATCHES % 2 == 1
     flow, every = GradientFlowCallback(), GradientFlowCallback(every_n_steps=1, name="every")
-    looks = [At("on_train_batch_end", lambda *_: flow.history)] if looking else []  # what is there may still change
-    run = fit(flow, every, *looks, module=Accumulating())
+    reads = (
+        [At("on_train_batch_end", lambda *_: flow.history)] if reading else []
+    )  # reading the history must not fix it
+    run = fit(flow, every, *reads, module=Accumulating())
     last = {record.epoch: record for record in every.history}
     assert flow.history == list(last.values())
     assert len(flow.history) == run.max_epochs
 
 
-def test_fixed_batches_are_measured_after_such_an_epoch_too() -> None:
+def test_fixed_batches_are_measured_after_an_epoch_whose_last_batch_has_no_step() -> None:
     def loss(module: Any, batch: Any) -> Tensor:
-        found: Tensor = module.loss(batch)
-        return found
+        value: Tensor = module.loss(batch)
+        return value
 
     flow = GradientFlowCallback(batches=[next(iter(ShufflingLoader()))], loss=loss)
     run = fit(flow, module=Accumulating())
@@ -129,12 +131,12 @@ def test_a_step_with_several_closures_counts_once_and_its_last_gradients_are_mea
     by_step = dict(last)
     steps = BATCHES * (run.max_epochs or 0)
     assert len(last) > len(by_step) == steps
-    found = [record.effective["l2"] for record in flow.history]
-    assert found == pytest.approx([by_step[step] for step in range(every - 1, steps, every)])
+    measured = [record.effective["l2"] for record in flow.history]
+    assert measured == pytest.approx([by_step[step] for step in range(every - 1, steps, every)])
 
 
 class Rows(Logger):
-    """Notes what it is given."""
+    """Notes the steps and names of the metrics that it gets."""
 
     name, version = "rows", "0"
 
@@ -151,7 +153,7 @@ class Rows(Logger):
         self.names |= set(metrics)
 
 
-def test_what_was_measured_before_a_crash_is_logged_once(tmp_path: Path) -> None:
+def test_measurements_before_a_crash_are_logged_once(tmp_path: Path) -> None:
     def crash(run: Any, _: Any) -> None:
         if run.global_step == 7:
             raise RuntimeError("crash")

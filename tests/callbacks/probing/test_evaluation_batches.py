@@ -1,4 +1,4 @@
-"""Measurements look at every image once, whatever loader a project has."""
+"""Measurements read every image once, whatever loader a project has."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Measured = dict[str, dict[str, Tensor]]
 
 
 def measured(train: Any = None, module: Any = None, **options: Any) -> tuple[Measured, Any]:
-    """Train and return what was measured, and the module."""
+    """Train and return the results and the module."""
     callback = ClassSpecializationCallback(**options)
     run = fit(callback, module=module, train=train)
     assert callback.result is not None
@@ -43,13 +43,13 @@ def measured(train: Any = None, module: Any = None, **options: Any) -> tuple[Mea
 
 
 def process(rank: int = 0, world_size: int = 1, shares: bool = True) -> Any:
-    """Return what is asked of a Trainer in one of several processes."""
+    """Return a stand-in for the Trainer of one of several processes."""
     connector = SimpleNamespace(use_distributed_sampler=shares)
     return SimpleNamespace(global_rank=rank, world_size=world_size, _accelerator_connector=connector)
 
 
 def numbers(batches: Any, rank: int = 0, world_size: int = 1, shares: bool = True) -> list[int]:
-    """Return what a process looks at."""
+    """Return the numbers that a process reads."""
     run = process(rank, world_size, shares)
     with evaluation_batches(run, Images(), batches) as plain:
         return [[number for batch in plain for number in batch[0].reshape(-1).tolist()] for _ in range(2)][1]
@@ -69,7 +69,7 @@ def numbers(batches: Any, rank: int = 0, world_size: int = 1, shares: bool = Tru
     ],
     ids=["shuffled", "weighted", "batches", "own batches", "no batches"],
 )
-def test_all_of_a_data_set_is_gone_through_in_its_order(options: dict[str, Any]) -> None:
+def test_all_of_a_data_set_is_iterated_in_order(options: dict[str, Any]) -> None:
     assert numbers(DataLoader(NUMBERS, **options)) == list(range(10))
 
 
@@ -81,7 +81,7 @@ def test_batches_have_the_size_and_the_collation_of_the_run() -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_of_images_that_are_held_out_by_indices_none_is_looked_at(wrapped: bool) -> None:
+def test_images_that_are_held_out_by_indices_are_not_measured(wrapped: bool) -> None:
     sampler: Any = SubsetRandomSampler([7, 2, 5])
     if wrapped:  # as Lightning does it with several processes
         sampler = DistributedSamplerWrapper(sampler, num_replicas=2, rank=0)
@@ -97,7 +97,7 @@ def test_processes_share_a_data_set_without_an_image_twice(world_size: int) -> N
     assert sorted(number for share in shares for number in share) == list(range(10))
 
 
-def test_where_lightning_shares_nothing_out_only_samplers_that_do_are_taken_for_it() -> None:
+def test_where_lightning_does_not_divide_the_data_only_a_distributed_sampler_does() -> None:
     own = DataLoader(NUMBERS, 4, shuffle=True)
     assert [numbers(own, rank, 2, shares=False) for rank in range(2)] == [list(range(10))] * 2
     shares = [
@@ -108,7 +108,7 @@ def test_where_lightning_shares_nothing_out_only_samplers_that_do_are_taken_for_
 
 
 class Stream(IterableDataset[Any]):
-    """Has no length, and keeps count of its passes."""
+    """Has no length, and counts how often it is iterated."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -124,14 +124,14 @@ class Endless(IterableDataset[Any]):
             yield from data()
 
 
-def test_a_stream_is_gone_through_as_it_is() -> None:
+def test_a_stream_is_iterated_as_it_is() -> None:
     stream = Stream()
-    found, module = measured(DataLoader(stream, batch_size=4))
-    assert_close(found["net.first"], expected(module, "net.first"))
-    assert stream.passes == 2  # those of training
+    results, module = measured(DataLoader(stream, batch_size=4))
+    assert_close(results["net.first"], expected(module, "net.first"))
+    assert stream.passes == 2  # in training
 
 
-def test_of_a_stream_as_much_is_looked_at_as_an_epoch_has() -> None:
+def test_of_an_endless_stream_as_many_batches_are_measured_as_an_epoch_has() -> None:
     callback = ClassSpecializationCallback(num_classes=CLASSES)
     run = fit(callback, train=DataLoader(Endless(), batch_size=4), limit_train_batches=3)
     first = TensorDataset(*(tensor[:12] for tensor in data().tensors))
@@ -140,7 +140,7 @@ def test_of_a_stream_as_much_is_looked_at_as_an_epoch_has() -> None:
 
 
 class OneStream(IterableDataset[Any]):
-    """Can be gone through once."""
+    """Can be iterated once."""
 
     def __init__(self, images: int = IMAGES) -> None:
         self.images = iter(data(images))
@@ -150,7 +150,7 @@ class OneStream(IterableDataset[Any]):
 
 
 class Resetting(IterableDataset[Any]):
-    """Is its own iterator, that starts anew."""
+    """Is its own iterator, and starts from the beginning each time."""
 
     def __iter__(self) -> Any:
         self.place = 0
@@ -176,7 +176,7 @@ def seen_in_training(dataset: Any, *callbacks: Any, **options: Any) -> tuple[int
     return sum(seen), run.lightning_module
 
 
-def test_of_one_stream_no_image_is_taken_before_training_and_what_is_left_is_measured() -> None:
+def test_a_single_iterator_is_not_read_before_training_and_its_rest_is_measured() -> None:
     callback = ClassSpecializationCallback(num_classes=CLASSES)
     images, module = seen_in_training(OneStream(), callback, limit_train_batches=3)
     assert images == 12
@@ -185,7 +185,7 @@ def test_of_one_stream_no_image_is_taken_before_training_and_what_is_left_is_mea
     assert_close(callback.result["net.first"], expected(module, "net.first", rest))
 
 
-def test_one_stream_of_which_nothing_is_left_is_a_warning() -> None:
+def test_an_exhausted_iterator_is_a_warning() -> None:
     callback = ClassSpecializationCallback(num_classes=CLASSES)
     with pytest.warns(UserWarning, match="after 1 epochs; got InvalidValueError: Expected data and layers"):
         images, _ = seen_in_training(OneStream(), callback)
@@ -194,14 +194,14 @@ def test_one_stream_of_which_nothing_is_left_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_classes": CLASSES, "every_n_epochs": 1}], ids=["count", "often"])
-def test_what_would_take_images_of_one_stream_from_training_is_an_error_before_it(options: dict[str, Any]) -> None:
+def test_options_that_would_read_a_single_iterator_before_training_are_an_error(options: dict[str, Any]) -> None:
     stream = OneStream()
     with pytest.raises(TypeError, match=r"Expected data that can be iterated again.* got .* single iterator.* Cure: "):
         seen_in_training(stream, ClassSpecializationCallback(**options))
     assert len(list(stream)) == IMAGES - 4  # the batch that Lightning fetches ahead
 
 
-def test_layers_are_looked_for_before_training_also_with_one_stream() -> None:
+def test_unknown_layers_are_an_error_before_training_also_with_a_single_iterator() -> None:
     with pytest.raises(ValueError, match="Expected layers that 'nothing' matches"):
         seen_in_training(OneStream(), ClassSpecializationCallback("nothing", num_classes=CLASSES))
 
@@ -218,33 +218,33 @@ def test_a_data_set_that_is_its_own_iterator_is_measured_as_any_other() -> None:
 
 
 class Doubling(DataLoader[Any]):
-    """Changes its batches as it hands them out."""
+    """Changes its batches as it returns them."""
 
     def __iter__(self) -> Any:
         return ([2 * each for each in batch] for batch in super().__iter__())
 
 
 class DoublingInside(DataLoader[Any]):
-    """Likewise, in another place."""
+    """Changes its batches in its iterator."""
 
     def _get_iterator(self) -> Any:
         return ([2 * each for each in batch] for batch in super()._get_iterator())
 
 
-class Living(DataLoader[Any]):
-    """Keeps its iterator, and with it its workers."""
+class Persistent(DataLoader[Any]):
+    """Holds its iterator, and with it its workers."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.living = iter(super().__iter__())
+        self.running = iter(super().__iter__())
 
     def __iter__(self) -> Any:
-        return (next(self.living) for _ in range(len(self)))
+        return (next(self.running) for _ in range(len(self)))
 
 
 @pytest.mark.parametrize("kind", [Doubling, DoublingInside])
 @pytest.mark.parametrize("options", [{"shuffle": True, "drop_last": True}, {"sampler": SubsetRandomSampler([7, 2, 5])}])
-def test_what_a_loader_does_to_its_batches_is_done_and_its_order_is_not(kind: Any, options: dict[str, Any]) -> None:
+def test_a_subclass_of_dataloader_changes_its_batches_but_not_the_order(kind: Any, options: dict[str, Any]) -> None:
     batches = kind(NUMBERS, batch_size=4, **options)
     before = dict(vars(batches))
     wanted = [2 * number for number in ([2, 5, 7] if "sampler" in options else range(10))]
@@ -254,7 +254,7 @@ def test_what_a_loader_does_to_its_batches_is_done_and_its_order_is_not(kind: An
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_loader_whose_workers_live_on_is_not_moved() -> None:
+def test_a_loader_with_persistent_workers_keeps_its_position() -> None:
     batches = Doubling(NUMBERS, batch_size=4, num_workers=1, persistent_workers=True)
     running = iter(batches)
     assert next(running)[0].tolist() == [0, 2, 4, 6]
@@ -262,9 +262,11 @@ def test_a_loader_whose_workers_live_on_is_not_moved() -> None:
     assert next(running)[0].tolist() == [8, 10, 12, 14]
 
 
-def test_a_loader_that_keeps_an_iterator_is_refused_untouched() -> None:
-    batches = Living(NUMBERS, batch_size=4)
-    with pytest.raises(TypeError, match=r"got a Living, which holds an iterator, living\. Cure: .* a plain DataLoader"):
+def test_a_loader_that_holds_an_iterator_is_refused_and_keeps_its_position() -> None:
+    batches = Persistent(NUMBERS, batch_size=4)
+    with pytest.raises(
+        TypeError, match=r"got a Persistent, which holds an iterator, running\. Cure: .* a plain DataLoader"
+    ):
         numbers(batches)
     assert next(iter(batches))[0].tolist() == [0, 1, 2, 3]
 
@@ -276,21 +278,21 @@ def test_one_loader_may_be_wrapped_and_several_are_refused(form: Any) -> None:
             return super().loss(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
 
     one = form([loader()])
-    found, module = measured(one, Either())
-    assert_close(found["net.first"], expected(module, "net.first"))
+    results, module = measured(one, Either())
+    assert_close(results["net.first"], expected(module, "net.first"))
     with pytest.raises(ValueError, match=r"Expected one train loader; got 2\. Cure: "):
         measured([loader(), loader()], Either())
 
 
-# What the user chooses
+# Batches that the user passes
 
 
 @pytest.mark.parametrize("form", ["loader", "shuffled", "list"])
-def test_data_of_the_users_choice_are_looked_at(form: str) -> None:
+def test_batches_that_the_user_passes_are_measured(form: str) -> None:
     other = data(9, seed=5)
     batches: Any = DataLoader(other, batch_size=2, shuffle=form == "shuffled")
-    found, module = measured(dataloader=list(batches) if form == "list" else batches, every_n_epochs=1)
-    assert_close(found["net.first"], expected(module, "net.first", other))
+    results, module = measured(dataloader=list(batches) if form == "list" else batches, every_n_epochs=1)
+    assert_close(results["net.first"], expected(module, "net.first", other))
 
 
 class Splits(LightningDataModule):
@@ -322,7 +324,7 @@ SPLITS = {"train": data(), "val": data(8, seed=3), "test": data(7, seed=2)}
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("when", ["fit", "test"])
-def test_each_split_of_a_data_module_is_looked_at_in_fit_and_in_test(split: str, when: Any) -> None:
+def test_each_split_of_a_data_module_is_measured_in_fit_and_in_test(split: str, when: Any) -> None:
     callback, images = ClassSpecializationCallback(dataloader=split, when=when), Splits()
     run, model = trainer(callback, max_epochs=1), Validated()
     if when == "fit":
@@ -331,11 +333,11 @@ def test_each_split_of_a_data_module_is_looked_at_in_fit_and_in_test(split: str,
         run.test(model, images, verbose=False)
     assert callback.result is not None
     assert_close(callback.result["net.first"], expected(model, "net.first", SPLITS[split]))
-    assert images.stages == [when]  # what is set up for the measurement is not for the run
+    assert images.stages == [when]  # the measurement sets up a copy
 
 
 class WithLoaders(Validated):
-    """Brings its data along."""
+    """Has loaders of its own."""
 
     def train_dataloader(self) -> Any:
         return DataLoader(SPLITS["train"], batch_size=4, shuffle=True)
@@ -349,7 +351,7 @@ class WithLoaders(Validated):
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("when", ["fit", "test"])
-def test_each_split_of_a_module_is_looked_at_in_fit_and_in_test(split: str, when: Any) -> None:
+def test_each_split_of_a_module_is_measured_in_fit_and_in_test(split: str, when: Any) -> None:
     callback = ClassSpecializationCallback(dataloader=split, when=when)
     run, model = trainer(callback, max_epochs=1), WithLoaders()
     if when == "fit":
@@ -366,7 +368,7 @@ def test_data_that_a_run_does_not_have_are_an_error_before_training(split: str) 
         measured(dataloader=split)
 
 
-def test_data_of_an_earlier_run_are_not_looked_at() -> None:
+def test_data_of_an_earlier_run_are_not_measured() -> None:
     callback = ClassSpecializationCallback()
     run = trainer(callback, max_epochs=1)
     run.fit(Validated(), ArrayDataModule(*arrays(), *arrays(), batch_size=4))
@@ -391,11 +393,11 @@ def arrays(images: int = 30) -> tuple[Any, Any]:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_images_of_this_packages_data_modules_are_not_augmented(split: str) -> None:
     images = ArrayDataModule(*arrays(), *arrays(), batch_size=4, flip=True, crop_padding=2, val_fraction=0.2)
-    found, module = measured_with(images, dataloader=split)
+    results, module = measured_with(images, dataloader=split)
     batches = list(images.plain_dataloader(split))
     whole = TensorDataset(torch.cat([each for each, _ in batches]), torch.cat([labels for _, labels in batches]))
     assert len(whole) == {"train": 24, "val": 6}[split]
-    assert_close(found["net.first"], expected(module, "net.first", whole))
+    assert_close(results["net.first"], expected(module, "net.first", whole))
 
 
 def measured_with(images: LightningDataModule, **options: Any) -> tuple[Measured, Any]:
@@ -406,15 +408,15 @@ def measured_with(images: LightningDataModule, **options: Any) -> tuple[Measured
 
 
 class Foreign(Splits):
-    """Says by itself what to look at."""
+    """Provides the evaluation batches."""
 
     def plain_dataloader(self, split: str) -> Any:
         return DataLoader(data(6, seed=len(split)), batch_size=4)
 
 
-def test_a_data_module_may_say_what_to_look_at() -> None:
-    found, module = measured_with(Foreign())
-    assert_close(found["net.first"], expected(module, "net.first", data(6, seed=5)))
+def test_a_data_module_may_provide_the_evaluation_batches() -> None:
+    results, module = measured_with(Foreign())
+    assert_close(results["net.first"], expected(module, "net.first", data(6, seed=5)))
 
 
 class Augmented(Dataset[Any]):
@@ -428,7 +430,7 @@ class Augmented(Dataset[Any]):
         return image + torch.rand(()), label
 
 
-def test_a_data_set_that_augments_is_taken_as_it_is_without_a_trace_in_the_run() -> None:
+def test_a_data_set_that_augments_is_measured_as_it_is_and_the_run_does_not_change() -> None:
     def weights(*callbacks: Any) -> dict[str, Tensor]:
         run = fit(*callbacks, train=DataLoader(Augmented(), batch_size=4, shuffle=True))
         return {name: value.clone() for name, value in run.lightning_module.state_dict().items()}
@@ -447,18 +449,18 @@ class TransferAugmenting(Images):
 
 
 def test_hooks_of_batches_are_those_of_validation() -> None:
-    found, module = measured(module=TransferAugmenting())
+    results, module = measured(module=TransferAugmenting())
     images, labels = data().tensors
-    assert_close(found["net.first"], expected(module, "net.first", TensorDataset(2 * images, labels)))
+    assert_close(results["net.first"], expected(module, "net.first", TensorDataset(2 * images, labels)))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_workers_may_read_the_images() -> None:
-    found, module = measured(loader(num_workers=1), num_classes=CLASSES)
-    assert_close(found["net.first"], expected(module, "net.first"))
+    results, module = measured(loader(num_workers=1), num_classes=CLASSES)
+    assert_close(results["net.first"], expected(module, "net.first"))
 
 
-def test_data_that_can_not_be_gone_through_again_are_refused() -> None:
+def test_batches_that_can_be_iterated_only_once_are_refused() -> None:
     run = process()
     for batches in (iter([1]), 3):
         with (

@@ -1,4 +1,4 @@
-"""A picture reaches every logger in the way that it takes one, or a file, and never ends a run."""
+"""A figure reaches every logger by the logger's own method, or a file, and never ends a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason=
 
 
 class Silent(Logger):
-    """A user's logger that takes no figures and has no folder."""
+    """A logger of a user that takes no figures and has no folder."""
 
     name, version = "silent", 0
 
@@ -81,7 +81,7 @@ class LikeComet(Silent):
 TAKING = [LikeWandb, LikeTensorBoard, LikeMLflow, LikeComet]
 
 
-def picture() -> Figure:
+def new_figure() -> Figure:
     figure = Figure(figsize=(1, 1))
     figure.add_subplot().plot([0, 1])
     return figure
@@ -93,7 +93,7 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.parametrize("kind", TAKING)
 def test_a_logger_that_takes_figures_gets_it_with_its_name_and_the_step(tmp_path: Path, kind: type[Silent]) -> None:
-    logger, figure, places = kind(), picture(), []
+    logger, figure, places = kind(), new_figure(), []
     sending = At("on_train_end", lambda run, _: places.extend(send_figure(run, "a/b", figure)))
     fit(sending, logger=logger, default_root_dir=tmp_path, log_every_n_steps=1)
     expected = ("run 7", figure, "figures/a/b.png") if kind is LikeMLflow else ("a/b", figure, 9)
@@ -102,8 +102,8 @@ def test_a_logger_that_takes_figures_gets_it_with_its_name_and_the_step(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_loggers_of_lightning_are_called_as_they_ask_to_be() -> None:
-    call = {"key": "name", "images": [picture()], "step": 3}
+def test_calls_match_the_signatures_of_lightnings_loggers() -> None:
+    call = {"key": "name", "images": [new_figure()], "step": 3}
     assert inspect.signature(WandbLogger.log_image).bind(None, **call)
     assert inspect.signature(LikeWandb.log_image).bind(None, **call)
     loggers = import_module("lightning.pytorch.loggers")
@@ -113,7 +113,7 @@ def test_loggers_of_lightning_are_called_as_they_ask_to_be() -> None:
     assert not hasattr(loggers.CometLogger, "log_image")
 
 
-def test_a_csv_logger_gets_a_file_in_its_folder_which_the_next_picture_replaces(tmp_path: Path) -> None:
+def test_a_csv_logger_gets_a_file_in_its_folder_which_the_next_figure_replaces(tmp_path: Path) -> None:
     logger, sizes = CSVLogger(tmp_path), []
 
     def send(run: Trainer, _: Any) -> None:
@@ -132,20 +132,20 @@ def test_a_csv_logger_gets_a_file_in_its_folder_which_the_next_picture_replaces(
 
 def test_without_loggers_the_file_is_in_the_trainers_folder(tmp_path: Path) -> None:
     run = trainer(default_root_dir=tmp_path)
-    assert send_figure(run, "density", picture()) == [str(tmp_path / "figures" / "density.png")]
+    assert send_figure(run, "density", new_figure()) == [str(tmp_path / "figures" / "density.png")]
     assert (tmp_path / "figures" / "density.png").read_bytes().startswith(PNG)
 
 
 def test_a_logger_without_a_folder_gets_a_file_in_the_trainers(tmp_path: Path) -> None:
     run = trainer(default_root_dir=tmp_path, logger=[Silent(), Silent()])
-    assert send_figure(run, "density", picture()) == [str(tmp_path / "figures" / "density.png")]
+    assert send_figure(run, "density", new_figure()) == [str(tmp_path / "figures" / "density.png")]
 
 
 def test_a_logger_with_a_folder_but_none_for_each_run_gets_a_file_there(tmp_path: Path) -> None:
     class Saving(Silent):
         save_dir = str(tmp_path / "there")
 
-    assert send_figure(trainer(logger=Saving()), "density", picture()) == [
+    assert send_figure(trainer(logger=Saving()), "density", new_figure()) == [
         str(tmp_path / "there" / "figures" / "density.png")
     ]
 
@@ -154,7 +154,7 @@ def test_every_logger_gets_it_and_it_is_drawn_once(tmp_path: Path) -> None:
     taking, drawn = [kind() for kind in TAKING], []
 
     def draw() -> Figure:
-        drawn.append(picture())
+        drawn.append(new_figure())
         return drawn[-1]
 
     csv = [CSVLogger(tmp_path, name="first"), CSVLogger(tmp_path, name="second")]
@@ -166,9 +166,9 @@ def test_every_logger_gets_it_and_it_is_drawn_once(tmp_path: Path) -> None:
     assert all(Path(place).is_file() for place in places[4:])
 
 
-def test_a_folder_may_be_an_address() -> None:
-    (place,) = send_figure(trainer(default_root_dir="memory://pictures"), "a/b", picture())
-    assert place == "memory://pictures/figures/a/b.png"
+def test_a_folder_may_be_a_url() -> None:
+    (place,) = send_figure(trainer(default_root_dir="memory://figures"), "a/b", new_figure())
+    assert place == "memory://figures/figures/a/b.png"
     with fsspec.open(place) as file:
         assert file.read().startswith(PNG)
 
@@ -176,7 +176,7 @@ def test_a_folder_may_be_an_address() -> None:
 @needs_tensorboard
 def test_tensorboard_gets_an_image(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    fit(At("on_train_end", lambda run, _: send_figure(run, "a/b", picture())), logger=logger, log_every_n_steps=1)
+    fit(At("on_train_end", lambda run, _: send_figure(run, "a/b", new_figure())), logger=logger, log_every_n_steps=1)
     reading = import_module("tensorboard.backend.event_processing.event_accumulator")
     events = reading.EventAccumulator(logger.log_dir)
     events.Reload()
@@ -195,13 +195,11 @@ def test_nothing_is_drawn_in_runs_that_log_nothing(tmp_path: Path, options: dict
 
 def test_nothing_is_sent_where_lightning_silences_a_logger(tmp_path: Path) -> None:
     run = trainer(default_root_dir=tmp_path, logger=DummyLogger())
-    assert send_figure(run, "density", picture()) == []
+    assert send_figure(run, "density", new_figure()) == []
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_nothing_is_drawn_in_other_processes_than_that_of_rank_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_rank_zero_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = LikeComet()
     run = trainer(default_root_dir=tmp_path, logger=logger)
     monkeypatch.setattr(type(run), "is_global_zero", False)
@@ -210,64 +208,62 @@ def test_nothing_is_drawn_in_other_processes_than_that_of_rank_zero(
 
 
 @pytest.mark.parametrize("kind", TAKING)
-def test_a_logger_that_fails_is_warned_of_once_and_training_goes_on_with_files(
+def test_a_logger_that_fails_is_warned_of_once_and_training_continues_with_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Silent]
 ) -> None:
     broken = SimpleNamespace(add_figure=refuse, log_figure=refuse)
     monkeypatch.setattr(*((kind, "log_image", refuse) if kind is LikeWandb else (kind, "experiment", broken)))
     places: list[str] = []
-    sending = At("on_train_epoch_end", lambda run, _: places.extend(send_figure(run, "density", picture())))
+    sending = At("on_train_epoch_end", lambda run, _: places.extend(send_figure(run, "density", new_figure())))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = fit(sending, logger=kind(), default_root_dir=tmp_path, log_every_n_steps=1)
-    said = [str(each.message) for each in caught if "figure" in str(each.message)]
-    assert len(said) == 1
-    assert said[0].startswith(
+    messages = [str(each.message) for each in caught if "figure" in str(each.message)]
+    assert len(messages) == 1
+    assert messages[0].startswith(
         f"Expected {kind.__name__} to take the figure 'density'; got ConnectionError: no network."
     )
-    assert " Cure: " in said[0]
+    assert " Cure: " in messages[0]
     assert run.current_epoch == 3
     assert places == [str(tmp_path / "figures" / "density.png")] * 3
-    with pytest.warns(UserWarning, match="no network"):  # another run says it again
-        send_figure(trainer(logger=kind(), default_root_dir=tmp_path), "density", picture())
+    with pytest.warns(UserWarning, match="no network"):  # another run warns again
+        send_figure(trainer(logger=kind(), default_root_dir=tmp_path), "density", new_figure())
 
 
-def test_a_failure_of_one_logger_keeps_no_other_from_its_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_of_one_logger_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LikeWandb, "log_image", refuse)
     last = LikeComet()
     run = trainer(logger=[LikeWandb(), last], default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match="Expected LikeWandb to take"):
-        places = send_figure(run, "density", picture())
+        places = send_figure(run, "density", new_figure())
     assert len(last.got) == 1
     assert places == ["LikeComet: density", str(tmp_path / "figures" / "density.png")]
 
 
-def test_a_logger_that_fails_at_everything_costs_nothing_but_a_warning(tmp_path: Path) -> None:
+def test_a_logger_that_fails_at_everything_causes_only_a_warning(tmp_path: Path) -> None:
     class Broken(Silent):
         experiment = log_dir = save_dir = property(refuse)
 
     run = trainer(logger=Broken(), default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match="Expected Broken to take .*; got ConnectionError: no network"):
-        assert send_figure(run, "density", picture()) == [str(tmp_path / "figures" / "density.png")]
+        assert send_figure(run, "density", new_figure()) == [str(tmp_path / "figures" / "density.png")]
 
 
 def test_a_folder_that_cannot_be_written_to_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("a file where the folder should be")
     run = trainer(default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match=r"Expected to write .*density.png; got .*Error: .* Cure: "):
-        assert send_figure(run, "density", picture()) == []
+        assert send_figure(run, "density", new_figure()) == []
 
 
-def test_a_picture_that_cannot_be_drawn_is_warned_of(tmp_path: Path) -> None:
+def test_a_figure_that_cannot_be_drawn_is_warned_of(tmp_path: Path) -> None:
     run = trainer(default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match=r"Expected a figure 'density'; got ConnectionError: no network.* Cure: "):
         assert send_figure(run, "density", refuse) == []
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_who_interrupts_a_run_interrupts_it_while_it_draws(tmp_path: Path) -> None:
+def test_a_keyboard_interrupt_while_drawing_is_raised(tmp_path: Path) -> None:
     def interrupted() -> Figure:
         raise KeyboardInterrupt
 

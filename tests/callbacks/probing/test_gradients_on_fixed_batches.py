@@ -1,4 +1,4 @@
-"""Gradients on fixed batches are those of a training step, whatever the module is, and nothing in the run changes."""
+"""Gradients on fixed batches are the gradients of a training step, for any module, and the run doesn't change."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ BATCH = next(iter(ShufflingLoader()))
 
 
 def trained(module: Any, flow: GradientFlowCallback | None = None, **options: Any) -> dict[str, Any]:
-    """Train, and return all that must be the same with and without a callback."""
+    """Train, and return everything that must be equal with and without a callback."""
     torch.manual_seed(0)
     run = fit(*([] if flow is None else [flow]), module=module, **options)
-    left = run.lightning_module
-    gradients = {name: parameter.grad for name, parameter in left.named_parameters()}
-    kept = {name: value for name, value in vars(left).items() if name.startswith("own_")}
+    trained_module = run.lightning_module
+    gradients = {name: parameter.grad for name, parameter in trained_module.named_parameters()}
+    own = {name: value for name, value in vars(trained_module).items() if name.startswith("own_")}
     metrics = {name: value for name, value in run.callback_metrics.items() if not name.startswith("gradient_flow")}
     return {
-        "weights": dict(left.state_dict()),
+        "weights": dict(trained_module.state_dict()),
         "gradients": gradients,
-        "kept": kept,
+        "own": own,
         "metrics": metrics,
         "random": torch.get_rng_state(),
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
@@ -46,10 +46,10 @@ def trained(module: Any, flow: GradientFlowCallback | None = None, **options: An
 
 
 def measured(new_module: Callable[[], Any], **options: Any) -> list[dict[str, dict[str, float]]]:
-    """Return each measurement's layers, once it is clear that the run is the same without them."""
+    """Check that measuring doesn't change the run, and return the layers of each measurement."""
     flow = GradientFlowCallback(every_n_steps=2, batches=[BATCH])
-    found = trained(new_module(), flow, **options)
-    assert differences(found, trained(new_module(), **options)) == []
+    with_flow = trained(new_module(), flow, **options)
+    assert differences(with_flow, trained(new_module(), **options)) == []
     assert len(flow.history) > 2
     return [record.layers for record in flow.history]
 
@@ -59,7 +59,7 @@ def whole() -> Any:
 
 
 class Called(TinyModule):
-    """Is called by its own training step."""
+    """Calls its own forward in its training step."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.net(inputs)  # type: ignore[no-any-return]  # a tensor
@@ -81,7 +81,7 @@ def part() -> TinyModule:
 
 
 class Layers(nn.Sequential):
-    """Layers in a row, in a class that is no part of PyTorch: such ones weren't always compiled."""
+    """A sequence of layers in a class outside of PyTorch, which older versions didn't always compile."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         for layer in self:
@@ -108,7 +108,7 @@ def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class ByFunction(TinyModule):
-    """Calls a function that is compiled."""
+    """Calls a compiled function."""
 
     def loss(self, batch: Batch) -> Tensor:
         return cross_entropy(outputs_of(self.net, batch[0]), batch[1])
@@ -126,7 +126,7 @@ def _fresh_compiler() -> Iterator[None]:
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("compiled", [whole, in_place, part, part_in_place, method, ByFunction])
 def test_a_compiled_module_is_measured_like_one_that_is_not_and_trains_as_without(compiled: Callable[[], Any]) -> None:
-    larger = [torch.cat([part, part]) for part in BATCH]  # which would be compiled anew
+    larger = [torch.cat([part, part]) for part in BATCH]  # which would be compiled again
     graphs = []
     for flow in (None, GradientFlowCallback(every_n_steps=1, batches=[larger])):
         torch._dynamo.reset()
@@ -140,7 +140,7 @@ def test_a_compiled_module_is_measured_like_one_that_is_not_and_trains_as_withou
 
 
 def with_function() -> TinyModule:
-    """Replace a method by a function that calls the one before, and counts."""
+    """Replace a method by a function that calls the original and counts its calls."""
     module = TinyModule()
     before, calls = module.loss, 0
 
@@ -155,7 +155,7 @@ def with_function() -> TinyModule:
 
 
 def with_default() -> TinyModule:
-    """Replace a method by a function that knows the module as a default."""
+    """Replace a method by a function that has the module as a default argument."""
     module = TinyModule()
 
     def loss(batch: Batch, of: TinyModule = module) -> Tensor:
@@ -185,7 +185,7 @@ def test_functions_and_hooks_of_one_instance_act_on_the_copy(patched: Callable[[
 
 
 class Still(TinyModule):
-    """Takes batches as they come, and stays where it is, so that a step's gradients are those after it."""
+    """Has a learning rate of zero, so that gradients before and after a step are equal."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return cross_entropy(self.net(batch[0]), batch[1])
@@ -195,7 +195,7 @@ class Still(TinyModule):
 
 
 class Hooked(Still):
-    """Changes its batches on their way, and counts."""
+    """Changes its batches in the transfer hooks, and counts the calls."""
 
     own_before = own_after = 0
 
@@ -241,7 +241,7 @@ def test_a_batch_has_the_gradient_that_it_has_in_training(module: type[Still], o
 
 
 class Curious(TinyModule):
-    """Asks and tells the Trainer all sorts of things in its training step."""
+    """Reads from the Trainer, logs to it and sets its attributes in its training step."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss = self.loss(batch)
@@ -253,14 +253,14 @@ class Curious(TinyModule):
         return loss * (1 + self.global_step / 16 + self.current_epoch / 2)
 
 
-def test_a_training_step_sees_the_trainer_and_what_it_logs_goes_nowhere(tmp_path: Path) -> None:
+def test_a_training_step_of_the_copy_sees_the_trainer_and_logs_nothing(tmp_path: Path) -> None:
     flow = GradientFlowCallback(every_n_steps=1, batches=[BATCH])
     plain = GradientFlowCallback(every_n_steps=1, batches=[BATCH], loss=lambda module, batch: module.loss(batch))  # type: ignore[operator]  # ours
     loggers = {name: CSVLogger(tmp_path, name) for name in ("with", "without")}
     options: dict[str, Any] = {"max_epochs": 2, "log_every_n_steps": 1, "limit_val_batches": 0}
     still = partial(configured, lr=0.0)
-    found = trained(still(Curious()), flow, logger=loggers["with"], **options)
-    assert differences(found, trained(still(Curious()), logger=loggers["without"], **options)) == []
+    ending = trained(still(Curious()), flow, logger=loggers["with"], **options)
+    assert differences(ending, trained(still(Curious()), logger=loggers["without"], **options)) == []
     trained(still(Curious()), plain, logger=CSVLogger(tmp_path, "plain"), **options)
     for step, (one, other) in enumerate(zip(flow.history, plain.history, strict=True)):
         factor = 1 + (step + 1) / 16 + (step // 3) / 2
@@ -271,23 +271,23 @@ def test_a_training_step_sees_the_trainer_and_what_it_logs_goes_nowhere(tmp_path
 
 
 def rows(logger: CSVLogger) -> list[dict[str, str]]:
-    """Return what a logger wrote that is not of gradient flow."""
+    """Return the rows that a logger wrote, without gradient flow."""
     with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
-        found = [
+        logged = [
             {name: value for name, value in row.items() if value and not name.startswith("gradient_flow")}
             for row in csv.DictReader(file)
         ]
-    return [row for row in found if not row.keys() <= {"epoch", "step"}]
+    return [row for row in logged if not row.keys() <= {"epoch", "step"}]
 
 
 def configured(module: TinyModule, lr: float) -> TinyModule:
-    """Give a module another learning rate, in a way of its own."""
-    module.configure_optimizers = lambda: SGD(module.parameters(), lr=lr)  # type: ignore[method-assign]  # what is meant
+    """Give an instance another learning rate by replacing its method."""
+    module.configure_optimizers = lambda: SGD(module.parameters(), lr=lr)  # type: ignore[method-assign]  # what is tested
     return module
 
 
 class WithoutIndex(TinyModule):
-    """Leaves out what it doesn't need."""
+    """Has a training step without the index."""
 
     def training_step(self, batch: Batch) -> Tensor:  # type: ignore[override]  # which Lightning allows
         return self.loss(batch)
@@ -298,25 +298,25 @@ def test_a_training_step_may_leave_out_the_index_of_the_batch() -> None:
 
 
 @dataclass
-class Kept:
-    """What a module may keep its results in."""
+class Storage:
+    """Container of a module's own for results."""
 
     loss: Tensor | None = None
 
 
-class Keeping(TinyModule):
-    """Keeps losses with what they were computed from, and uses one."""
+class Storing(TinyModule):
+    """Stores losses with their graphs, and uses the last one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[Tensor] = []
-        self.last: dict[str, Any] = {"kept": Kept()}
+        self.last: dict[str, Any] = {"stored": Storage()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        last = self.last["kept"].loss
+        last = self.last["stored"].loss
         self.losses.append(loss)
-        self.last["kept"].loss = loss
+        self.last["stored"].loss = loss
         return loss if last is None else loss + 0 * last.detach()
 
     def on_train_epoch_end(self) -> None:
@@ -324,12 +324,12 @@ class Keeping(TinyModule):
         self.losses.clear()
 
 
-def test_a_module_that_keeps_what_it_computed_is_measured_as_any() -> None:
-    assert measured(Keeping) == measured(TinyModule)
+def test_a_module_that_stores_its_losses_is_measured_as_any_other() -> None:
+    assert measured(Storing) == measured(TinyModule)
 
 
 class Uncopyable(TensorDataset):
-    """As large as data sets are."""
+    """Fails if it is copied, as a large data set should not be."""
 
     def __deepcopy__(self, memo: object) -> None:
         raise AssertionError("it is copied")
@@ -345,7 +345,7 @@ def test_data_that_a_module_holds_are_not_copied() -> None:
     assert measured(holding) == measured(TinyModule)
 
 
-def test_what_can_not_be_copied_is_named_with_a_cure() -> None:
+def test_an_attribute_that_can_not_be_copied_is_named_with_a_cure() -> None:
     module = TinyModule()
     module.source = iter(ShufflingLoader())  # type: ignore[assignment]  # an attribute that is no module
     with pytest.raises(
@@ -376,7 +376,7 @@ def norm_of(module: TinyModule) -> float:
     return float(gradient.norm())
 
 
-def test_a_weight_that_is_not_reached_counts_as_zero_and_one_that_is_not_there_as_an_error() -> None:
+def test_a_weight_without_a_gradient_counts_as_zero_and_an_unknown_name_is_an_error() -> None:
     module = TinyModule()
     module.extra = nn.Linear(3, 3)
     run = fit(module=module)
@@ -398,7 +398,7 @@ def test_images_that_are_held_out_are_not_drawn() -> None:
 
 
 class Stream(IterableDataset[Batch]):
-    """Images without a place."""
+    """Images without indices."""
 
     def __iter__(self) -> Iterator[Batch]:
         return ((inputs, label) for batch in ShufflingLoader() for inputs, label in zip(*batch, strict=True))
@@ -432,5 +432,5 @@ def test_a_module_within_a_module_sees_the_trainer_too() -> None:
 
     flow = GradientFlowCallback(every_n_steps=1, batches=[BATCH])
     fit(flow, module=configured(Outer(), 0.0), max_epochs=1)
-    found = [record.layers["net.0.weight"]["l2"] for record in flow.history]
-    assert found == pytest.approx([norm_of(TinyModule()) * (2 + step) for step in range(3)])
+    norms = [record.layers["net.0.weight"]["l2"] for record in flow.history]
+    assert norms == pytest.approx([norm_of(TinyModule()) * (2 + step) for step in range(3)])

@@ -1,4 +1,4 @@
-"""A run that is looked at is bit for bit the run that is not."""
+"""A run that is measured is bit for bit the run that is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_sparse.callbacks.probing.isolation import isolated_evaluation
 
 
 class Drawing(Images):
-    """Draws from every generator, counts its calls and moves statistics, in training and in evaluation."""
+    """Draws from every generator, counts its calls and updates statistics, in training and in evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Drawing(Images):
 
 
 def state(run: Trainer, model: LightningModule) -> dict[str, Any]:
-    """Return all that a run goes on from."""
+    """Return all of a run's state that its continuation depends on."""
     return {
         "weights": {name: value.clone() for name, value in model.state_dict().items()},
         "gradients": [None if each.grad is None else each.grad.clone() for each in model.parameters()],
@@ -85,7 +85,7 @@ def test_a_run_is_the_same_with_and_without_the_callback() -> None:
         ("_evaluation_mode", "/modes"),
     ],
 )
-def test_what_is_not_put_back_is_seen(monkeypatch: pytest.MonkeyPatch, part: str, place: str) -> None:
+def test_a_state_that_is_not_restored_is_found(monkeypatch: pytest.MonkeyPatch, part: str, place: str) -> None:
     without_it = trained()
 
     @contextmanager
@@ -96,7 +96,8 @@ def test_what_is_not_put_back_is_seen(monkeypatch: pytest.MonkeyPatch, part: str
 
     monkeypatch.setattr(module, part, careless)
     assert any(
-        place in found for found in differences(trained(ClassSpecializationCallback(every_n_epochs=1)), without_it)
+        place in difference
+        for difference in differences(trained(ClassSpecializationCallback(every_n_epochs=1)), without_it)
     )
 
 
@@ -121,7 +122,7 @@ def test_results_of_a_test_can_be_changed() -> None:
     callback.result["net.first"]["specialization"].add_(1)  # tensors of inference mode could not be
 
 
-def test_within_nothing_trains_and_there_are_no_gradients() -> None:
+def test_in_isolation_nothing_trains_and_there_are_no_gradients() -> None:
     seen: list[Any] = []
 
     def look(run: Trainer, model: LightningModule) -> None:
@@ -135,7 +136,7 @@ def test_within_nothing_trains_and_there_are_no_gradients() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_after_an_error_everything_is_put_back_and_no_hook_is_left(error: type[BaseException]) -> None:
+def test_after_an_error_everything_is_restored_and_no_hook_is_left(error: type[BaseException]) -> None:
     model, states = Drawing(), []
 
     class Failing(ClassSpecializationCallback):
@@ -198,7 +199,7 @@ def test_a_buffer_that_can_not_be_written_to_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_buffer_that_can_not_be_written_to_has_its_values_again_and_hides_no_error(fails: bool) -> None:
+def test_a_buffer_that_can_not_be_written_to_gets_its_values_back_and_hides_no_error(fails: bool) -> None:
     seen: list[Any] = []
 
     def look(run: Trainer, model: LightningModule) -> None:
@@ -217,7 +218,7 @@ def test_a_buffer_that_can_not_be_written_to_has_its_values_again_and_hides_no_e
 
 
 class Stateful:
-    """A loader that is no DataLoader, keeps its position, and lists what it handed out."""
+    """A loader that is no DataLoader, and has its position in its state."""
 
     def __init__(self, nested: bool) -> None:
         self._batches = list(loader(shuffle=False))
@@ -245,7 +246,7 @@ class Stateful:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_the_position_of_a_loader_stays(nested: bool) -> None:
+def test_a_loader_keeps_its_position(nested: bool) -> None:
     def positions(*callbacks: Any) -> tuple[list[Any], Stateful]:
         batches, seen = Stateful(nested), []
         spies = [
@@ -258,5 +259,5 @@ def test_the_position_of_a_loader_stays(nested: bool) -> None:
     callback = ClassSpecializationCallback(every_n_epochs=1, num_classes=CLASSES)
     (with_it, batches), (without_it, _) = positions(callback), positions()
     assert with_it == without_it
-    assert (batches.loaded > 0) is nested  # the copy that is gone through shares what is nested
+    assert (batches.loaded > 0) is nested  # the copy that is iterated shares nested objects
     assert callback.result is not None

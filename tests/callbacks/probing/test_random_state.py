@@ -1,4 +1,4 @@
-"""A resumed run draws the random numbers that it would have drawn, whoever draws them."""
+"""A resumed run draws the random numbers of an uninterrupted one, from each global generator."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_not_interrupted_is_the_same_with_and_without_it(tmp_path:
     assert all(map(torch.equal, with_it.parameters(), without.parameters()))
 
 
-def test_a_second_fit_does_not_go_on_from_what_the_first_was_given(tmp_path: Path) -> None:
+def test_a_second_fit_does_not_restore_the_states_of_the_first(tmp_path: Path) -> None:
     callback = RandomStateCallback()
     callback.setup(trainer(), TinyModule("momentum"), "fit")
     seed(1)
