@@ -15,7 +15,7 @@ Arrays = dict[str, Any]
 
 
 def make_arrays(shape: tuple[int, ...] = (6, 5)) -> Arrays:
-    """20 training and 10 test images of 10 classes."""
+    """Return 20 training and 10 test images of 10 classes."""
     rng = np.random.default_rng(0)
     return {
         "x_train": rng.integers(0, 256, (20, *shape), dtype=np.uint8),
@@ -42,7 +42,7 @@ def test_colours_move_to_the_front() -> None:
     np.testing.assert_allclose(images.numpy(), arrays["x_test"].transpose(0, 3, 1, 2), rtol=1e-6)
 
 
-def test_float_images_are_taken_as_they_are() -> None:
+def test_float_images_are_stored_unchanged() -> None:
     arrays = make_arrays()
     arrays |= {key: arrays[key] / 255 for key in ("x_train", "x_test")}
     module = ArrayDataModule(**arrays, mean=[0.0], std=[1.0])
@@ -52,7 +52,7 @@ def test_float_images_are_taken_as_they_are() -> None:
     np.testing.assert_allclose(images.numpy(), arrays["x_test"][:, None], rtol=1e-6)
 
 
-def test_tensors_are_as_good_as_arrays() -> None:
+def test_tensors_are_accepted_like_arrays() -> None:
     arrays = make_arrays()
     batches = []
     for kind in (np.asarray, torch.as_tensor):
@@ -78,7 +78,7 @@ def test_a_tensor_that_the_user_changes_later_changes_no_batch(shape: tuple[int,
     assert labels.any()
 
 
-def test_images_that_somebody_computed_bring_no_graph_along() -> None:
+def test_images_with_a_gradient_history_are_detached() -> None:
     arrays = {key: torch.as_tensor(value) for key, value in make_arrays().items()}
     arrays |= {key: (arrays[key] / 255).requires_grad_() for key in ("x_train", "x_test")}
     module = ArrayDataModule(**arrays)
@@ -90,7 +90,7 @@ UNIT = {"mean": [0.5], "std": [0.25]}
 
 
 def floating(low: float, high: float) -> Arrays:
-    """Arrays with pixels from low to high."""
+    """Return arrays with pixels from low to high."""
     arrays = make_arrays()
     return arrays | {key: low + (high - low) * (arrays[key] / 255) for key in ("x_train", "x_test")}
 

@@ -17,7 +17,7 @@ SIDES = st.integers(1, 9)
 
 
 def one_by_one(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """The slow, obvious way, with NumPy's padding: pad, crop, flip, one image after the other."""
+    """Pad, crop and flip one image after the other with NumPy: slow and obvious."""
     _, _, height, width = images.shape
     results = []
     for image, row, column, flipped in zip(images.numpy(), top.tolist(), left.tolist(), flip.tolist(), strict=True):

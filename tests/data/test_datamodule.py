@@ -1,4 +1,4 @@
-"""What all data modules share: split, statistics, seeds, shares, and their work with a Trainer and YAML."""
+"""All data modules: split, statistics, seeds, shares of processes, Trainer and YAML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COUNT = 57
 
 
 def numbered(**options: Any) -> ArrayDataModule:
-    """57 training images with one pixel each, which is the image's number."""
+    """Return 57 training images of one pixel, the image's number."""
     images = np.arange(COUNT, dtype=np.uint8)[:, None, None]
     labels = np.arange(COUNT) % 3
     options = {"mean": [0.0], "std": [1 / 255], "batch_size": 8, **options}
@@ -109,7 +109,7 @@ def test_a_shuffle_seed_of_its_own_overrides_the_global_one() -> None:
     assert orders[0] == orders[1]
 
 
-def test_a_second_setup_looks_at_the_global_seed_again() -> None:
+def test_a_second_setup_reads_the_global_seed_again() -> None:
     torch.manual_seed(1)
     module = ready()
     first = numbers_in(module.train_dataloader())
@@ -128,7 +128,7 @@ def test_the_state_carries_the_shuffling_seed() -> None:
 
 
 class TwoProcesses:
-    """What a data module sees of a Trainer that runs in two processes, of which the first had seed 7."""
+    """Stand-in for a Trainer in two processes, the first of which had seed 7."""
 
     world_size = 2
     overfit_batches = 0
@@ -248,7 +248,7 @@ def test_validation_and_test_images_are_never_augmented() -> None:
     assert any(differing(module.train_dataloader()))
 
 
-def test_each_epoch_is_augmented_anew_and_a_seed_repeats_it() -> None:
+def test_each_epoch_is_augmented_differently_and_a_seed_repeats_it() -> None:
     epochs = []
     for seed in (1, 1, 2):
         loader = patterned(crop_padding=2, shuffle_seed=seed).train_dataloader()
@@ -346,7 +346,7 @@ def test_a_data_module_knows_its_classes_after_setup() -> None:
 
 
 @pytest.mark.parametrize("given", [None, 5])
-def test_a_file_tells_its_classes_again_for_each_data_module(given: int | None, tmp_path: Path) -> None:
+def test_each_data_module_counts_the_classes_of_its_own_file(given: int | None, tmp_path: Path) -> None:
     images, labels, path = np.zeros((10, 2, 2), np.uint8), np.arange(10) % 3, tmp_path / "images.npz"
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     module = NpzDataModule(path, num_classes=given)
@@ -356,7 +356,7 @@ def test_a_file_tells_its_classes_again_for_each_data_module(given: int | None, 
 
 
 class Watcher(BoringModel):
-    """Notes which images it is trained on."""
+    """Records the images it is trained on."""
 
     def __init__(self) -> None:
         super().__init__()

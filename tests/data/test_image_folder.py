@@ -33,7 +33,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 10)) -> None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """11 training and 5 validation images of three classes, in three formats and two modes."""
+    """Write 11 training and 5 validation images of three classes, in three formats and two modes."""
     for number in range(11):
         write_image(tmp_path / "train" / "cab"[number % 3] / f"{number}.{('png', 'jpg', 'bmp')[number % 2]}", number)
     for number in range(5):
@@ -183,7 +183,7 @@ def test_processes_share_an_epoch_and_augment_by_their_own_seeds(root: Path) -> 
 
 
 class Learner(LightningModule):
-    """Learns a little from images, and notes what it was fed."""
+    """Learns a little from images, and records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ def test_images_whose_white_is_not_known_are_refused_by_name(dtype: Any, mode: s
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-def test_other_images_are_what_pillow_makes_of_them(mode: str, tmp_path: Path) -> None:
+def test_other_images_are_converted_by_pillow(mode: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     path = tmp_path / "a" / ("image.tif" if mode == "CMYK" else "image.png")
     Image.fromarray((DEEP // 300).astype(np.uint8)).convert("RGB").convert(mode).save(path)

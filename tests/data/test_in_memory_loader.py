@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**63)
 
 
 def make_loader(count: int = 10, batch_size: int = 3, **options: Any) -> InMemoryLoader:
-    """Of images whose only pixel is the image's number, and whose label is twice that."""
+    """Return a loader of images with one pixel, the image's number, and twice that number as label."""
     numbers = torch.arange(count)
     images = numbers.to(torch.uint8).view(count, 1, 1, 1)
     return InMemoryLoader(images, numbers * 2, batch_size, **{"shuffle": True, **options})
@@ -104,7 +104,7 @@ def test_resuming_anywhere_equals_never_stopping(
 
 
 def noted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """An augmentation that tells what it drew: a random number in place of each image's pixel."""
+    """Augmentation that shows its draws: a random number in place of each image's pixel."""
     return torch.randint(0, 2**31, images.shape, generator=generator)
 
 
@@ -127,9 +127,7 @@ def test_augmentation_resumes_wherever_the_epoch_was_left(
 
 
 @pytest.mark.parametrize("left_after", [0, 2, 5, 7])
-def test_batches_that_are_made_at_once_are_those_that_are_made_one_by_one(
-    left_after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_made_together_equal_those_made_one_by_one(left_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(20, 2, 5, 6)
     loaders = [
         InMemoryLoader(images, torch.arange(20), 3, shuffle=True, augment=PadCropFlip(2), transform=Normalize([0], [2]))
@@ -150,7 +148,7 @@ def test_batches_that_are_made_at_once_are_those_that_are_made_one_by_one(
     assert made == {0: [12, 8], 2: [12, 12, 2], 5: [12, 8, 5], 7: [12, 8]}[left_after]
 
 
-def test_only_what_a_device_augments_is_made_at_once() -> None:
+def test_batches_are_made_together_only_if_augmented_on_a_device() -> None:
     class More(PadCropFlip):
         pass
 
@@ -162,7 +160,7 @@ def test_only_what_a_device_augments_is_made_at_once() -> None:
     assert at_once(large, 256, PadCropFlip()) == 1
 
 
-def test_what_a_subclass_adds_to_crops_and_flips_is_done() -> None:
+def test_a_subclass_of_crops_and_flips_keeps_its_additions() -> None:
     class AndBlack(PadCropFlip):
         def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
             return super().__call__(images, generator) * 0
@@ -290,7 +288,7 @@ def test_an_epoch_announced_without_batches_after_a_restore_is_skipped_for_good(
     assert epoch_of(loader) == epochs[2]
 
 
-def test_transform_makes_the_batch_that_is_handed_out() -> None:
+def test_transform_is_applied_to_each_batch() -> None:
     def negate(batch: Batch) -> Batch:
         return -batch[0].float(), batch[1]
 

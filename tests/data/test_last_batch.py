@@ -19,7 +19,7 @@ from lightning_sparse.data.last_batch import check_last_batch
 
 
 class Network(LightningModule):
-    """Learns from images through the layers it is given, and notes the sizes of its batches."""
+    """Learns from images through these layers, and records the sizes of its batches."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def test_a_normalization_over_all_processes_needs_one_image_of_each(processes: i
     assert len(caught) == warned
 
 
-def test_folders_of_images_do_alike(tmp_path: Path) -> None:
+def test_the_last_batch_of_images_in_folders_is_checked_too(tmp_path: Path) -> None:
     for number in range(5):
         for part in ("train", "val"):
             folder = tmp_path / part / "ab"[number % 2]

@@ -42,7 +42,7 @@ MOMENTS: dict[str, dict[str, Any]] = {
 
 
 class Recorder(LightningModule):
-    """Learns from images that carry their own number, and notes the pixels of each batch."""
+    """Learns from images that show their own number, and records the pixels of each batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Recorder(LightningModule):
 
 
 def numbered_images(**options: Any) -> ArrayDataModule:
-    """Images of 2 x 2 pixels, no two of which are alike, in one image or in two."""
+    """Return images of 2 x 2 pixels, all of which differ, within and between images."""
     images = np.arange(IMAGES * 4, dtype=np.uint8).reshape(IMAGES, 2, 2)
     labels = np.arange(IMAGES) % 2
     options |= {"batch_size": 6, "val_fraction": 0.1, "mean": [0.0], "std": [1 / 255]}

@@ -1,4 +1,4 @@
-"""One process at a time, where there are locks."""
+"""A lock excludes other processes, where the file system has locks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from lightning_sparse.data.locking import exclusive
 
 
-def test_another_one_is_kept_out_and_let_in_afterwards(tmp_path: Path) -> None:
+def test_a_lock_excludes_another_process_until_it_is_released(tmp_path: Path) -> None:
     file = tmp_path / "new" / "lock"
     with exclusive(file, timeout=0), pytest.raises(Timeout), FileLock(file, timeout=0):
         pass
@@ -21,7 +21,7 @@ def test_another_one_is_kept_out_and_let_in_afterwards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [OSError("read-only"), NotImplementedError()], ids=["read-only", "no locks"])
-def test_where_there_are_no_locks_what_is_done_is_done(
+def test_without_locks_in_the_file_system_the_body_still_runs(
     failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **kwargs: object) -> None:
@@ -34,7 +34,7 @@ def test_where_there_are_no_locks_what_is_done_is_done(
     assert entered
 
 
-def test_an_error_inside_is_not_taken_for_one_of_the_lock(tmp_path: Path) -> None:
+def test_an_error_in_the_body_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="inside"), exclusive(tmp_path / "lock"):
         raise OSError("inside")
     with FileLock(tmp_path / "lock", timeout=0):

@@ -1,4 +1,4 @@
-"""On a CUDA device: the masks of the CPU, no waiting for the device in a step, 16 bits, compilation."""
+"""On a CUDA device: masks equal to the CPU's, steps without synchronization, 16 bits, compilation, replay."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_compiled_classifier_trains_as_one_that_is_not(mode: Any) -> None:
 
 
 class Residual(nn.Module):
-    """A little of each: convolutions, normalization, dropout, a shortcut."""
+    """Small network with convolutions, normalization, dropout and a shortcut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def colours(**options: Any) -> ArrayDataModule:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("others", [{}, {"gradient_clip_val": 0.5}], ids=["plain", "clipped"])
-def test_replayed_steps_are_those_that_python_launches(precision: Any, others: dict[str, Any]) -> None:
+def test_replayed_steps_equal_those_launched_by_python(precision: Any, others: dict[str, Any]) -> None:
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     found = []
@@ -244,7 +244,7 @@ def test_a_step_is_recorded_while_a_loader_pins_memory() -> None:
 
 
 class Later(Callback):
-    """Makes waiting for the device an error from one step to another, loading of batches included."""
+    """Makes waiting for the device an error between steps, too, when batches are loaded."""
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
@@ -278,7 +278,7 @@ def test_a_compiled_classifier_is_recorded_too(precision: Any) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 
-def test_a_recorded_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_recorded_run_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     weights = []
     for checkpoint in (None, tmp_path / "last.ckpt"):
         seed_everything(0)
@@ -292,7 +292,7 @@ def test_a_recorded_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4) for name in weights[0])
 
 
-def test_a_compiled_module_trains_without_compiling_anew() -> None:
+def test_a_compiled_module_trains_without_recompiling() -> None:
     module: LightningModule = torch.compile(TinyModule("nesterov"))  # type: ignore[assignment]  # an OptimizedModule
     callback = SparseMomentumCallback(density=0.3, every_n_steps=2)
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -1,4 +1,4 @@
-"""What the published networks are, for the tests of all of them."""
+"""Sizes of the published networks, for the tests of all networks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PUBLISHED = {
 
 
 def shape_of(name: str, **options: object) -> nn.Module:
-    """Return a network without its values, which takes no time."""
+    """Return a network on the meta device, without values."""
     with torch.device("meta"):
         return create_model(name, **options)
 

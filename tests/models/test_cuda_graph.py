@@ -1,6 +1,6 @@
-"""A replayed step leaves behind what one leaves that is not; tests/gpu has the real recordings.
+"""Replayed steps have the results of other steps; tests/gpu has the real recordings.
 
-Here, a recording is a function that is called again, and that writes its results where the first ones were.
+Here, a recording is a function that is called again and overwrites its first results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step. 
 
 
 class Recording:
-    """Stands in for a CUDA graph of a network without buffers: it writes into the first tensors, and does no more."""
+    """Stand-in for a CUDA graph of a network without buffers: a replay only overwrites the first tensors."""
 
     def __init__(self, compute: Callable[[], Tensor], parameters: list[nn.Parameter]) -> None:
         self.compute, self.parameters, self.replays = compute, parameters, 0
@@ -47,7 +47,7 @@ class Recording:
 
 @pytest.fixture
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
-    """Make a network on the CPU recordable; return what is recorded from now on."""
+    """Make networks on the CPU recordable; return the list of later recordings."""
     made: list[Recording] = []
 
     def recording(compute: Callable[[], Tensor], stream: object) -> tuple[Recording, Tensor]:
@@ -102,13 +102,13 @@ def test_a_run_of_replayed_steps_ends_with_the_same_weights(
     assert same_weights(plain, replayed)
     assert seen[0]["flow"] == seen[1]["flow"]
     assert seen[0]["loss"] == seen[1]["loss"]
-    masks = [each["masks"].masks for each in seen]
+    masks = [run["masks"].masks for run in seen]
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
     assert len(recordings) == 1
     assert recordings[0].replays == (7 if "max_steps" in options else 24) - cuda_graph._WARMUP_STEPS
 
 
-def test_without_being_asked_for_nothing_is_recorded(recordings: list[Recording]) -> None:
+def test_nothing_is_recorded_by_default(recordings: list[Recording]) -> None:
     fit(classifier())
     assert recordings == []
 
@@ -158,7 +158,7 @@ def evaluated(network: nn.Linear) -> None:
 
 
 @pytest.mark.parametrize("change", [moved, buffered, frozen, evaluated])
-def test_a_changed_network_is_recorded_anew_after_first_steps(
+def test_a_changed_network_is_recorded_again_after_warmup_steps(
     change: Callable[[nn.Linear], None], recordings: list[Recording]
 ) -> None:
     network = nn.Linear(4, 3)
@@ -170,7 +170,7 @@ def test_a_changed_network_is_recorded_anew_after_first_steps(
     assert [recording.replays for recording in recordings] == [2, 1]
 
 
-def test_an_added_layer_is_noticed_at_the_next_look(recordings: list[Recording]) -> None:
+def test_an_added_layer_is_found_by_the_next_scan(recordings: list[Recording]) -> None:
     network = nn.Sequential(nn.Linear(4, 3))
     step = GraphedStep(network, loss_of(network))
     replay(step, 5)
@@ -181,7 +181,7 @@ def test_an_added_layer_is_noticed_at_the_next_look(recordings: list[Recording])
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_batches_of_another_size_are_recorded_after_first_steps_of_their_own(recordings: list[Recording]) -> None:
+def test_batches_of_another_size_are_recorded_after_warmup_steps_of_their_own(recordings: list[Recording]) -> None:
     network = nn.Linear(4, 3)
     step = GraphedStep(network, loss_of(network))
     replay(step, 5)
@@ -204,7 +204,7 @@ def test_gradients_are_those_of_the_batch_alone(recordings: list[Recording]) -> 
     assert len(recordings) == 1
 
 
-def test_batches_stay_as_they_are(recordings: list[Recording]) -> None:
+def test_a_step_does_not_change_its_batch(recordings: list[Recording]) -> None:
     network = nn.Linear(4, 3)
     step = GraphedStep(network, loss_of(network))
     batches = [(torch.rand(2, 4), torch.tensor([number % 3, 0])) for number in range(6)]
@@ -215,7 +215,7 @@ def test_batches_stay_as_they_are(recordings: list[Recording]) -> None:
         assert all(map(torch.equal, batch, before))
 
 
-def test_what_can_not_be_recorded_is_an_error_with_the_cure(
+def test_a_step_that_can_not_be_recorded_is_an_error_with_the_cure(
     recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -308,7 +308,7 @@ def test_a_mode_that_makes_graphs_of_its_own_is_not_recorded(
     assert len(recordings) == 1
 
 
-def test_what_was_compiled_elsewhere_is_not_recorded(recordings: list[Recording]) -> None:
+def test_a_network_compiled_elsewhere_is_not_recorded(recordings: list[Recording]) -> None:
     module = classifier(cuda_graph=True)
     module.model.compile(backend="eager")
     fit(module)
@@ -324,9 +324,7 @@ def test_what_was_compiled_elsewhere_is_not_recorded(recordings: list[Recording]
         ("cuda", "SingleDeviceStrategy", object(), False),
     ],
 )
-def test_plain_steps_are_those_of_one_gpu_without_a_scaler(
-    device: str, strategy: str, scaler: object, plain: bool
-) -> None:
+def test_replay_needs_one_gpu_and_no_scaler(device: str, strategy: str, scaler: object, plain: bool) -> None:
     where = type(strategy, (), {"root_device": torch.device(device)})()
     trainer: Any = SimpleNamespace(strategy=where, precision_plugin=SimpleNamespace(scaler=scaler))
     assert cuda_graph.supports_replay(trainer) == plain

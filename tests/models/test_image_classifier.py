@@ -1,4 +1,4 @@
-"""The module trains as a bare loop does, and reports exact means over images."""
+"""The module trains like a bare loop, and logs exact means over images."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_train_loss_is_the_mean_over_images() -> None:
 
 
 class LossRecorder(Callback):
-    """Notes the loss of every step, as Lightning hands it to callbacks."""
+    """Records the loss of every step, as Lightning passes it to callbacks."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -215,7 +215,7 @@ def test_the_module_can_be_sent_to_other_processes() -> None:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the modes that networks are compiled with from now on, as they are written."""
+    """Return the list of modes of later compilations, which are skipped."""
     modes: list[str] = []
     torch_compile = torch.compile
 
@@ -272,7 +272,7 @@ def test_a_network_is_compiled_for_training_batches_of_the_usual_size(
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="PyTorch before 2.6 compiles for all batches")
-def test_a_run_that_goes_on_with_a_smaller_last_batch_is_compiled_for_the_others(
+def test_a_run_resumed_at_a_smaller_last_batch_is_compiled_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
@@ -377,7 +377,7 @@ def test_data_of_fewer_classes_are_warned_of(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
-def test_data_of_as_many_classes_or_of_unknown_ones_are_taken(stage: str) -> None:
+def test_data_of_equal_or_unknown_number_of_classes_are_accepted(stage: str) -> None:
     run(stage, ImageClassifier(make_model(20), num_classes=20), arrays(20))
     run(stage, ImageClassifier(make_model(20), num_classes=20), Batches(3))
 
@@ -408,12 +408,12 @@ def test_other_numbers_of_outputs_are_refused_at_the_first_batch(outputs: int, s
     ],
     ids=["tuple", "positions", "no_batch"],
 )
-def test_what_is_no_batch_of_logits_is_refused(returned: Any, error: type[Exception], got: str) -> None:
+def test_outputs_that_are_no_batch_of_logits_are_refused(returned: Any, error: type[Exception], got: str) -> None:
     with pytest.raises(error, match=rf"Expected logits of shape \(batch, 10\) .*; got {got}\. Cure: "):
         check_logits(returned, 10)
 
 
-def test_logits_are_looked_at_without_waiting_for_their_device_and_once_an_evaluation(
+def test_logits_are_checked_without_synchronizing_and_once_per_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[int] = []
@@ -443,7 +443,7 @@ def test_names_and_options_that_do_not_fit_are_refused(arguments: dict[str, Any]
         ImageClassifier(**arguments)
 
 
-def test_what_is_neither_module_nor_name_is_refused_with_the_names() -> None:
+def test_a_model_that_is_neither_module_nor_name_is_refused_with_the_names() -> None:
     with pytest.raises(TypeError, match=r"Expected a torch.nn.Module or a name as model; got 3\. Cure: .*wrn-28-2"):
         ImageClassifier(3)  # type: ignore[arg-type]  # wrong on purpose
 

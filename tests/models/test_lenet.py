@@ -1,4 +1,4 @@
-"""The networks have the published sizes and compute what they say."""
+"""The networks have the published sizes and compute what their docstrings define."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_srelu_learns_thresholds_and_slopes_as_defined() -> None:
 
 
 @pytest.mark.parametrize("activation", ["prelu", "srelu"])
-def test_layers_learn_their_activations_for_themselves(activation: str) -> None:
+def test_each_layer_learns_its_own_activation(activation: str) -> None:
     model = MLP(3, (4, 4, 4), activation=activation)
     learned = {id(parameter) for layer in model.hidden for parameter in layer.activation.parameters()}
     assert len(learned) == 3 * len(list(ACTIVATIONS[activation]().parameters()))
@@ -125,7 +125,7 @@ def test_an_unknown_activation_is_refused_with_those_there_are(activation: Any) 
 
 
 @pytest.mark.parametrize("hidden", [(300, 100), (300,), (), (5, 6, 5)], ids=str)
-def test_skip_connections_that_could_not_be_anywhere_are_refused(hidden: tuple[int, ...]) -> None:
+def test_skip_connections_without_equal_neighbours_are_refused(hidden: tuple[int, ...]) -> None:
     with pytest.raises(
         ValueError, match=r"Expected neighbouring hidden layers with the same number of units.*; got .*Cure: skip="
     ):

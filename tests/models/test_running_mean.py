@@ -26,7 +26,7 @@ def test_equals_the_weighted_mean(values: list[tuple[int, int]]) -> None:
 
 
 @given(VALUES, VALUES)
-def test_a_restored_mean_goes_on(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> None:
+def test_a_restored_mean_continues(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> None:
     restored = RunningMean()
     restored.load_state_dict(mean_of(before).state_dict())
     assert restored.compute() == mean_of(before).compute()

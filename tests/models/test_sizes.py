@@ -1,4 +1,4 @@
-"""Widths are rounded, and left alone at one."""
+"""Scaled widths are rounded, and unchanged at one."""
 
 from __future__ import annotations
 

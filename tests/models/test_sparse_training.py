@@ -23,7 +23,7 @@ FAMILIES = ["lenet-300-100", "lenet-5-caffe", "alexnet-s", "vgg16-c", "vgg16-lik
 
 
 class Recount(Callback):
-    """Notes the active weights and the values outside of them after every batch, counted in the model."""
+    """Counts the active weights in the model, and the nonzero values outside of them, after every batch."""
 
     def __init__(self, sparse: SparseMomentumCallback) -> None:
         self.sparse = sparse
