@@ -17,7 +17,7 @@ lightning-sparse: train sparse neural networks from scratch
 
   lightning-sparse demo                       a dense and a 5 % network on handwritten digits, in about 20 seconds
   lightning-sparse configs                    list the shipped experiments
-  lightning-sparse reproduce TABLE            run a table of the paper again: table1, table2, table2_as_coded, table3,
+  lightning-sparse reproduce TABLE            reproduce a table of the paper: table1, table2, table2_as_coded, table3,
                                               table5, figure2, compression, sensitivity or regrowth
   lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
   lightning-sparse fit --config NAME_OR_FILE  train; validate, test and predict take the same options
@@ -37,20 +37,20 @@ def list_configs() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    What we refuse ends it with one line, and so does Ctrl+C, with status 130; other errors keep their traceback.
+    A `UsageError` ends it with one line, and so does Ctrl+C, with status 130; other errors keep their traceback.
 
     Args:
-        arguments: What follows the program's name; default: what this process was called with.
+        arguments: Arguments after the program's name. Default: those of this process.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    command = given[0] if given else "--help"
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else "--help"
     try:
-        _run(command, given)
+        _run(command, arguments)
     except (KeyboardInterrupt, SystemExit) as end:  # a Trainer turns the first into the second
         if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        resumes = "; the same command goes on" if command == "reproduce" else ""
-        print(f"lightning-sparse: interrupted{resumes}", file=sys.stderr)
+        hint = "; the same command resumes" if command == "reproduce" else ""
+        print(f"lightning-sparse: interrupted{hint}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if text := user_message(error):
@@ -58,21 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
-def _run(command: str, given: list[str]) -> None:
+def _run(command: str, arguments: list[str]) -> None:
     if command in ("-h", "--help"):
         print(_USAGE)
     elif command == "--version":
         print(__version__)
     elif function := _function(command):
-        jsonargparse.auto_cli(function, args=given[1:], as_positional=True)
+        jsonargparse.auto_cli(function, args=arguments[1:], as_positional=True)
     else:
         from lightning_sparse.experiments.sparse_cli import SparseCLI
 
-        SparseCLI(given)
+        SparseCLI(arguments)
 
 
 def _function(command: str) -> Callable[..., None] | None:
-    """Return what a command of ours calls, None for Lightning's; imported here, as PyTorch takes seconds."""
+    """Return the function of a command, None for Lightning's; it is imported here, as PyTorch takes seconds."""
     if command == "configs":
         return list_configs
     if command == "demo":

@@ -1,4 +1,4 @@
-"""Fetches the data sets of settings once, before many processes read them."""
+"""Downloads and checks the data sets of settings once, before many processes read them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ from lightning_sparse.experiments.sparse_cli import SparseCLI
 
 
 def prepare(settings: Sequence[Setting], scale: Scale, data: Path, *, download: bool) -> None:
-    """Download what the settings need and is not there, and read it once, so that what is missing is known at once.
+    """Download the missing data sets of the settings, and read each once, so that missing files are reported at once.
 
     Args:
-        settings: What will be run.
-        scale: How much of it.
+        settings: Settings that will be run.
+        scale: Scale at which they will be run.
         data: Root folder of the data sets.
         download: Whether to download.
 
     Raises:
-        FileNotFoundError: If data are missing and not to be downloaded.
+        FileNotFoundError: If data are missing and `download` is False.
     """
-    by_module: dict[type, Any] = {}
+    by_class: dict[type, Any] = {}
     for setting in settings:
-        more = setting.data_arguments(data, download=download)
-        quiet = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false", "--trainer.accelerator", "cpu"]
-        arguments = [*setting.arguments(), *scale.arguments(setting), *more, *quiet]
-        found = SparseCLI(arguments, run=False).datamodule
-        by_module.setdefault(type(found), found)
-    for module in by_module.values():
-        module.prepare_data()
-        module.setup("fit")
+        data_arguments = setting.data_arguments(data, download=download)
+        trainer_arguments = [
+            "--trainer.logger",
+            "false",
+            "--trainer.enable_checkpointing",
+            "false",
+            "--trainer.accelerator",
+            "cpu",
+        ]
+        arguments = [*setting.arguments(), *scale.arguments(setting), *data_arguments, *trainer_arguments]
+        datamodule = SparseCLI(arguments, run=False).datamodule
+        by_class.setdefault(type(datamodule), datamodule)
+    for datamodule in by_class.values():
+        datamodule.prepare_data()
+        datamodule.setup("fit")

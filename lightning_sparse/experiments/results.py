@@ -11,7 +11,7 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 
 def is_finished(experiment: Experiment, results: Path) -> bool:
-    """Tell whether an experiment has a result."""
+    """Return whether an experiment has a result file."""
     return experiment.result_file(results).exists()
 
 
@@ -19,7 +19,7 @@ def read_result(file: Path) -> dict[str, Any]:
     """Return the content of a result file.
 
     Raises:
-        ValueError: If the file is not a result.
+        ValueError: If the file is not the result of a run.
     """
     try:
         run = json.loads(file.read_text())
@@ -28,6 +28,6 @@ def read_result(file: Path) -> dict[str, Any]:
         raise InvalidValueError(
             expected=f"the result of a run, as JSON, in {file}",
             got=f"something else ({error!r})",
-            cure="delete it, and the run is made again",
+            cure="delete it, and start again to repeat the run",
         ) from error
     return dict(run)

@@ -1,4 +1,4 @@
-"""Runs what is missing, several experiments side by side, and shows how far they are."""
+"""Runs experiments that have no result yet, several at the same time, and shows their progress."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from lightning_sparse.experiments.results import is_finished
 from lightning_sparse.experiments.setting import Experiment
 from lightning_sparse.validation.errors import InvalidStateError
 
-# Runs take minutes: looking more often, and drawing more often, takes time from them and shows nothing.
+# Runs take minutes: more frequent checks and drawing would take time from them and show nothing new.
 _POLL_SECONDS = 0.5
-_DRAWN_PER_SECOND = 1
+_REFRESHES_PER_SECOND = 1
 _SECONDS_TO_END = 10.0
 
 
 @dataclass
 class _Job:
-    """A running process, and the environment variables that say what it has of the machine."""
+    """A running process, and the environment variables that state its share of the machine."""
 
     experiment: Experiment
     process: subprocess.Popen[bytes]
@@ -52,49 +52,49 @@ def run_missing(
     console: Console,
     after_each: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run the experiments that have no result yet, each in a process of its own; an interrupted one goes on.
+    """Run the experiments that have no result yet, each in its own process; interrupted runs are resumed.
 
-    Several commands may work in the same folder of results: each leaves alone what another is running.
+    Several commands may use the same folder of results: none starts a run that another is running.
 
     Args:
-        experiments: What to run, in this order.
+        experiments: Experiments in the order in which they are started.
         data: Root folder of the data sets.
         results: Folder of the results.
-        jobs: How many run at once; they share the machine's GPUs and cores.
-        console: Where to show progress.
-        after_each: Called when another run is done.
+        jobs: Number of runs at the same time; they share the machine's GPUs and cores.
+        console: Console that shows progress.
+        after_each: Function that is called after each run; if it fails, the runs continue.
 
     Raises:
-        FailedRunsError: If runs fail, after all others are done.
+        FailedRunsError: If runs fail, once all others are done.
     """
     waiting = [experiment for experiment in reversed(experiments) if not is_finished(experiment, results)]
     done = len(experiments) - len(waiting)
     console.print(f"{done} of {len(experiments)} runs are done; {len(waiting)} to go, {jobs} at a time")
     free = shares(jobs, waiting[0].scale.trainer.get("devices", 1)) if waiting else []
     failed = []
-    with _progress(console) as progress, _ended_together() as running:
+    with _progress(console) as progress, _jobs_ended_on_exit() as running:
         overall = progress.add_task("all runs", total=len(experiments), completed=done)
         while waiting or running:
             while waiting and free:
                 experiment = waiting.pop()
-                if is_finished(experiment, results):  # by another command meanwhile
+                if is_finished(experiment, results):  # another command has run it in the meantime
                     progress.advance(overall)
                 else:
                     running.append(_start(experiment, data, results, free.pop(0), progress))
             for job in [job for job in running if _is_over(job, results, progress)]:
                 running.remove(job)
                 free.append(job.share)
-                if not _ended_well(job, results, console):
+                if not _has_ended_well(job, results, console):
                     failed.append(job.experiment)
                 progress.advance(overall)
-                _without_ending(after_each, console)
+                _call_after_run(after_each, console)
             time.sleep(_POLL_SECONDS)
     if failed:
         raise _failure(failed, results)
 
 
-def _without_ending(after_each: Callable[[], object], console: Console) -> None:
-    """Call it; if it fails, the other runs go on, and it will have another chance after each of them."""
+def _call_after_run(after_each: Callable[[], object], console: Console) -> None:
+    """Call a function and print its error: the other runs continue, and it is called again after each of them."""
     try:
         after_each()
     except (OSError, ValueError) as error:
@@ -102,10 +102,10 @@ def _without_ending(after_each: Callable[[], object], console: Console) -> None:
 
 
 @contextmanager
-def _ended_together() -> Iterator[list[_Job]]:
-    """Yield a list of jobs that are ended when this process is interrupted or terminated."""
+def _jobs_ended_on_exit() -> Iterator[list[_Job]]:
+    """Yield a list; the jobs in it are ended on exit, also if this process is interrupted or terminated."""
     running: list[_Job] = []
-    with _terminated_by_an_exception():
+    with _signals_raise():
         try:
             yield running
         finally:
@@ -113,7 +113,7 @@ def _ended_together() -> Iterator[list[_Job]]:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes with those that they have started, which one that is killed would leave behind."""
+    """End processes together with their child processes, which would survive if their parent were killed."""
     for process in processes:
         if os.name == "posix":
             # Not SIGTERM: processes that train together would wait for each other in Lightning's handler.
@@ -133,14 +133,14 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _terminated_by_an_exception() -> Iterator[None]:
-    """Make signals to end an exception in here: without it, Python ends at once and runs no `finally`."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may do that
+def _signals_raise() -> Iterator[None]:
+    """Turn signals that end the process into SystemExit: Python would otherwise end without running `finally`."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in ending}
-    handled = [number for number in ending if before[number] != signal.SIG_IGN]  # as nohup has it
+    handled = [number for number in ending if before[number] != signal.SIG_IGN]  # nohup ignores SIGHUP
     for number in handled:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
@@ -152,7 +152,7 @@ def _terminated_by_an_exception() -> Iterator[None]:
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, refresh_per_second=_DRAWN_PER_SECOND)
+    return Progress(*columns, console=console, refresh_per_second=_REFRESHES_PER_SECOND)
 
 
 def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, str], progress: Progress) -> _Job:
@@ -169,21 +169,21 @@ def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, s
 
 
 def _log(work: Path) -> BinaryIO:
-    """Open the log in a run's folder."""
+    """Open the log file in a run's folder."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         return (work / "log.txt").open("ab")
-    except FileNotFoundError:  # another command has finished the run and removed the folder in between
+    except FileNotFoundError:  # another command finished the run and removed the folder in the meantime
         work.mkdir(parents=True, exist_ok=True)
         return (work / "log.txt").open("ab")
 
 
 def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
-    """Show how far a job is, and tell whether it ended."""
+    """Show a job's progress, and return whether it has ended."""
     try:
         epochs, total = (job.experiment.work_folder(results) / "progress").read_text().split()
         progress.update(job.task, completed=int(epochs), total=int(total))
-    except (FileNotFoundError, ValueError):  # not started yet, or just being written
+    except (FileNotFoundError, ValueError):  # not there yet, or being written
         pass
     if job.process.poll() is None:
         return False
@@ -191,14 +191,14 @@ def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
     return True
 
 
-def _ended_well(job: _Job, results: Path, console: Console) -> bool:
-    """Tell whether a job left a result, or left the run to another command; then remove its checkpoint and its log."""
+def _has_ended_well(job: _Job, results: Path, console: Console) -> bool:
+    """Return whether a job has written its result, or another command runs it; remove files that are not needed."""
     if is_finished(job.experiment, results):
-        # The other command may be removing it, too.
+        # Another command may be removing the folder, too.
         shutil.rmtree(job.experiment.work_folder(results), ignore_errors=True)
         return True
     if job.process.returncode == worker.RUN_ELSEWHERE:
-        console.print(f"left alone, as another command runs it: {job.experiment.name}")
+        console.print(f"skipped, as another command runs it: {job.experiment.name}")
         return True
     return False
 

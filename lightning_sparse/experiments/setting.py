@@ -1,4 +1,4 @@
-"""What is run: a shipped configuration, what is changed in it, a seed and a scale."""
+"""Experiments: a shipped configuration with changed options, a seed and a scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_sparse.experiments.trainer_options import (
 from lightning_sparse.validation.errors import InvalidValueError
 
 _BATCH = "data.init_args.batch_size"
-# Short names of what studies change, and where that stands in a configuration.
+# Short names of the options that studies change, with their paths in a configuration.
 OPTIONS = {
     "density": "trainer.callbacks.init_args.density",
     "growth": "trainer.callbacks.init_args.growth",
@@ -34,11 +34,11 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A configuration with changes; several seeds of it make one cell of a table.
+    """A shipped configuration with changed options; a cell of a table is its mean over seeds.
 
     Attributes:
         config: Name of a shipped configuration.
-        changes: Options other than the configuration's, by the names of `OPTIONS`, sorted.
+        changes: Changed options and their values, by the short names in `OPTIONS`, sorted.
     """
 
     config: str
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Name of files and rows.
+        """Name of its folder, and of its row in messages.
 
         >>> Setting("mnist_lenet300_5", (("growth", "random"),)).name
         'mnist_lenet300_5+growth=random'
@@ -54,22 +54,22 @@ class Setting:
         return "+".join([self.config, *(f"{option}={value}" for option, value in self.changes)])
 
     def arguments(self) -> list[str]:
-        """Return it as arguments of the command line."""
+        """Return the arguments of the command line for it."""
         changed = [text for option, value in self.changes for text in (f"--{OPTIONS[option]}", str(value))]
         return ["--config", self.config, *changed]
 
     def data_options(self) -> dict[str, Any]:
-        """Return the configuration's options of the data module."""
+        """Return the data module's options in the configuration."""
         options: dict[str, Any] = yaml.safe_load(configs.find(self.config).read_text())["data"]["init_args"]
         return options
 
     def data_arguments(self, root: Path, *, download: bool) -> list[str]:
-        """Return where its data are, and whether to download them, as arguments of the command line.
+        """Return the arguments of the command line for the place of its data and for downloading them.
 
         Args:
-            root: Folder that stands for the configuration's `data`. If it has an `.npz` file of the data set's name,
-                such as `cifar10.npz`, that is used.
-            download: Whether to download what is not there, if it can be.
+            root: Folder that replaces the configuration's `data`. If it has an `.npz` file with the data set's name,
+                such as `cifar10.npz`, that file is used.
+            download: Whether to download missing data, where that is possible.
         """
         options = self.data_options()
         place = root / Path(options["data_dir"]).relative_to("data")
@@ -80,16 +80,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of a protocol is run, and in which other way.
+    """How much of a protocol is run, and with which other options.
 
     Attributes:
-        name: Of the folder that its results are in.
-        changes: Arguments of the command line, without their dashes.
+        name: Name of the folder of its results.
+        changes: Arguments of the command line by name, without dashes.
         width: Factor on the width of the networks that are too slow for a first look.
-        title: What titles of tables end with, if it is not the papers' protocol.
-        note: What tables say of it.
-        trainer: Options of the Trainer other than the configurations'.
-        compile_mode: How networks are compiled, as `ImageClassifier` takes it; None: not at all.
+        title: Ending of the titles of tables, unless it is the papers' protocol.
+        note: Note for its tables.
+        trainer: Options of the Trainer that replace the configurations'.
+        compile_mode: Mode of `torch.compile`, an option of `ImageClassifier`; None: networks aren't compiled.
     """
 
     name: str
@@ -106,24 +106,24 @@ class Scale:
         return bool(self.changes) or may_shorten(self.trainer)
 
     def with_options(self, trainer: Mapping[str, Any], compile_mode: str | None = None) -> Scale:
-        """Return this scale run in another way, whose results have a folder of their own.
+        """Return this scale with other options, whose results have a folder of their own.
 
         >>> FULL.with_options({"precision": "bf16-mixed"}).name
         'full+precision=bf16-mixed'
 
         Args:
             trainer: Options of the Trainer.
-            compile_mode: How networks are compiled.
+            compile_mode: Mode of `torch.compile`.
 
         Raises:
-            ValueError: If the Trainer has no such option, or a run needs it for itself.
+            ValueError: If the Trainer has no such option, or a run sets it itself.
         """
         check_trainer_options(trainer)
         options = {**trainer, **({} if compile_mode is None else {"compile_mode": compile_mode})}
         if not options:
             return self
         named = ", ".join(f"{option}={value}" for option, value in options.items())
-        shared = " Batches are shared out among the devices." if process_count(trainer) > 1 else ""
+        shared = " Batches are split evenly over the devices." if process_count(trainer) > 1 else ""
         return replace(
             self,
             name=f"{self.name}+{as_name(options)}",
@@ -134,22 +134,22 @@ class Scale:
         )
 
     def arguments(self, setting: Setting) -> list[str]:
-        """Return it as arguments of the command line.
+        """Return the arguments of the command line for a setting at this scale.
 
         Raises:
-            ValueError: If a batch can't be shared out evenly among the processes of a run.
+            ValueError: If a batch can't be split evenly over the processes of a run.
         """
-        # Any folder of images serves for a first look, not only one of ImageNet's 1000 classes.
+        # Any folder of images will do for a first look, not only one with ImageNet's 1000 classes.
         changes = {"data": "ImageFolderDataModule"} if self.changes and "imagenet" in setting.config else {}
         changes |= self.changes
         if self.width != 1 and "mnist" not in setting.config:
             changes["model.init_args.model_options.width"] = str(self.width)
         processes = process_count(self.trainer)
-        if processes > 1:  # share a batch out, so that steps and learning rates stay the protocol's
+        if processes > 1:  # split the batch, so that steps and learning rates stay the protocol's
             batch = int(changes.get(_BATCH, setting.data_options()["batch_size"]))
             if batch % processes:
                 raise InvalidValueError(
-                    expected=f"devices that share a batch of {batch} images evenly, as {setting.config} has them",
+                    expected=f"devices that split the batch of {batch} images of {setting.config} evenly",
                     got=f"{processes} processes",
                     cure="another number of devices",
                 )
@@ -173,7 +173,7 @@ SMALL = Scale(
     title=" (small scale, no reproduction)",
     note=f"""\
 Small scale: {_SMALL_EPOCHS} epochs of {_SMALL_BATCHES} small batches, and {_SMALL_WIDTH} times the width of networks
-other than LeNets. Such numbers show that everything works. They don't compare with the published ones.""",
+other than LeNets. Such numbers show that everything works; they can't be compared with the published ones.""",
 )
 SCALES = {scale.name: scale for scale in (FULL, SMALL)}
 
@@ -183,9 +183,9 @@ class Experiment:
     """One training: a setting, a seed and a scale.
 
     Attributes:
-        setting: What is trained.
-        seed: Of initialization, masks, order of the images.
-        scale: How much of the protocol.
+        setting: Setting that is trained.
+        seed: Seed for initialization, masks and the order of images.
+        scale: How much of the protocol is run.
     """
 
     setting: Setting
@@ -198,27 +198,27 @@ class Experiment:
         return f"{self.setting.name}, seed {self.seed}"
 
     def result_file(self, results: Path) -> Path:
-        """Return where its result is, or will be."""
+        """Return the path of its result file."""
         return results / self.scale.name / self.setting.name / f"seed{self.seed}.json"
 
     def work_folder(self, results: Path) -> Path:
-        """Return where it keeps its checkpoint and its log while it runs."""
+        """Return the folder of its checkpoint and log while it runs."""
         return self.result_file(results).with_suffix("")
 
     def arguments(self) -> list[str]:
-        """Return it as arguments of the command line."""
+        """Return the arguments of the command line for it."""
         changed = [*self.scale.arguments(self.setting), *as_arguments(self.scale.trainer)]
         if self.scale.compile_mode is not None:
             changed.append(f"--model.init_args.compile_mode={self.scale.compile_mode}")
         return [*self.setting.arguments(), *changed, "--seed_everything", str(self.seed)]
 
     def to_json(self) -> str:
-        """Return it as a text, from which another process makes it again."""
+        """Return it as JSON, for the process that runs it."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Experiment:
-        """Make an experiment from what `to_json` returned."""
+        """Return the experiment that `to_json` described."""
         parts = json.loads(text)
         changes = tuple((option, value) for option, value in parts["setting"]["changes"])
         return cls(Setting(parts["setting"]["config"], changes), parts["seed"], Scale(**parts["scale"]))

@@ -1,4 +1,4 @@
-"""From arguments and configurations to a trainer, a model and data: LightningCLI over ours and any of a user's."""
+"""LightningCLI for our and any user's modules and data: builds trainer, model and data from configurations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lightning_sparse._compat import LightningCLI, LightningDataModule, Lightnin
 
 
 class SparseCLI(LightningCLI):
-    """LightningCLI over any module and data, ours known by their bare class names.
+    """LightningCLI over any module and data; ours are found by their class names alone.
 
     Args:
-        args: The command line, as `lightning-sparse` takes it; the names of shipped configurations are understood.
+        args: Arguments of `lightning-sparse`; `--config` also takes names of shipped configurations.
         run: Whether to run the subcommand that the arguments begin with; False only builds trainer, model and data.
     """
 
     def __init__(self, args: Sequence[str], run: bool = True) -> None:
         with warnings.catch_warnings():
-            # Lightning doubts arguments that don't come straight from the command line; these do, names replaced.
+            # Lightning warns of arguments that don't come from the command line directly; these do, names replaced.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
                 LightningModule,

@@ -1,4 +1,4 @@
-"""Options of the Trainer with which a study is run in another way than the paper's."""
+"""Options of the Trainer that users may change in a study, which is then not the paper's protocol."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ import torch
 from lightning_sparse._compat import Trainer
 from lightning_sparse.validation.errors import InvalidValueError
 
-# A run sets these itself: what it logs, saves and shows is read again. One that is stopped by the clock has no result.
-# Several nodes would have to be started as such, and share their results.
-_TAKEN = {
+# A run sets these itself, as its log, checkpoints and progress are read again. A run that is stopped by a time limit
+# has no result. Several nodes would have to be started by hand and to share the folder of results.
+_RESERVED = {
     *("callbacks", "logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"),
     *("max_time", "num_nodes"),
 }
 # With these, a run may be too short to learn anything.
-_SHORTER = {
+_SHORTENING = {
     *("fast_dev_run", "limit_test_batches", "limit_train_batches", "max_epochs", "max_steps", "overfit_batches"),
 }
 _LONGEST_NAME = 100  # most file systems allow 255 bytes
 
 
 def check_trainer_options(options: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless these are options that the Trainer has and a run doesn't need for itself."""
-    known = set(signature(Trainer).parameters) - _TAKEN
+    """Raise a ValueError unless all options belong to the Trainer and none is set by a run itself."""
+    known = set(signature(Trainer).parameters) - _RESERVED
     for name in options:
         if name not in known:
             raise InvalidValueError(
-                expected="an option of the Trainer that a run leaves open",
+                expected="an option of the Trainer that a run doesn't set itself",
                 got=repr(name),
                 cure=f"one of {', '.join(sorted(known))}",
             )
 
 
 def process_count(options: Mapping[str, Any]) -> int:
-    """Return how many processes train together with these options, each with its part of a batch.
+    """Return the number of processes that train together with these options, each on its part of a batch.
 
     >>> process_count({"devices": "0,1"}), process_count({"devices": 4}), process_count({})
     (2, 4, 1)
@@ -49,13 +49,13 @@ def process_count(options: Mapping[str, Any]) -> int:
     if devices in (-1, "-1", "auto"):
         return 1 if options.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
     if isinstance(devices, str) and "," in devices:
-        return len([each for each in devices.split(",") if each.strip()])
+        return len([device for device in devices.split(",") if device.strip()])
     return len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else int(devices)
 
 
 def may_shorten(options: Mapping[str, Any]) -> bool:
-    """Tell whether these options may make a run shorter than its protocol."""
-    return not _SHORTER.isdisjoint(options)
+    """Return whether these options may make a run shorter than its protocol."""
+    return not _SHORTENING.isdisjoint(options)
 
 
 def as_arguments(options: Mapping[str, Any]) -> list[str]:
@@ -68,13 +68,13 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
 
 
 def as_name(options: Mapping[str, Any]) -> str:
-    """Return options as a part of a folder's name: different ones for different options, in whichever order.
+    """Return options as a part of a folder's name, which differs for different options but not for another order.
 
     >>> as_name({"precision": "bf16-mixed", "devices": 2})
     'devices=2+precision=bf16-mixed'
     """
     name = "+".join(f"{option}={quote(_text(options[option]), safe='')}" for option in sorted(options))
-    # A hash of what would be too long for a name.
+    # A name that would be too long is replaced by its hash.
     return name if len(name) <= _LONGEST_NAME else hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
 

@@ -27,17 +27,17 @@ from lightning_sparse.experiments.sparse_cli import SparseCLI
 from lightning_sparse.topology.layer import NonFiniteError
 from lightning_sparse.validation.errors import InvalidStateError
 
-# The exit status of a run that another process is at.
+# Exit status of a process that finds its run taken by another one.
 RUN_ELSEWHERE = 75  # sysexits.h: a temporary failure
-# A run that is interrupted loses at most this much.
+# An interrupted run loses at most this much.
 _SAVE_EVERY = timedelta(minutes=2)
 
 
 class Progress(Callback):
-    """Writes how far a run is, and counts its time over interruptions.
+    """Writes the progress of a run to a file, and adds up its time across interruptions.
 
     Args:
-        file: Gets two numbers: epochs completed and epochs in all.
+        file: File for two numbers: completed epochs and all epochs.
     """
 
     def __init__(self, file: Path) -> None:
@@ -46,7 +46,7 @@ class Progress(Callback):
 
     @property
     def times(self) -> dict[str, float]:
-        """CPU time of this process and time on the clock, so far, in seconds."""
+        """CPU time of this process and wall-clock time so far, in seconds."""
         return {name: self._before[name] + now - self._start[name] for name, now in _clocks().items()}
 
     def state_dict(self) -> dict[str, float]:
@@ -58,11 +58,11 @@ class Progress(Callback):
         self._before, self._start = {**self._before, **state_dict}, _clocks()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write where the run starts."""
+        """Write the epoch at which training starts or resumes."""
         self._write(trainer, trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write that another epoch is done."""
+        """Write the number of completed epochs."""
         self._write(trainer, trainer.current_epoch + 1)
 
     def _write(self, trainer: Trainer, epochs: int) -> None:
@@ -71,9 +71,9 @@ class Progress(Callback):
 
 
 class _Saver(ModelCheckpoint):
-    """Keeps one checkpoint of a run, by time."""
+    """Saves one checkpoint of a run at intervals of time."""
 
-    # Lightning asks for it at every hook, six times a step; ModelCheckpoint would write its options down each time.
+    # Lightning asks for the key at every hook, six times a step; ModelCheckpoint would format its options each time.
     state_key = "Saver"
 
 
@@ -82,15 +82,15 @@ def _clocks() -> dict[str, float]:
 
 
 def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | None:
-    """Train and evaluate once, from where an interrupted run stopped, and write the result.
+    """Train and test, resuming an interrupted run from its checkpoint, and write the result.
 
     Args:
-        experiment: What to run.
+        experiment: Experiment to run.
         data: Root folder of the data sets.
         results: Folder of the results.
 
     Returns:
-        The result, on the process of rank zero. Of weights that are not finite there are no metrics.
+        The result, on rank zero. It has no metrics if weights are not finite.
 
     Raises:
         RuntimeError: If training ends before its last step.
@@ -100,11 +100,11 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
     cli = SparseCLI(_arguments(experiment, data), run=False)
     progress = Progress(work / "progress")
     checkpoint = _Saver(work, "last", train_time_interval=_SAVE_EVERY, enable_version_counter=False)
-    cli.trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # set in its constructor's connectors
-    is_finite = _train(cli, _last(work / "last.ckpt"))
+    cli.trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # Lightning sets it in a connector
+    is_finite = _train(cli, _readable_checkpoint(work / "last.ckpt"))
     times = progress.times
     tested = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0] if is_finite else {}
-    # At a smaller scale, networks have hardly begun to learn.
+    # At a smaller scale, networks can't be expected to have learned.
     guesses = bool(tested) and not experiment.scale.shortens and not _has_learned(tested["test/accuracy"], cli.model)
     if not cli.trainer.is_global_zero:
         return None
@@ -119,40 +119,40 @@ def run(experiment: Experiment, data: Path, results: Path) -> dict[str, Any] | N
         "steps": cli.trainer.global_step,
         "diverged": not is_finite or guesses,
         "metrics": {name.removeprefix("test/"): round(value, 6) for name, value in tested.items()},
-        **_weights(cli.model, is_finite=is_finite),
+        **_weight_counts(cli.model, is_finite=is_finite),
         **{name: round(seconds, 1) for name, seconds in times.items()},
         "device": _device_name(cli.trainer),
         "devices": cli.trainer.world_size,
         "versions": {"lightning_sparse": __version__, "torch": torch.__version__, "lightning": _lightning_version()},
     }
-    _write_whole(experiment.result_file(results), json.dumps(result, indent=1) + "\n")
+    _write_atomically(experiment.result_file(results), json.dumps(result, indent=1) + "\n")
     return result
 
 
 def _train(cli: SparseCLI, checkpoint: Path | None) -> bool:
-    """Train, and tell whether it ended with finite weights."""
+    """Train, and return whether the weights are finite at the end."""
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except NonFiniteError:  # a topology update looks first
+    except NonFiniteError:  # raised by a topology update
         return False
     _check_end(cli.trainer)
     return all(bool(parameter.isfinite().all()) for parameter in cli.model.parameters())
 
 
 def _has_learned(accuracy: float, model: LightningModule) -> bool:
-    """Tell whether a network is better than one that says the same of all images, be its class a frequent one."""
-    classes: int = model.num_classes  # type: ignore[assignment]  # that of an ImageClassifier
+    """Return whether a network is better than one that predicts one class for all images, even a frequent one."""
+    classes: int = model.num_classes  # type: ignore[assignment]  # an attribute of ImageClassifier
     return accuracy > 1.5 / classes
 
 
 def _check_end(trainer: Trainer) -> None:
-    """Raise a RuntimeError if a training was stopped, whose result would pass for a whole one's."""
+    """Raise a RuntimeError if training was stopped: its result would look like that of a complete run."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     if not (0 <= epochs <= trainer.current_epoch or 0 <= steps <= trainer.global_step):
         raise InvalidStateError(
             expected=f"{epochs} epochs of training",
             got=f"{trainer.current_epoch} before it was stopped",
-            cure="start again, without what stopped it; the run goes on from its last checkpoint",
+            cure="start again, without what stopped it; the run resumes from its last checkpoint",
         )
 
 
@@ -170,20 +170,20 @@ def _arguments(experiment: Experiment, data: Path) -> list[str]:
     ]
 
 
-def _last(checkpoint: Path) -> Path | None:
-    """Return the checkpoint of an interrupted run, if it is whole."""
+def _readable_checkpoint(checkpoint: Path) -> Path | None:
+    """Return the checkpoint of an interrupted run; None if there is none, or it is incomplete."""
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever reading half a file raises
-        warnings.warn(f"{checkpoint.name} was not written to its end ({error}): the run starts again.", stacklevel=2)
+    except Exception as error:  # reading an incomplete file raises many kinds
+        warnings.warn(f"{checkpoint.name} is incomplete ({error}): the run starts from the beginning.", stacklevel=2)
         return None
     return checkpoint
 
 
-def _weights(model: LightningModule, *, is_finite: bool) -> dict[str, Any]:
-    """Count the weights of linear and convolutional layers, and those of them that are not zero, as NaN would be."""
+def _weight_counts(model: LightningModule, *, is_finite: bool) -> dict[str, Any]:
+    """Count all weights of linear and convolutional layers, and the nonzero ones if all are finite (NaN isn't zero)."""
     network: Any = model.model
     weights = {name: values for name, values in network.named_parameters() if values.dim() > 1}
     nonzero = {name: int(torch.count_nonzero(values)) for name, values in weights.items()} if is_finite else {}
@@ -194,34 +194,34 @@ def _lightning_version() -> str:
     return version(Trainer.__module__.partition(".")[0])
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file at once, so that nobody ever sees half of it."""
+def _write_atomically(file: Path, text: str) -> None:
+    """Write a file atomically, so that no reader sees an incomplete one."""
     half = file.with_suffix(".half")
     half.write_text(text)
     half.replace(file)
 
 
 def main(arguments: list[str]) -> None:
-    """Run an experiment, unless it is finished or another process is at it.
+    """Run an experiment, unless it is finished or another process is running it.
 
     Args:
         arguments: The experiment as JSON, the root folder of the data sets, the folder of the results.
     """
     experiment, data, results = Experiment.from_json(arguments[0]), Path(arguments[1]), Path(arguments[2])
     try:
-        with _alone(experiment.work_folder(results)):
-            if not is_finished(experiment, results):  # by another process, a moment ago
+        with _folder_lock(experiment.work_folder(results)):
+            if not is_finished(experiment, results):  # another process may have just finished it
                 run(experiment, data, results)
     except Timeout:
         sys.exit(RUN_ELSEWHERE)
 
 
-def _alone(work: Path) -> AbstractContextManager[object]:
-    """Keep other processes from a folder for as long as this one lives, but those that it starts (DDP)."""
+def _folder_lock(work: Path) -> AbstractContextManager[object]:
+    """Hold the folder's lock for the life of the main process; its DDP children share it."""
     return exclusive(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
 
 
 if __name__ == "__main__":
-    # By which the command ends its runs. Where it was started in the background of a script, it is ignored.
+    # The command ends its runs by SIGINT, which is ignored in processes that a script starts in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1:])

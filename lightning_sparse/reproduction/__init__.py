@@ -1,4 +1,4 @@
-"""The paper's tables and figures, measured again."""
+"""Reproduction of the tables and figures of published papers."""
 
 from lightning_sparse.reproduction.command import reproduce
 

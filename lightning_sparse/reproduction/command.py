@@ -45,56 +45,55 @@ def reproduce(
     trainer: dict[str, Any] | None = None,
     compile_mode: CompileMode | None = None,
 ) -> None:
-    """Run what is missing of a table or figure of the paper, and print and write it.
+    """Make the missing runs of a table or figure of the paper, and print and write it.
 
-    A finished run is one small JSON file and is never made again; an interrupted one goes on from its last checkpoint.
-    The table goes to `<results>/<scale>/<study>.md`, `.csv` and `.png`.
+    A finished run is one small JSON file and is never repeated; an interrupted run resumes from its last checkpoint.
+    The table is written to `<results>/<scale>/<study>.md`, `.csv` and `.png`.
 
     Args:
-        study: Which table or figure of Dettmers & Zettlemoyer (2019), or what their result files add: a sensitivity
-            analysis, and "compression", Table 1 at the weights of each method. "table2_as_coded" and "regrowth" have
-            what their code does and their text doesn't say.
-        seeds: How many seeds of each setting, from 0 on. Default: 10 of table1, table2 and table2_as_coded, as the
-            paper has 10 to 12 runs of most; for less time, 5 of table5, 3 of figure2, compression, sensitivity and
-            regrowth, 1 of table3. A single one of each at small scale. 0 only writes the table.
-        rows: Run only settings whose names match one of these patterns, separated by commas:
-            "mnist_lenet300*,mnist_lenet5_5".
-        jobs: How many runs at once. GPUs are dealt out to them in turn, those of CUDA_VISIBLE_DEVICES if it is set;
-            the machine's cores are divided evenly, unless OMP_NUM_THREADS is set.
+        study: Table or figure of Dettmers & Zettlemoyer (2019), or an addition from their result files: "sensitivity",
+            and "compression", which is Table 1 at each method's number of weights. "table2_as_coded" and "regrowth"
+            show effects of their code that their text doesn't mention.
+        seeds: Number of seeds of each setting, starting at 0. Default: 10 for table1, table2 and table2_as_coded, as
+            the paper has 10 to 12 runs of most; to save time, 5 for table5, 3 for figure2, compression, sensitivity
+            and regrowth, 1 for table3. 1 at small scale. 0 only writes the table.
+        rows: Patterns of the names of settings to run, separated by commas: "mnist_lenet300*,mnist_lenet5_5".
+        jobs: Number of runs at the same time. They take turns at the GPUs (those of CUDA_VISIBLE_DEVICES if it is
+            set) and share the machine's cores evenly, unless OMP_NUM_THREADS is set.
         scale: "full" is the paper's protocol, "small" a few batches of smaller networks to see that everything works.
-        data: Root folder of the data sets; ImageNet's `train` and `val` are looked for in `<data>/imagenet`.
+        data: Root folder of the data sets; ImageNet's `train` and `val` are expected in `<data>/imagenet`.
         results: Folder of the results.
-        download: Whether to download data sets that are not there.
-        trainer: Other options of the Trainer than the paper's protocol has, each as
-            `--trainer.precision bf16-mixed`. Their runs and tables are kept apart, here in
-            `<results>/full+precision=bf16-mixed`. With several devices each gets its part of the protocol's batch.
-        compile_mode: Compile the networks with this mode of `torch.compile`, such as "default". Likewise kept apart,
-            since rounding is another, and so are dropout's random numbers.
+        download: Whether to download missing data sets.
+        trainer: Options of the Trainer that differ from the paper's protocol, each as
+            `--trainer.precision bf16-mixed`. Their runs and tables have a folder of their own, in this case
+            `<results>/full+precision=bf16-mixed`. With several devices, each gets its part of the protocol's batch.
+        compile_mode: Mode of `torch.compile` for the networks, such as "default". Results have a folder of their own,
+            since rounding and dropout's random numbers differ.
 
     Raises:
         ValueError: If an option is outside its range.
-        FileNotFoundError: If data are missing and not to be downloaded.
-        RuntimeError: If they can't be downloaded, or runs fail.
+        FileNotFoundError: If data are missing and `download` is False.
+        RuntimeError: If data can't be downloaded, or runs fail.
     """
     console = Console()
     _check(seeds, jobs)
-    way = SCALES[scale].with_options(trainer or {}, compile_mode)
+    chosen_scale = SCALES[scale].with_options(trainer or {}, compile_mode)
     data, results = data.expanduser(), results.expanduser()
     chosen = STUDIES[study]
     settings = _matching(chosen, rows)
     count = (1 if scale == "small" else chosen.seeds) if seeds is None else seeds
-    # Seed by seed, so that all rows have a few runs before any has all.
-    experiments = [Experiment(setting, seed, way) for seed in range(count) for setting in settings]
+    # Seed by seed, so that every row has some runs before any row has all of them.
+    experiments = [Experiment(setting, seed, chosen_scale) for seed in range(count) for setting in settings]
     try:
-        # A table that is finished is shown without its data.
+        # A finished table is shown without its data sets.
         missing = [experiment.setting for experiment in experiments if not is_finished(experiment, results)]
-        prepare(list(dict.fromkeys(missing)), way, data, download=download)
+        prepare(list(dict.fromkeys(missing)), chosen_scale, data, download=download)
         if experiments:
-            write = partial(_write_texts, study, chosen, MeasuredCells(results, way))
-            write()  # so that a damaged result is known before hours of runs
+            write = partial(_write_texts, study, chosen, MeasuredCells(results, chosen_scale))
+            write()  # so that a damaged result file is reported before hours of runs
             run_missing(experiments, data, results, jobs, console, after_each=write)
     finally:
-        _write(study, chosen, way, results, console)
+        _write(study, chosen, chosen_scale, results, console)
 
 
 def _check(seeds: int | None, jobs: int) -> None:
@@ -125,21 +124,20 @@ def _matching(study: Study, rows: str | None) -> list[Setting]:
                 got=repr(pattern),
                 cure="one of these names, or a pattern such as 'mnist_lenet300*'",
             )
-    return [each for each in settings if any(fnmatchcase(each.name, pattern) for pattern in patterns)]
+    return [setting for setting in settings if any(fnmatchcase(setting.name, pattern) for pattern in patterns)]
 
 
 def _write(name: str, study: Study, scale: Scale, results: Path, console: Console) -> None:
-    found = MeasuredCells(results, scale)
-    folder = found.folder
-    console.print(Markdown(_write_texts(name, study, found)))
-    picture(study, found).savefig(folder / f"{name}.png", dpi=110)
-    console.print(f"wrote {folder / name}.md, .csv and .png")
+    measured = MeasuredCells(results, scale)
+    console.print(Markdown(_write_texts(name, study, measured)))
+    picture(study, measured).savefig(measured.folder / f"{name}.png", dpi=110)
+    console.print(f"wrote {measured.folder / name}.md, .csv and .png")
 
 
-def _write_texts(name: str, study: Study, found: MeasuredCells) -> str:
-    """Write the table as it is now, and return it as Markdown."""
-    found.folder.mkdir(parents=True, exist_ok=True)
-    text = report.markdown(study, found)
-    (found.folder / f"{name}.md").write_text(text)
-    (found.folder / f"{name}.csv").write_text(report.as_csv(study, found))
+def _write_texts(name: str, study: Study, measured: MeasuredCells) -> str:
+    """Write the table of all finished runs, and return it as Markdown."""
+    measured.folder.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(study, measured)
+    (measured.folder / f"{name}.md").write_text(text)
+    (measured.folder / f"{name}.csv").write_text(report.as_csv(study, measured))
     return text

@@ -1,4 +1,4 @@
-"""A study's picture: our numbers beside the published ones."""
+"""Figures of studies: our numbers beside the published ones."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.report import title
 from lightning_sparse.reproduction.study import Cell, Study
 
-# Of a part: its column, and the cells that share an axis.
+# A part of the figure: a column's name, and labels and cells that share an axis.
 Part = tuple[str, list[tuple[str, Cell]]]
 
 _MEASURES = {"error": "test error (%)", "accuracy": "accuracy (%)", "accuracy_top5": "top-5 accuracy (%)"}
-# In inches: the widest page, a curve, what a part of rows needs without them, a row, and a letter of its label.
+# In inches: the widest page, a curve, margins of a part with rows, height of a row, width of a letter of its label.
 _PAGE, _CURVE, _AROUND, _ROW, _LETTER = 21.0, (6.5, 4.8), (4.3, 1.3), 0.36, 0.075
-# The same of the legend: its mark, a letter and a line.
+# In inches, in the legend: width of a mark and of a letter, height of a line.
 _MARK, _SMALL_LETTER, _LINE = 0.6, 0.062, 0.2
-# From this ratio of the largest to the smallest number on, a linear axis would show the outlier only.
-_WIDE = 5
+# Ratio of the largest to the smallest number above which a linear axis would show the outlier only.
+_LOGARITHMIC_RATIO = 5
 
 
 def picture(study: Study, results: MeasuredCells) -> Figure:
-    """Return a picture of our numbers and the published ones: a part per column, and another for its differences."""
+    """Return a figure of our and the published numbers: a part per column, and another one for its differences."""
     grid = _grid(study)
     sizes = [[_size(study, line, index) for index in range(len(line))] for line in grid]
     heights = [max(height for _, height in line) for line in sizes]
@@ -51,13 +51,13 @@ def picture(study: Study, results: MeasuredCells) -> Figure:
 
 
 def _grid(study: Study) -> list[list[Part]]:
-    """Return the parts by their rows on the page. A difference has other numbers than what it is from."""
+    """Return the parts, line by line; differences have parts of their own, as their range is another one."""
     levels: list[Part] = []
     differences: list[Part] = []  # below their columns; a column without any leaves its place empty
     for column in study.columns:
         cells = [(label, row[column]) for label, row in study.rows if column in row]
-        levels.append((column, [each for each in cells if each[1].base is None]))
-        differences.append((column, [each for each in cells if each[1].base is not None]))
+        levels.append((column, [(label, cell) for label, cell in cells if cell.base is None]))
+        differences.append((column, [(label, cell) for label, cell in cells if cell.base is not None]))
     if any(cells for _, cells in differences):
         return [levels, differences]
     widest = max(_size(study, [part], 0)[0] for part in levels)
@@ -75,7 +75,7 @@ def _size(study: Study, line: Sequence[Part], index: int) -> tuple[float, float]
 
 
 def _is_labelled_before(study: Study, line: Sequence[Part], index: int) -> bool:
-    """Tell whether the part to the left has the same labels."""
+    """Return whether the part to the left has the same labels."""
     return not study.curve and index > 0 and _labels(line[index - 1]) == _labels(line[index])
 
 
@@ -92,13 +92,13 @@ def _draw_rows(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], resu
         measured = f"difference of the {measured.replace('%', 'percentage points')}"
     plot_beside_published(_labels(("", list(cells))), {"here": here, "published": published}, measured, axes)
     values = [point[0] for point in (*here, *published) if point is not None]
-    if first.base is None and values and max(values) > _WIDE * min(values) > 0:
+    if first.base is None and values and max(values) > _LOGARITHMIC_RATIO * min(values) > 0:
         axes.set_xscale("log")
         _number_ticks(axes.xaxis)
 
 
 def _draw_curve(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], results: MeasuredCells) -> None:
-    # The same names in all parts, with or without points: they decide on the colours.
+    # All names in all parts, even without points: the colours depend on them.
     names = _curves(study)
     series: dict[str, list[tuple[float, Point]]] = {name: [] for name in names.values()}
     for label, cell in cells:
@@ -114,7 +114,7 @@ def _draw_curve(axes: Axes, study: Study, cells: Sequence[tuple[str, Cell]], res
 
 
 def _curves(study: Study) -> dict[tuple[str, str], str]:
-    """Return the names of all curves by label and source; what is measured here comes first and has two."""
+    """Return the names of all curves by label and source; methods that are measured here come first and have two."""
     measured = {label for label, row in study.rows if any(cell.setting is not None for cell in row.values())}
     labels = sorted(dict.fromkeys(label for label, _ in study.rows), key=lambda label: label not in measured)
     return {
@@ -142,7 +142,7 @@ def _published(cell: Cell) -> Point | None:
 
 
 def _legend_below(figure: Figure) -> None:
-    """Replace the legends of the parts, where they would cover points, by one below them all."""
+    """Replace the legends of the parts, which would cover points, by one below the figure."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""The numbers that a cell of a table is made of, from finished runs."""
+"""Means over the finished runs of a table's cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_sparse.experiments.results import read_result
 from lightning_sparse.experiments.setting import FULL, Scale, Setting
 from lightning_sparse.reproduction.study import Cell, Measure
 
-# Of a normal distribution, as the authors compute their intervals.
+# Half the width of a 95 % interval in standard errors; normal, as the authors compute theirs.
 _INTERVAL = 1.96
 
 
@@ -23,7 +23,7 @@ class Mean:
 
     Attributes:
         value: The mean.
-        error: Its standard error (with n - 1 degrees of freedom); None of fewer than two runs.
+        error: Its standard error (with n - 1 degrees of freedom); None for fewer than two runs.
         runs: Number of runs.
     """
 
@@ -33,7 +33,7 @@ class Mean:
 
     @classmethod
     def over(cls, values: Sequence[float]) -> Mean | None:
-        """Return the mean of some values, None of none.
+        """Return the mean of the values; None without values.
 
         >>> Mean.over([1.0, 2.0, 3.0])
         Mean(value=2.0, error=0.5773502691896258, runs=3)
@@ -49,7 +49,7 @@ class Mean:
         return Mean(self.value - other.value, error, min(self.runs, other.runs))
 
     def reaches(self, dense: Mean, measure: Measure) -> bool | None:
-        """Tell whether the 95 % intervals overlap, or this is better than the dense network; None if unknown."""
+        """Return whether the 95 % intervals overlap, or this is better than the dense network; None if unknown."""
         if self.error is None or dense.error is None:
             return None
         worse = self.value - dense.value if measure == "error" else dense.value - self.value
@@ -57,15 +57,15 @@ class Mean:
 
 
 class MeasuredCells:
-    """Reads the finished runs in a folder.
+    """The cells of a table as finished runs measure them, read from a folder of results.
 
     Args:
-        folder: Where runs leave one JSON file each.
-        scale: Of which runs to look at.
+        folder: Folder of the results, with one JSON file per run.
+        scale: Scale of the runs to read.
 
     Attributes:
-        folder: That of the runs of this scale, and of their tables.
-        scale: That of the runs.
+        folder: Folder of this scale's runs and tables.
+        scale: Scale of the runs.
     """
 
     def __init__(self, folder: Path, scale: Scale = FULL) -> None:
@@ -76,7 +76,7 @@ class MeasuredCells:
         """Return the finished runs of a setting, by seed.
 
         Raises:
-            ValueError: If a file is no result.
+            ValueError: If a file is not the result of a run.
         """
         files = (self.folder / setting.name).glob("seed*.json")
         return sorted((read_result(file) for file in files), key=lambda run: int(run["seed"]))
@@ -86,29 +86,29 @@ class MeasuredCells:
         return Mean.over([_value(run, measure) for run in self.runs(setting) if not run.get("diverged")])
 
     def diverged(self, cell: Cell) -> int:
-        """Return how many runs of a cell's setting diverged, and so are in no mean."""
+        """Return the number of diverged runs of a cell's setting, which are excluded from its mean."""
         return 0 if cell.setting is None else sum(bool(run.get("diverged")) for run in self.runs(cell.setting))
 
     def entry(self, cell: Cell) -> tuple[Mean | None, bool | None]:
-        """Return what a cell shows, and whether it reaches the dense network.
+        """Return a cell's mean or difference, and whether it reaches the dense network.
 
-        A difference has the standard error and the runs of what is compared, as the paper's have.
+        A difference has the standard error and the number of runs of the cell's own setting, as in the paper.
         """
         if cell.setting is None:
             return None, None
-        found = self.mean(cell.setting, cell.measure)
+        mean = self.mean(cell.setting, cell.measure)
         if cell.base is not None:
             difference = self.difference(cell)
-            return (None if found is None or difference is None else replace(found, value=difference.value)), None
+            return (None if mean is None or difference is None else replace(mean, value=difference.value)), None
         dense = None if cell.dense is None else self.mean(cell.dense, cell.measure)
-        return found, None if found is None or dense is None else found.reaches(dense, cell.measure)
+        return mean, None if mean is None or dense is None else mean.reaches(dense, cell.measure)
 
     def difference(self, cell: Cell) -> Mean | None:
-        """Return how a cell differs from its base, with the standard error of that; None if there is no base or run."""
+        """Return a cell's difference from its base, with its standard error; None if there is no base or no run."""
         if cell.setting is None or cell.base is None:
             return None
-        found, base = self.mean(cell.setting, cell.measure), self.mean(cell.base, cell.measure)
-        return None if found is None or base is None else found.minus(base)
+        mean, base = self.mean(cell.setting, cell.measure), self.mean(cell.base, cell.measure)
+        return None if mean is None or base is None else mean.minus(base)
 
 
 def _value(run: dict[str, Any], measure: Measure) -> float:

@@ -1,4 +1,4 @@
-"""Figure 2 of Dettmers & Zettlemoyer (2019), and what only their repository has: more of Table 1, and sensitivity.
+"""Figure 2 of Dettmers & Zettlemoyer (2019), and additions of their repository: more of Table 1, and sensitivity.
 
 Published numbers are in percent and from the CSV files in results/ of github.com/TimDettmers/sparse_learning, which
 have fractions or hundredths of a percent.
@@ -38,12 +38,12 @@ _FIGURE2 = {
     ),
 }
 
-# What the repository has beyond Table 1.
+# Methods that the repository has beyond Table 1.
 _FURTHER = (
     ("Targeted dropout (Gomez et al., 2018)", (5.0, "3.13"), (5.0, "1.96")),
     ("Targeted dropout (Gomez et al., 2018)", (2.0, "3.77"), (10.0, "1.95")),
 )
-# At the weights of the other methods, to compare with each.
+# At the percentages of weights of the other methods, to compare with each.
 _AT_EQUAL_WEIGHTS = {
     LENET300: (
         "mnist_lenet300",
@@ -123,7 +123,7 @@ def figure2() -> Study:
 
 
 def compression() -> Study:
-    """Table 1 at the weights of each method of compression."""
+    """Table 1 at the percentage of weights of each method of compression."""
     literature = [
         (label, {LENET300: published_cell(*first), LENET5: published_cell(*second)})
         for label, first, second in (*LITERATURE, *_FURTHER)
@@ -137,8 +137,8 @@ def compression() -> Study:
         }
         ours.append(("dense" if weights == 100 else "sparse momentum", cells))
     note = """\
-Table 1 of the paper has a part of this; targeted dropout and the other percentages of sparse momentum are in the
-authors' result files only, of later in July 2019."""
+Table 1 of the paper has a part of this; targeted dropout and the other percentages of sparse momentum are only
+in the authors' result files, of later in July 2019."""
     title = "Test error (%) on MNIST beside methods of compression, at the weights of each"
     return Study(title, [ours[-1], *literature, *ours[:-1]], seeds=3, note=note, curve="log")
 
@@ -153,7 +153,7 @@ def _at(name: str, weights: float, published: str) -> Cell:
 
 
 def sensitivity() -> Study:
-    """How much momentum and prune rate matter."""
+    """Sensitivity to momentum and prune rate."""
     rows: list[tuple[str, dict[str, Cell]]] = []
     for momentum, texts in _MOMENTA.items():
         changes = {} if momentum == 0.9 else {"momentum": momentum}
@@ -173,7 +173,7 @@ def sensitivity() -> Study:
         rows.append((f"prune rate {rate:g}", cells))
     title = "Sensitivity: test error (%) on CIFAR-10 over momentum and prune rate"
     note = f"""\
-Momentum 0.9 and prune rate 0.5 are the same setting; the authors' files have it twice, from other runs each time.
+Momentum 0.9 and prune rate 0.5 are the same setting; the authors' files have it twice, from different runs.
 
 {LEFT_DENSE}"""
     return Study(title, rows, seeds=3, note=note)

@@ -10,11 +10,11 @@ from lightning_sparse.reproduction.measured import MeasuredCells
 from lightning_sparse.reproduction.study import Cell, Study
 
 _NOTE = """\
-Percentages of a row are those of active weights. Each cell: mean +- standard error (number of runs) of our runs, and
-what is published. `*`: the 95 % interval overlaps that of the dense network, or the network is better than it. The
+The percentage of a row is that of active weights. Each cell: mean +- standard error (number of runs) of our runs, and
+the published number. `*`: the 95 % interval overlaps that of the dense network, or the network is better than it. The
 interval is normal, 1.96 standard errors to each side, as the authors'; it is too narrow for few runs: Student's would
-be 2.26 of them for 10 runs, 2.78 for 5 and 4.30 for 3. Runs that diverged, to weights that are not finite or to a
-network that guesses, are counted, and are in no mean. A dash: not measured."""
+be 2.26 of them for 10 runs, 2.78 for 5 and 4.30 for 3. Runs that diverged (weights that are not finite, or a
+network that guesses) are counted, but excluded from the means. A dash: not measured."""
 
 _CSV = (
     *("row", "column", "weights_percent", "setting", "runs", "mean", "standard_error"),
@@ -23,7 +23,7 @@ _CSV = (
 
 
 def title(study: Study, results: MeasuredCells) -> str:
-    """Return what heads the table: it says so if the runs are not of the papers' protocol."""
+    """Return the table's title, which says so if the runs don't follow the papers' protocol."""
     return study.title + results.scale.title
 
 
@@ -46,53 +46,51 @@ def markdown(study: Study, results: MeasuredCells) -> str:
 def as_csv(study: Study, results: MeasuredCells) -> str:
     """Return one line per cell.
 
-    `standard_error` is that of the setting's own mean, also where `mean` is a difference from another setting; that of
-    the difference is `difference_error`.
+    `standard_error` belongs to the setting's own mean, even where `mean` is a difference from another setting;
+    `difference_error` is the difference's own standard error.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_CSV)
     for label, cells in study.rows:
         for column, cell in cells.items():
-            found, reaches = results.entry(cell)
-            numbers = (
-                (None, None, None) if found is None else (found.runs, round(found.value, 4), _rounded(found.error))
-            )
+            mean, reaches = results.entry(cell)
+            numbers = (None, None, None) if mean is None else (mean.runs, round(mean.value, 4), _rounded(mean.error))
             published = cell.published.parts if cell.published else (None, None)
             name = None if cell.setting is None else cell.setting.name
             difference = results.difference(cell)
-            more = (
+            remaining = (
                 reaches,
                 _rounded(difference.error) if difference else None,
                 results.scale.name,
                 results.diverged(cell),
             )
-            writer.writerow([label, column, cell.weights, name, *numbers, *published, *more])
+            writer.writerow([label, column, cell.weights, name, *numbers, *published, *remaining])
     return file.getvalue()
 
 
 def _texts(cell: Cell, results: MeasuredCells, *, at: bool) -> list[str]:
     """Return our number and the published one, with the percentage of weights if the row's label has none."""
-    found, reaches = results.entry(cell)
-    lost = results.diverged(cell)
+    mean, reaches = results.entry(cell)
+    diverged = results.diverged(cell)
     here = _without_mean(cell, results)
-    if found is not None:
+    if mean is not None:
         sign = "+" if cell.base is not None else ""
-        runs = f"{found.runs}, {lost} diverged" if lost else f"{found.runs}"
-        here = f"{_number(found.value, found.error, sign)} ({runs}){' *' if reaches else ''}"
+        runs = f"{mean.runs}, {diverged} diverged" if diverged else f"{mean.runs}"
+        here = f"{_number(mean.value, mean.error, sign)} ({runs}){' *' if reaches else ''}"
     published = cell.published.shown if cell.published else ""
     where = f" at {cell.weights:g} %" if at else ""
     return [text and text + where for text in (here, published)]
 
 
 def _without_mean(cell: Cell, results: MeasuredCells) -> str:
-    """Return what stands in the place of a mean that there isn't."""
+    """Return the text that replaces a missing mean."""
     if cell.setting is None:
         return ""
-    lost = results.diverged(cell)
-    if cell.base is not None and not lost and results.mean(cell.setting, cell.measure):
+    diverged = results.diverged(cell)
+    if cell.base is not None and not diverged and results.mean(cell.setting, cell.measure):
         return "its base diverged" if any(run.get("diverged") for run in results.runs(cell.base)) else "-"
-    return f"{lost} diverged" if lost else "-"
+    return f"{diverged} diverged" if diverged else "-"
 
 
 def _number(value: float, error: float | None, sign: str) -> str:

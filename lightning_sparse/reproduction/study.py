@@ -1,4 +1,4 @@
-"""What a table or figure of a paper is: published numbers, and the settings that measure them again."""
+"""Tables and figures of a paper as data: published numbers, and the settings that reproduce them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lightning_sparse.experiments.setting import Setting
 
 Measure = Literal["error", "accuracy", "accuracy_top5"]
 
-# Result files have as many decimals as a float has; more than these say nothing about a test set of 10,000 images.
+# Published result files have all decimals of a float; more than these mean nothing for a test set of 10,000 images.
 _DECIMALS = 4
 
 
 @dataclass(frozen=True)
 class Published:
-    """A number in percent as it was published, with its decimals.
+    """A published number in percent, with its decimals.
 
     Attributes:
-        text: Mean and, if there is one, standard error: "1.53 +- 0.020", "2.0"; of a difference with a sign.
+        text: Mean and, if published, standard error: "1.53 +- 0.020", "2.0"; a difference has a sign.
 
     >>> Published("1.53 +- 0.020").error
     0.02
@@ -67,10 +67,10 @@ class Cell:
     Attributes:
         weights: Active weights in percent.
         published: The published number, or None where there is none.
-        setting: What measures it here; None for what other methods published.
-        dense: The dense network to compare with.
-        base: The setting from which the published number is a difference.
-        measure: What is measured.
+        setting: Setting that reproduces it; None for numbers of other methods.
+        dense: Setting of the dense network to compare with.
+        base: Setting from which the number is a difference.
+        measure: Measured quantity.
     """
 
     weights: float
@@ -86,11 +86,11 @@ class Study:
     """A table or figure.
 
     Attributes:
-        title: What it is, with its number in the paper.
+        title: Title, with the number in the paper.
         rows: Label and cells by column, in the paper's order.
-        seeds: How many runs of each setting the paper has, or fewer where they would take too long.
-        note: What to know when comparing with the published numbers; printed under the table.
-        curve: Whether it is drawn over the percentage of weights, and on which scale of that.
+        seeds: Default number of runs of each setting: the paper's, or fewer where they would take too long.
+        note: Remarks on comparing with the published numbers; printed under the table.
+        curve: Scale of the axis if it is drawn over the percentage of weights; None: it is drawn row by row.
     """
 
     title: str
@@ -105,18 +105,18 @@ class Study:
         return list(dict.fromkeys(column for _, cells in self.rows for column in cells))
 
     def settings(self) -> list[Setting]:
-        """Return every setting once, in the order of the rows; dense networks that cells compare with included."""
+        """Return every setting once, in the order of the rows, including those that cells are compared with."""
         cells = [cell for _, row in self.rows for cell in row.values() if cell.setting is not None]
         return list(dict.fromkeys(s for cell in cells for s in (cell.setting, cell.dense, cell.base) if s is not None))
 
 
 def variant(config: str, **changes: str | float) -> Setting:
-    """Return a configuration with changes, by the names of `OPTIONS`."""
+    """Return a configuration with changed options, by the short names in `OPTIONS`."""
     return Setting(config, tuple(sorted(changes.items())))
 
 
 def measured_cell(config: str, weights: float, published: str | None, measure: Measure = "error") -> Cell:
-    """Return a cell for `<config>_<weights>`, compared with `<config>_dense`; at 100 % for the latter."""
+    """Return a cell for `<config>_<weights>`, compared with `<config>_dense`; the dense network itself for 100 %."""
     dense = Setting(f"{config}_dense")
     number = None if published is None else Published(published)
     if weights == 100:
@@ -125,5 +125,5 @@ def measured_cell(config: str, weights: float, published: str | None, measure: M
 
 
 def published_cell(weights: float, published: str, measure: Measure = "error") -> Cell:
-    """Return a cell for what others published and nothing here measures."""
+    """Return a cell for a published number that no setting reproduces."""
     return Cell(weights, Published(published), measure=measure)

@@ -221,7 +221,7 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(
             if process.stdout is not None:
                 process.stdout.close()
     assert stop.value.code == 128 + signal.SIGINT
-    assert capsys.readouterr().err.endswith("lightning-sparse: interrupted; the same command goes on\n")
+    assert capsys.readouterr().err.endswith("lightning-sparse: interrupted; the same command resumes\n")
     assert [process.returncode for process in started] == [7, 7]
     assert (tmp_path / "full" / "table1.md").exists()
 
@@ -244,7 +244,7 @@ def test_a_run_that_does_not_end_is_killed_with_what_it_started(monkeypatch: pyt
 def test_a_signal_to_end_is_an_exception_while_runs_are_under_way_and_not_afterwards(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as stop, runner._terminated_by_an_exception():
+    with pytest.raises(SystemExit) as stop, runner._signals_raise():
         signal.raise_signal(number)
     assert stop.value.code == 128 + number
     assert signal.getsignal(number) == before
@@ -254,7 +254,7 @@ def test_a_signal_to_end_is_an_exception_while_runs_are_under_way_and_not_afterw
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with runner._terminated_by_an_exception():
+        with runner._signals_raise():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

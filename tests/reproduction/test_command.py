@@ -150,7 +150,7 @@ def test_devices_that_can_not_share_a_batch_evenly_are_refused_before_anything_r
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "run_missing", None)
-    with pytest.raises(ValueError, match=r"Expected devices that share a batch of 100 images evenly.* got 3.* Cure"):
+    with pytest.raises(ValueError, match=r"Expected devices that split the batch of 100 images .*; got 3 .*Cure"):
         reproduce("table1", rows="mnist_lenet300_5", results=tmp_path, trainer={"devices": 3})
 
 

@@ -1,4 +1,4 @@
-"""What the command says of itself is true of the studies."""
+"""The help of `reproduce` agrees with the studies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lightning_sparse.reproduction import reproduce
 from lightning_sparse.reproduction.studies import STUDIES
 
 
-def said_of(argument: str) -> str:
-    """Return what the documentation says of an argument, in one line."""
+def description_of(argument: str) -> str:
+    """Return the documented description of an argument, in one line."""
     documentation = inspect.getdoc(reproduce) or ""
     (text,) = re.findall(rf"^    {argument}: (.*?)(?=^    \w+: |\Z)", documentation, re.DOTALL | re.MULTILINE)
     return " ".join(text.split())
@@ -35,7 +35,7 @@ def test_help_and_readme_name_every_study(name: str, capsys: pytest.CaptureFixtu
 
 
 def test_the_numbers_of_seeds_that_the_help_names_are_those_of_the_studies() -> None:
-    _, *pairs = re.split(r"\b(\d+) of ", said_of("seeds"))
+    _, *pairs = re.split(r"\b(\d+) for ", description_of("seeds"))
     said = {
         word: int(count)
         for count, text in zip(pairs[::2], pairs[1::2], strict=True)

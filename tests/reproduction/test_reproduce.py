@@ -218,7 +218,7 @@ def test_two_processes_train_one_network_on_the_batches_of_one(data: Path, tmp_p
     (file,) = tmp_path.rglob("seed0.json")
     result = json.loads(file.read_text())
     assert (result["device"], result["devices"], result["steps"]) == ("cpu", 2, 75)
-    assert "Batches are shared out among the devices." in (file.parents[1] / "table1.md").read_text()
+    assert "Batches are split evenly over the devices." in (file.parents[1] / "table1.md").read_text()
 
 
 def test_a_run_uses_other_options_of_the_trainer_and_notes_them(data: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_run_whose_checkpoint_is_cut_off_starts_again(
         "on_train_start",
         lambda self, trainer, module: (work / "start").write_text(str(trainer.global_step)),
     )
-    with pytest.warns(UserWarning, match="was not written to its end"):
+    with pytest.warns(UserWarning, match="is incomplete"):
         assert worker.run(SPARSE, data, tmp_path) is not None
     assert (work / "start").read_text() == "0"
 
@@ -262,7 +262,7 @@ def test_a_run_that_another_command_is_at_is_left_to_it(tmp_path: Path, data: Pa
     work.mkdir(parents=True)
     with FileLock(work / "lock"):
         run_missing([SPARSE], data, tmp_path, 1, console)
-    assert f"left alone, as another command runs it: {SPARSE.name}" in console.export_text()
+    assert f"skipped, as another command runs it: {SPARSE.name}" in console.export_text()
     assert not SPARSE.result_file(tmp_path).exists()
     run_missing([SPARSE], data, tmp_path, 1, console)
     assert SPARSE.result_file(tmp_path).exists()
@@ -349,5 +349,5 @@ def test_the_model_of_a_result_is_counted_layer_by_layer() -> None:
     module = Module()
     with torch.no_grad():
         module.model[0].weight[0] = 0
-    assert worker._weights(module, is_finite=True) == {"weights": 10, "nonzero": {"0.weight": 3, "2.weight": 4}}
-    assert worker._weights(module, is_finite=False) == {"weights": 10, "nonzero": {}}
+    assert worker._weight_counts(module, is_finite=True) == {"weights": 10, "nonzero": {"0.weight": 3, "2.weight": 4}}
+    assert worker._weight_counts(module, is_finite=False) == {"weights": 10, "nonzero": {}}
