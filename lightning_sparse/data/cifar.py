@@ -14,8 +14,8 @@ class CIFAR10DataModule(TorchvisionDataModule):
     Training images are augmented as in Dettmers & Zettlemoyer (2019), section 4: reflectively padded by 4 pixels,
     cropped at random, half of them flipped. Validation and test images never are.
 
-    Pixels are normalized with the customary mean (0.4914, 0.4822, 0.4465), that of the training pixels, and
-    standard deviation (0.2023, 0.1994, 0.2010), which is that of one image, averaged over the training images;
+    Pixels are normalized with the customary mean (0.4914, 0.4822, 0.4465) of the training pixels, and
+    standard deviation (0.2023, 0.1994, 0.2010), the average over the training images of one image's;
     the standard deviation of all training pixels would be (0.2470, 0.2435, 0.2616).
 
     Args:

@@ -85,7 +85,7 @@ class InMemoryDataModule(SeededDataModule, ABC):
         """Read the data set. Called once, in `setup`, in every process."""
 
     def setup(self, stage: str = "fit") -> None:
-        """Load and split the data, once, and settle the shuffling seed, each time.
+        """Load and split the data, once, and set the shuffling seed, each time.
 
         Args:
             stage: "fit", "validate", "test" or "predict". All of them need the statistics of the training split.

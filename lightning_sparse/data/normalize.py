@@ -73,7 +73,7 @@ def _check_statistics(mean: Sequence[float], std: Sequence[float], white: float)
             raise InvalidValueError(
                 expected=f"a list of finite numbers as {name}, one per channel",
                 got=repr(values),
-                cure="[0.5], say",
+                cure="[0.5], for instance",
             )
     if not len(mean) or len(mean) != len(std):
         raise InvalidValueError(

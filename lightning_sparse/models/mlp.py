@@ -65,7 +65,7 @@ class MLP(nn.Module):
 
     Args:
         in_features: Pixels times channels of an image; 784 for MNIST.
-        hidden: Units of each hidden layer; as many hidden layers as numbers. ``()`` makes softmax regression.
+        hidden: Units of each hidden layer, one number per layer. ``()`` makes softmax regression.
         num_classes: Number of outputs.
         activation: "relu", "prelu", "elu", "swish", "srelu", "sigmoid" or "tanh", in all hidden layers;
             its learned parameters, if any, are each layer's own.
