@@ -1,4 +1,4 @@
-"""Moving averages of the weights, which other callbacks keep: they are to be as sparse as the weights."""
+"""Masking of the moving averages that other callbacks keep of the weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from lightning_sparse.network import SparseNetwork
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
 
+def has_averages(trainer: Trainer) -> bool:
+    """Tell whether one of the Trainer's callbacks averages weights."""
+    return any(is_a(callback, *_AVERAGING) for callback in callbacks_of(trainer))
+
+
 def mask_averages(trainer: Trainer, network: SparseNetwork) -> None:
     """Zero the inactive weights in the averages that Lightning's averaging callbacks keep.
 
-    To be called whenever masks change: an average of weights that are all zero somewhere stays zero there.
+    Call it whenever masks change: between changes an average of masked weights stays masked.
 
     Raises:
         MisconfigurationException: If an averaging callback doesn't show its average.

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from lightning_sparse._compat import LightningModule, Trainer
-from lightning_sparse.callbacks.cadence import counted_per_step, run_length
+from lightning_sparse.callbacks.cadence import Position, counted_per_step, run_length
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
-from lightning_sparse.callbacks.sparse_training.averages import mask_averages
+from lightning_sparse.callbacks.sparse_training.averages import has_averages, mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_agreement,
@@ -21,13 +21,12 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_shardable,
     check_was_dense,
     fraction_of_nonzero,
-    warn_of_untrained,
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
-from lightning_sparse.callbacks.sparse_training.reporting import density_metrics, log, print_summary, update_metrics
+from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, print_summary, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
@@ -53,7 +52,7 @@ class SparseTrainingCallback(ResumableCallback):
     addresses do. Load such files with `fit(..., weights_only=True)`, which the checkpoints of this callback allow.
 
     Args:
-        recipe: What an update does: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
+        recipe: Rules of an update: a name ("sparse_momentum", "set", "set_original", "rigl", "static"), the import
             path of a `Recipe`, or a `Recipe`.
         density: Fraction in (0, 1] of the maskable weights that stay active; or a mapping of layer patterns to the
             density of each, of which the first match counts. Default: 0.05.
@@ -112,7 +111,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._forget()
         self._max_epochs: int | None = None
         self._total_updates = inf
-        self._has_logged = False
+        self._has_averages = self._has_logged = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the counters of an earlier fit.
@@ -153,6 +152,7 @@ class SparseTrainingCallback(ResumableCallback):
             self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
         check_shardable(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
+        self._has_averages = has_averages(trainer)
         mask_averages(trainer, self.network)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> SparseNetwork:
@@ -170,7 +170,7 @@ class SparseTrainingCallback(ResumableCallback):
         return SparseNetwork(model, **self._network_options, seed=seed, state=state)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep masks and weights together, whatever else changed weights since the last step."""
+        """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
         self._follow_checkpoint(trainer, pl_module)
         self._enforce()
 
@@ -185,7 +185,8 @@ class SparseTrainingCallback(ResumableCallback):
         if self.network is None:
             return
         self._plan_updates(trainer)
-        check_agreement(trainer, self.network, "at the start of training")
+        if trainer.world_size > 1:
+            check_agreement(trainer, self.network, "at the start of training")
         self.network.check_finite()
         print_summary(trainer, self.network)
 
@@ -221,41 +222,45 @@ class SparseTrainingCallback(ResumableCallback):
         now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
         # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
         if self._cadence.is_passed(now, last) and now[1] > last[1]:
-            self.network.check_weights()
-            self._update(self.network, now)
-            warn_of_untrained(trainer, self.network, first=len(self.history) == 1)
-            mask_averages(trainer, self.network)
-            check_agreement(trainer, self.network, f"after the topology update of step {now[1]}")
-            log(trainer, {**density_metrics(self.network), **update_metrics(self.history[-1])})
+            self._update(trainer, self.network, now)
         elif not self._has_logged:
-            log(trainer, density_metrics(self.network))
+            log_sparsity(trainer, self.network)
         self._has_logged = True
+
+    def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
+        network.check_weights()
+        history = self._counters.history
+        rate = self._prune_rate.at(progress(len(history), self._total_updates))
+        changes = network.rewire(self._recipe, rate)
+        history.append(UpdateRecord(*now, rate, {change.name: change for change in changes}))
+        self._counters.last = now
+        if len(history) == 1:
+            warn_of_untrained(trainer, network)
+        if self._has_averages:
+            mask_averages(trainer, network)
+        if trainer.world_size > 1:
+            check_agreement(trainer, network, f"after the topology update of step {now[1]}")
+        log_sparsity(trainer, network, history[-1])
 
     def _enforce(self) -> None:
         if self.network is not None and self._is_fitting:
             self.network.enforce()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See to it that what is saved is sparse, whatever else changed weights since the last step."""
+        """Mask the weights before they are saved: other callbacks may have changed them since the last step."""
         self._enforce()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave sparse weights, whatever else changed them since the last step."""
+        """Mask the final weights: other callbacks may have changed them since the last step."""
         self._enforce()
 
-    def _update(self, network: SparseNetwork, now: tuple[int, int]) -> None:
-        rate = self._prune_rate.at(progress(len(self.history), self._total_updates))
-        changes = network.rewire(self._recipe, rate)
-        self.history.append(UpdateRecord(*now, rate, {change.name: change for change in changes}))
-        self._counters.last = now
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the optimizers; masks and history stay."""
+        """Detach from the optimizers; masks and history stay."""
         self._release()
         self._undo = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the optimizers: after an exception there is no teardown. Before the first step, undo the fit."""
+        """Detach from the optimizers, as no teardown follows an exception; before the first step, undo the fit."""
         self._release()
         if self._undo is not None:
             self._undo.undo()

@@ -28,7 +28,7 @@ def verify_checkpoint_file(path: str | PathLike[str] | None) -> None:
     saved without checksums (`torch.serialization.set_crc32_options(False)`).
 
     Args:
-        path: Of the file; None if there is none.
+        path: Path of the file; None if there is none.
 
     Raises:
         ValueError: If something in it was changed after it was written.
@@ -46,7 +46,7 @@ def verify_checkpoint_file(path: str | PathLike[str] | None) -> None:
         raise InvalidValueError(
             expected=f"the checkpoint {str(path)!r} as it was written",
             got=damaged,
-            cure="the file is damaged, load another checkpoint, or copy it anew from where it is whole",
+            cure="the file is damaged, load another checkpoint, or copy it again from an intact one",
         )
 
 

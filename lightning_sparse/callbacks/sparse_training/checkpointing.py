@@ -1,4 +1,4 @@
-"""What sparse training saves, and how it goes on from it."""
+"""Saving and restoring sparse training with the checkpoints of Lightning."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
@@ -72,8 +70,8 @@ def check_was_dense(nonzero: float, density: float) -> None:
     """Refuse new masks for weights that are sparse already, as another run left them: few would be in both.
 
     Args:
-        nonzero: Part of the weights that was not zero.
-        density: Of the new masks.
+        nonzero: Fraction of the weights that was not zero.
+        density: Density of the new masks.
 
     Raises:
         ValueError: If many weights were zero.
@@ -92,30 +90,17 @@ def check_was_dense(nonzero: float, density: float) -> None:
         )
 
 
-def warn_of_untrained(trainer: Trainer, network: SparseNetwork, *, first: bool) -> None:
-    """Warn, after the first update, of masked weights that nothing trains."""
-    if first and trainer.is_global_zero and (names := network.untrained):
-        warnings.warn(
-            f"Expected a gradient for every masked weight before the first topology update; got none for "
-            f"{name_list(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or "
-            "freeze them with requires_grad=False.",
-            stacklevel=2,
-        )
-
-
 def check_agreement(trainer: Trainer, network: SparseNetwork, when: str) -> None:
     """Raise unless all processes have the same masks and weights.
 
     Args:
-        trainer: The Trainer; with one process there is nothing to compare.
-        network: What should be the same everywhere.
-        when: After what, for the message.
+        trainer: Trainer of several processes.
+        network: Masks and weights to compare.
+        when: Point in the run, for the message.
 
     Raises:
         RuntimeError: On every process, if one differs.
     """
-    if trainer.world_size == 1:
-        return
     rows = _gather(trainer, network.fingerprint().to(trainer.strategy.root_device)).cpu()
     for kind, column in (("masks", rows[:, 0]), ("values of the masked weights", rows[:, 1])):
         if different := torch.nonzero(column != column[0]).flatten().tolist():

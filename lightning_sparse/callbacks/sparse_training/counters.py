@@ -28,7 +28,7 @@ class Counters:
 
     @classmethod
     def starting(cls, epochs: int, steps: int, steps_of_weights: int) -> Counters:
-        """Return the counters of a fit that starts after so many epochs and steps of the Trainer."""
+        """Return the counters of a fit that starts after this many epochs and steps of the Trainer."""
         return cls((epochs, steps), (epochs, steps), steps_of_weights - steps)
 
     def to_dict(self) -> dict[str, Any]:

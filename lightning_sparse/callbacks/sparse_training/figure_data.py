@@ -22,8 +22,8 @@ def density_curves(
 
     Args:
         history: The updates.
-        layers: What the network is now.
-        unit: Of positions.
+        layers: Present sizes and active counts of the layers.
+        unit: Unit of the positions.
         span: The positions at which the run began, and where it is.
     """
     positions = [span[0], *(getattr(record, unit) for record in history)]
@@ -49,8 +49,8 @@ def share_curves(
 
     Args:
         history: The updates.
-        layers: What the network is now.
-        unit: Of positions.
+        layers: Present sizes and active counts of the layers.
+        unit: Unit of the positions.
     """
     shares = {
         name: [record.layers[name].share if name in record.layers else nan for record in history]

@@ -42,7 +42,7 @@ class SparsityPictures(Callback):
     The run is not changed: nothing is drawn from random numbers, and a picture that fails is a warning.
 
     Args:
-        every_n_epochs: Draw after every so many epochs, too; default: only at the end of training.
+        every_n_epochs: Period of drawing in epochs. Default: draw at the end of training only.
 
     Raises:
         ValueError: If the period is not a positive integer.
@@ -77,7 +77,7 @@ class SparsityPictures(Callback):
             self._images = image_shapes(batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw after every so many epochs."""
+        """Draw at the end of a period."""
         completed = trainer.current_epoch + 1
         if self._cadence is not None and self._cadence.is_due(completed):
             self._draw(trainer, completed)

@@ -15,7 +15,7 @@ def attach_optimizers(network: SparseNetwork, trainer: Trainer, signals: Set[str
     Args:
         network: Masks and weights; what it was attached to before, it leaves.
         trainer: After its optimizers were made.
-        signals: What topology updates will decide by.
+        signals: Signals that the rules of topology updates need.
 
     Raises:
         ValueError: If a masked weight has no optimizer.

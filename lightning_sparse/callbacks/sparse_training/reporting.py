@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 
 from rich import box, get_console
@@ -11,38 +12,41 @@ from lightning_sparse._compat import Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.probing.logging import log_now
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.selection.patterns import plain_name
+from lightning_sparse.selection.patterns import name_list, plain_name
 
 
-def density_metrics(network: SparseNetwork) -> dict[str, float]:
-    """Return `sparsity/density` and `sparsity/density/<layer>`, fractions in [0, 1]."""
-    return {
-        "sparsity/density": network.density,
-        **{f"sparsity/density/{name}": layer.density for name, layer in network.layers.items()},
-    }
+def log_sparsity(trainer: Trainer, network: SparseNetwork, record: UpdateRecord | None = None) -> None:
+    """Log densities, and a topology update, to the Trainer's loggers and callback metrics at once.
 
-
-def update_metrics(record: UpdateRecord) -> dict[str, float]:
-    """Return `sparsity/prune_rate`, `/pruned` and `/grown` (weights) and `/share/<layer>` of an update."""
-    return {
-        "sparsity/prune_rate": record.prune_rate,
-        "sparsity/pruned": float(record.pruned),
-        "sparsity/grown": float(record.grown),
-        **{f"sparsity/share/{name}": change.share for name, change in record.layers.items()},
-    }
-
-
-def log(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Hand numbers to the Trainer's loggers now, whatever its logging interval, and to its callback metrics.
-
-    Updates are rare, and would mostly fall between two of the steps that are logged. `sparsity/density` also goes to
-    the progress bar, where it stays. None goes through `LightningModule.log`: the Trainer would go through all of them
-    after every batch, and wait for the device for what it shows.
+    Densities and shares are in [0, 1], pruned and grown are numbers of weights. Updates are rare, and would mostly fall
+    between two of the steps that Lightning logs. `sparsity/density` also goes to the progress bar, where it stays.
+    Nothing is logged through `LightningModule.log`: the Trainer would process all metrics after every batch, and wait
+    for the device for those that it shows.
     """
     if trainer.barebones:
         return
+    metrics = {"sparsity/density": network.density}
+    metrics |= {f"sparsity/density/{name}": layer.density for name, layer in network.layers.items()}
+    if record is not None:
+        metrics |= {
+            "sparsity/prune_rate": record.prune_rate,
+            "sparsity/pruned": float(record.pruned),
+            "sparsity/grown": float(record.grown),
+            **{f"sparsity/share/{name}": change.share for name, change in record.layers.items()},
+        }
     trainer.progress_bar_metrics["sparsity/density"] = metrics["sparsity/density"]
     log_now(trainer, metrics)
+
+
+def warn_of_untrained(trainer: Trainer, network: SparseNetwork) -> None:
+    """Warn, after the first update, of masked weights that never had a gradient."""
+    if trainer.is_global_zero and (names := network.untrained):
+        warnings.warn(
+            f"Expected a gradient for every masked weight before the first topology update; got none for "
+            f"{name_list(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or "
+            "freeze them with requires_grad=False.",
+            stacklevel=2,
+        )
 
 
 def print_summary(trainer: Trainer, network: SparseNetwork) -> None:

@@ -1,4 +1,4 @@
-"""What a fit that fails before its first step puts back."""
+"""Restoring the state before a fit that fails before its first step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rollback:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put attributes and weights back."""
+        """Restore attributes and weights."""
         for weight, copy in self._weights:
             weight.copy_(copy)
         vars(self._owner).update(self._attributes)
