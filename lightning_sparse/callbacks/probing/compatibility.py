@@ -1,4 +1,4 @@
-"""Checks that a run's strategy and other callbacks leave the weights to train or measure in one piece."""
+"""Checks that a run's strategy and other callbacks are compatible with training or measuring whole weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from lightning_sparse._compat import Callback, ConfigurationError, Trainer, callbacks_of, is_a
 
-# They flatten or partition the weights, and step a copy that no mask reaches.
+# Strategies that flatten or partition the weights, and step a copy that no mask reaches.
 _UNSUPPORTED = {
     "FSDPStrategy": "flattens the weights of several layers into one parameter",
     "DeepSpeedStrategy": "keeps and steps partitioned copies of the weights",
@@ -16,7 +16,7 @@ _UNSUPPORTED = {
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies under which no exact number of weights can be kept.
+    """Refuse strategies under which the number of active weights can't be exact.
 
     Raises:
         MisconfigurationException: Under FSDP (version 1) and DeepSpeed.
@@ -30,15 +30,15 @@ def check_strategy(trainer: Trainer) -> None:
             )
 
 
-# Parts of their modules compute with all processes at once, or not at all outside of their wrappers.
+# Strategies whose modules compute in all processes at once, or only inside their wrappers.
 _SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
 def check_whole(trainer: Trainer) -> None:
-    """Refuse to pass images through a module in a process that doesn't have the whole of it.
+    """Refuse strategies under which a process can't run the whole module alone.
 
     Raises:
-        MisconfigurationException: If the strategy splits modules, or processes have no way to add up what they find.
+        MisconfigurationException: If the strategy splits modules, or the processes have no way to add up their results.
     """
     name = type(trainer.strategy).__name__
     if is_a(trainer.strategy, *_SPLITTING):
@@ -49,14 +49,14 @@ def check_whole(trainer: Trainer) -> None:
         )
     if trainer.world_size > 1 and not torch.distributed.is_initialized():
         raise ConfigurationError(
-            expected="processes that talk through torch.distributed",
+            expected="processes that communicate through torch.distributed",
             got=name,
             cure="strategy='ddp', or measure the trained network in one process, with trainer.test",
         )
 
 
 def warn_of_averages(trainer: Trainer, callback: Callback) -> None:
-    """Warn of callbacks behind a given one that change weights when training ends."""
+    """Warn of callbacks behind this one that change weights when training ends."""
     callbacks = callbacks_of(trainer)
     behind = callbacks[callbacks.index(callback) + 1 :]
     averaging = [other for other in behind if is_a(other, "WeightAveraging", "StochasticWeightAveraging")]

@@ -1,4 +1,4 @@
-"""Numbers for a Trainer's loggers, at once."""
+"""Metrics sent to a Trainer's loggers immediately."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning_sparse._compat import Trainer
 
 
 def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Hand numbers to the Trainer's loggers, whatever its logging interval, and to its callback metrics."""
+    """Send metrics to the Trainer's loggers, regardless of its logging interval, and to its callback metrics."""
     if trainer.barebones:
         return
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,25 @@ def test_a_checkpoint_after_an_evaluation_has_the_history(tmp_path: Path) -> Non
     run.save_checkpoint(tmp_path / "after.ckpt")
     state = torch.load(tmp_path / "after.ckpt", weights_only=True)["callbacks"][flow.state_key]
     assert len(state["measurements"]["places"]) == len(flow.history) > 0
+
+
+@pytest.mark.parametrize("batches", [None, [next(iter(ShufflingLoader()))]], ids=["steps", "fixed batches"])
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))])
+def test_a_copy_of_a_users_subclass_measures_the_same_and_has_a_state_of_its_own(clone: Any, batches: Any) -> None:
+    flow = OfAUser(every_n_steps=2, batches=batches)
+    copied = clone(flow)
+    assert isinstance(copied, GradientFlowCallback)
+    assert copied.state_key == flow.state_key
+    for callback in (flow, copied, clone(flow)):
+        torch.manual_seed(0)
+        fit(callback)
+    assert copied.history == flow.history
+    assert len(flow.history) > 2
+    late = clone(flow)
+    assert late.history == flow.history
+    fit(flow, max_epochs=1)
+    assert copied.history == late.history != flow.history
+
+
+class OfAUser(GradientFlowCallback):
+    """Is a user's own class of gradient flow."""
