@@ -60,6 +60,7 @@ def effective_gradient_flow(
             cure="None is the paper's",
         )
     layers, kept = _paired(gradients, masks)
+    check_orders((p,))
     norms = layer_norms(layers, (p,), kept)[0]
     if normalize == "active":
         norms = norms / active_counts(layers, kept).to(norms).clamp(min=1)
@@ -80,6 +81,7 @@ def gradient_norm(gradients: Gradients, p: float = 2.0) -> Tensor:
         ValueError: If there is no layer, or p is outside its range.
     """
     layers, _ = _paired(gradients, None)
+    check_orders((p,))
     return _norm(layer_norms(layers, (p,))[0], p)
 
 
@@ -90,13 +92,9 @@ def layer_norms(
 
     Args:
         gradients: One per layer, as in `effective_gradient_flow`.
-        orders: Orders of the norms, each in [1, inf].
+        orders: Orders of the norms, each in [1, inf], checked by `check_orders` where the user gives them.
         masks: One per layer or None, in the order of the gradients.
-
-    Raises:
-        ValueError: If an order is outside its range.
     """
-    check_orders(orders)
     kept = [None] * len(gradients) if masks is None else masks
     present = [gradient for gradient in gradients if gradient is not None]
     device = present[0].device if present else torch.device("cpu")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import lightning_sparse
 from lightning_sparse.analysis import effective_gradient_flow, gradient_flow, gradient_norm
-from lightning_sparse.analysis.gradient_flow import active_counts, layer_norms
+from lightning_sparse.analysis.gradient_flow import active_counts, check_orders
 
 ORDERS = [1, 1.5, 2, 3, inf]
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_together_is_refused(arguments: tuple[Any, ...], messa
 
 def test_no_order_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least one order; got none\. Cure"):
-        layer_norms([torch.ones(2)], ())
+        check_orders(())
 
 
 def test_it_is_at_the_top_of_the_package() -> None:
