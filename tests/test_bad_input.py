@@ -32,7 +32,7 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.testing.callbacks.runs import everything, watchers_of
 from lightning_sparse.testing.callbacks.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
-from lightning_sparse.testing.equality import copied, differences
+from lightning_sparse.testing.equality import deep_copy, differences
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.recipes import SET, SPARSE_MOMENTUM
 from lightning_sparse.topology.rewire import Recipe
@@ -164,7 +164,7 @@ MAKING = {
 
 @table(MAKING)
 def test_what_is_wrong_by_itself_is_refused_where_it_is_given(case: Making) -> None:
-    before = copied(dict(LAYER.state_dict()))
+    before = deep_copy(dict(LAYER.state_dict()))
     with same_random_state(), refused(case.error, case.named):
         case.make()
     assert differences(dict(LAYER.state_dict()), before) == []
@@ -486,7 +486,7 @@ def step(network: SparseNetwork, optimizer: Optimizer) -> None:
 def all_of(network: SparseNetwork, optimizer: Optimizer) -> dict[str, Any]:
     hooks = len(observers_of([optimizer]))
     states = {"weights": weights_of(network.model), "network": network.state_dict(gradients=True)}
-    return copied({**states, "optimizer": optimizer.state_dict(), "hooks": hooks, "layers": network.layers})
+    return deep_copy({**states, "optimizer": optimizer.state_dict(), "hooks": hooks, "layers": network.layers})
 
 
 @table(ASKED)

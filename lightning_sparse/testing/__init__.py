@@ -1,4 +1,4 @@
-"""What every rule, recipe and callback must satisfy, to run your own through it.
+"""Contracts that every rule, recipe and callback must satisfy, for the library's and users' own.
 
 >>> from lightning_sparse.topology.growth import random
 >>> check_growth(random)

@@ -1,4 +1,4 @@
-"""What a contract is made of: named properties, and one error that lists those that fail."""
+"""Contracts: named properties, and one error that lists all that fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ContractError(AssertionError):
     """A rule, recipe or callback lacks properties that all of its kind have.
 
     Attributes:
-        failures: What was raised for each property that failed, by the property's name.
+        failures: Exception of each property that failed, by the property's name.
     """
 
     def __init__(self, message: str, failures: Mapping[str, Exception]) -> None:
@@ -25,16 +25,16 @@ class ContractError(AssertionError):
 
 
 def expect(holds: bool, expected: str, got: object, cure: str) -> None:
-    """Raise an AssertionError if something does not hold; unlike an assert statement under `python -O` too.
+    """Raise an AssertionError unless a condition holds, under `python -O` too, unlike an assert statement.
 
     Args:
-        holds: What must be true.
-        expected: What that means, in words.
-        got: What was found instead.
-        cure: What to change in the rule, recipe or callback.
+        holds: Condition.
+        expected: Noun phrase for the expected outcome.
+        got: Actual outcome.
+        cure: Change to make in the rule, recipe or callback.
 
     Raises:
-        AssertionError: With the three of them.
+        AssertionError: If the condition doesn't hold.
     """
     if not holds:
         raise AssertionError(f"Expected {expected}; got {got}. Cure: {cure}.")
@@ -46,17 +46,17 @@ def named(*properties: Callable[[_Subject], None]) -> dict[str, Callable[[_Subje
     >>> list(named(expect))
     ['expect']
     """
-    return {each.__name__: each for each in properties}
+    return {check_property.__name__: check_property for check_property in properties}
 
 
 def check(kind: str, subject: _Subject, properties: Mapping[str, Callable[[_Subject], None]]) -> None:
-    """Check every property, the later ones even if earlier ones fail; global random states are put back.
+    """Check every property, even if earlier ones fail, and restore the global random states.
 
     A property that can't be checked on this platform raises `unittest.SkipTest`, which pytest understands too; here
     it becomes a warning.
 
     Raises:
-        ContractError: If any property fails, by whatever exception, with all that do.
+        ContractError: If any property raises an exception; it lists all that do.
     """
     failures: dict[str, Exception] = {}
     for name, holds in properties.items():
@@ -65,7 +65,7 @@ def check(kind: str, subject: _Subject, properties: Mapping[str, Callable[[_Subj
                 holds(subject)
         except SkipTest as reason:
             warnings.warn(f"The property {name} was not checked: {reason}", stacklevel=3)
-        except Exception as error:  # whatever a stranger's code raises
+        except Exception as error:  # users' code may raise anything
             failures[name] = error
     if failures:
         raise ContractError(_message(kind, subject, failures, len(properties)), failures) from next(

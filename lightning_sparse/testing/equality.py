@@ -11,7 +11,7 @@ _State = TypeVar("_State")
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Tell whether two tensors agree in dtype, shape and every bit: NaN equals itself, and -0.0 is not 0.0."""
+    """Return whether two tensors agree in dtype, shape and every bit: NaN equals itself, and -0.0 is not 0.0."""
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
     if left.dtype == torch.bool or not left.numel():
@@ -39,23 +39,23 @@ def differences(left: object, right: object, where: str = "") -> list[str]:
     return [] if type(left) is type(right) and left == right else [where]
 
 
-def copied(state: _State) -> _State:
+def deep_copy(state: _State) -> _State:
     """Return a copy of a nested state that shares no tensor with it."""
-    return cast(_State, _copied(state))
+    return cast(_State, _deep_copy(state))
 
 
-def _copied(state: object) -> object:
+def _deep_copy(state: object) -> object:
     if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
+        return {key: _deep_copy(value) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(_copied(value) for value in state)
+        return type(state)(_deep_copy(value) for value in state)
     return state.detach().clone() if isinstance(state, Tensor) else state
 
 
-def listed(places: list[str]) -> str:
+def first_few(places: list[str]) -> str:
     """Return the first few places as text.
 
-    >>> listed(["a", "b", "c", "d", "e"])
+    >>> first_few(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     return ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")

@@ -1,4 +1,4 @@
-"""Seeded layers to ask rules about: tiny, empty, saturated, linear and convolutional."""
+"""Seeded layers as arguments of rules: tiny, empty, saturated, linear and convolutional."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def layers(dtype: torch.dtype = torch.float32) -> Iterator[LayerView]:
-    """Yield layers with no, one, some and all weights active; of normal, equal, large and vanished values.
+    """Yield layers with no, one, some and all weights active; with normal, equal, large and zero values.
 
-    Two calls yield the same. The names say what is special about each, for messages.
+    All calls yield the same layers. Their names describe them in messages.
     """
     for shape in SHAPES:
         size = prod(shape)
@@ -30,22 +30,22 @@ def layers(dtype: torch.dtype = torch.float32) -> Iterator[LayerView]:
 
 
 def _kinds(dtype: torch.dtype) -> list[tuple[str, float, float]]:
-    # Squares of the large values still fit, except in half precision: there scores and claims must be computed wider.
+    # Squares of the large values still fit, except in half precision: scores and claims need a wider type there.
     large = min(1e15, torch.finfo(dtype).max / 16)
     return [("normal", 1.0, 0.0), ("all zero", 0.0, 0.0), ("equal", 0.0, 1.0), ("large", large, 0.0)]
 
 
 def _revalued(plain: LayerView, kind: str, factor: float, shift: float, dtype: torch.dtype) -> LayerView:
-    def of(values: Tensor | None) -> Tensor:
-        # Bounded, so that the largest dtype's limit is not exceeded by a normal number's tail.
+    def revalued(values: Tensor | None) -> Tensor:
+        # Clamped, so that the tail of the normal distribution doesn't exceed the dtype's largest number.
         return (torch.zeros(1) if values is None else values.clamp(-4, 4) * factor + shift).to(dtype)
 
     return replace(
         plain,
         name=f"{plain.name}, {kind} {str(dtype).removeprefix('torch.')} values",
-        weight=of(plain.weight) * plain.mask,
-        momentum=of(plain.momentum),
-        gradient=of(plain.gradient),
+        weight=revalued(plain.weight) * plain.mask,
+        momentum=revalued(plain.momentum),
+        gradient=revalued(plain.gradient),
     )
 
 
@@ -59,7 +59,7 @@ def layer(name: str, shape: Sequence[int], active: int, seed: int) -> LayerView:
 
 
 def network() -> list[LayerView]:
-    """Return layers of one network, from empty to full, which draw from one generator."""
+    """Return layers of one network, from empty to full, that share one generator."""
     sizes: list[tuple[Sequence[int], int]] = [
         ((6, 5), 9),
         ((2, 3, 3, 3), 5),
@@ -77,7 +77,7 @@ def network() -> list[LayerView]:
 
 
 def after(before: LayerView, rewiring: Rewiring[Tensor], seed: int) -> LayerView:
-    """Return a layer as an update and some training leave it."""
+    """Return a layer after an update and some training."""
     source = torch.Generator().manual_seed(seed)
     mask = rewiring.masks[before.name]
     noise = torch.randn(mask.shape, generator=source)

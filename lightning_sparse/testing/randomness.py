@@ -1,4 +1,4 @@
-"""The global random states, which no rule may depend on."""
+"""Global random states, which no rule may depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 def global_states() -> dict[str, Any]:
     """Return the states of the global generators of PyTorch, NumPy and Python."""
-    # NumPy's global generator is the one to watch here, because other code may use it.
+    # NumPy's legacy global generator, as other code may use it.
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
@@ -24,7 +24,7 @@ def global_states() -> dict[str, Any]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the three global generators inside, and put back their states outside."""
+    """Seed the three global generators inside, and restore their states afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  # as above
     with torch.random.fork_rng(devices=[]):
         try:

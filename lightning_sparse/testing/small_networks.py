@@ -1,4 +1,4 @@
-"""Small models and optimizers to run recipes on: linear, convolutional, normalized, tiny and saturated."""
+"""Small models and optimizers for training with recipes: linear, convolutional, normalized, tiny and saturated."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way to set a sparse network up.
+    """Model, initial masks and optimizer of a small run.
 
     Attributes:
         model: A name in `MODELS`.
         density: Fraction in (0, 1] of the maskable weights that are active.
-        distribution: How they are spread over layers at first.
+        distribution: Initial distribution over layers.
         optimizer: A name in `OPTIMIZERS`.
         min_active: Minimum number of active weights per layer.
     """
@@ -72,11 +72,11 @@ CASES = (
 
 
 class SmallRun:
-    """A small sparse network in training; two of the same case train alike.
+    """A small sparse network in training; runs of the same case and seed are equal.
 
     Args:
         case: Model, density, distribution and optimizer.
-        seed: Of the masks and of random growth.
+        seed: Seed for masks and random growth.
 
     Attributes:
         model: The model.
@@ -97,7 +97,7 @@ class SmallRun:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The maskable weights by name: those of two and more dimensions, found without the network."""
+        """The maskable weights by name: those of two and more dimensions, read from the model."""
         return {name: weight.detach() for name, weight in self.model.named_parameters() if weight.dim() > 1}
 
     def step(self, times: int = 1) -> None:
@@ -109,11 +109,11 @@ class SmallRun:
             self.optimizer.step()
 
     def update(self, recipe: Recipe, prune_rate: float) -> dict[str, LayerChange]:
-        """Update the topology and return what the network reports, by name."""
+        """Update the topology and return the reported changes by layer."""
         return {change.name: change for change in self.network.rewire(recipe, prune_rate)}
 
     def state(self) -> dict[str, Any]:
-        """Return all that a checkpoint would hold."""
+        """Return the content of a checkpoint."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -121,7 +121,7 @@ class SmallRun:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from such a state."""
+        """Resume from the content of a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.network.load_state_dict(state["network"])

@@ -1,1 +1,1 @@
-"""What every sparse-training callback must satisfy."""
+"""The contract of sparse-training callbacks."""

@@ -1,4 +1,4 @@
-"""What callbacks must do alike in all processes of a distributed run."""
+"""Properties of callbacks in distributed runs: all ranks agree."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from lightning_sparse.testing.callbacks.training import At, ShufflingLoader, Tin
 from lightning_sparse.testing.contract import expect
 
 PROCESSES = 2
-# A collective that not every process takes part in would wait for half an hour by default.
+# By default, a collective that a rank doesn't join would wait for half an hour.
 PATIENCE = timedelta(seconds=60)
 
 
-class Ranked(TinyModule):
-    """Has other data in every process."""
+class RankedData(TinyModule):
+    """A module with different data on every rank."""
 
     def train_dataloader(self) -> ShufflingLoader:
-        """Return this process's data."""
+        """Return this rank's data."""
         return ShufflingLoader(BATCHES, seed=self.global_rank)
 
 
@@ -42,16 +42,16 @@ def all_ranks_have_the_same_masks_and_weights(factory: Factory) -> None:
         spies = [At(hook, _recorder(callback, Path(folder))) for hook in ("on_train_batch_start", "on_train_batch_end")]
         strategy = DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=PATIENCE)
         run = trainer(seeding, callback, *spies, strategy=strategy, devices=PROCESSES, default_root_dir=folder)
-        run.fit(Ranked())
+        run.fit(RankedData())
         records = [path.read_text().splitlines() for path in sorted(Path(folder).glob("rank*.txt"))]
-    # Three epochs of two steps, each looked at before, after the update, and after.
+    # Three epochs of two steps, each recorded before (after any update) and after it.
     lengths = [len(record) for record in records]
-    expect(lengths == [12] * PROCESSES, f"12 records of {PROCESSES} processes", lengths, "let training go on")
-    apart = [one for one, other in zip(*records, strict=True) if one != other]
+    expect(lengths == [12] * PROCESSES, f"12 records of {PROCESSES} processes", lengths, "let training continue")
+    diverging = [one for one, other in zip(*records, strict=True) if one != other]
     expect(
-        not apart,
+        not diverging,
         "the same masks and weights in all processes",
-        f"others at {len(apart)} of {lengths[0]} moments, first at {apart[:1]}",
+        f"others at {len(diverging)} of {lengths[0]} moments, first at {diverging[:1]}",
         "draw from layer.generator only, and broadcast what differs between processes",
     )
 
@@ -80,7 +80,7 @@ def _recorder(callback: SparseTrainingCallback, folder: Path) -> Callable[[Train
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Put back the environment, in which Lightning leaves the port for whatever runs next."""
+    """Restore the environment afterwards: Lightning leaves the port of the ranks' connection in it."""
     before = dict(os.environ)
     try:
         yield
@@ -89,5 +89,5 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-# Whatever is added here is asked of every callback.
+# Every callback is checked for these.
 PROPERTIES = (all_ranks_have_the_same_masks_and_weights,)

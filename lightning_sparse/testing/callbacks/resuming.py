@@ -1,4 +1,4 @@
-"""What callbacks must save, restore, and survive."""
+"""Properties of callbacks with checkpoints, reuse and copies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_sparse.callbacks import SparseTrainingCallback
 from lightning_sparse.testing.callbacks.runs import Factory, everything, new, quiet, saved, saving_everywhere, train
 from lightning_sparse.testing.callbacks.training import At, ShufflingLoader, TinyModule
 from lightning_sparse.testing.contract import expect
-from lightning_sparse.testing.equality import differences, listed
+from lightning_sparse.testing.equality import differences, first_few
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "deepcopy": copy.deepcopy,
@@ -25,10 +25,10 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 
 def resumes_bit_for_bit_from_every_checkpoint(factory: Factory) -> None:
-    """Ask that runs from the checkpoints of every step, validation and epoch end like the uninterrupted run.
+    """Ask that runs from the checkpoints of all steps, validations and epochs end like the uninterrupted run.
 
     Weights, optimizers, the callback's state and the counters are compared. Each resumed run has new objects and
-    another global seed. SGD keeps no momentum, so that the callback's own averages are resumed too.
+    another global seed. SGD keeps no momentum, so that the callback's own averages must be restored, too.
     """
     for optimizer in ("sgd", "nesterov"):
         with TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ def resumes_bit_for_bit_from_every_checkpoint(factory: Factory) -> None:
             expected = everything(run, callback)
             checkpoints = saved(Path(folder))
             number = run.global_step + 2 * run.current_epoch
-            expect(len(checkpoints) == number, f"{number} checkpoints", list(checkpoints), "let training go on")
+            expect(len(checkpoints) == number, f"{number} checkpoints", list(checkpoints), "let training continue")
             for moment, path in checkpoints.items():
                 resumed = new(factory)
                 reseed = At("setup", lambda *_: torch.manual_seed(99))
@@ -50,7 +50,7 @@ def _check_same(run: Trainer, callback: SparseTrainingCallback, expected: dict[s
     expect(
         not changed,
         f"the end of the reference run from the run {which}",
-        f"other {listed(changed)}",
+        f"other {first_few(changed)}",
         "put every counter into state_dict, restore it, and reset the rest in setup",
     )
 
@@ -94,8 +94,8 @@ def survives_copying_before_fit(factory: Factory) -> None:
     original = new(factory)
     copies = {how: make(original) for how, make in COPIES.items()}
     expected = everything(train(original), original)
-    for how, each in copies.items():
-        _check_same(train(each), each, expected, f"of a copy by {how}")
+    for how, copied in copies.items():
+        _check_same(train(copied), copied, expected, f"of a copy by {how}")
 
 
 def survives_copying_while_it_trains(factory: Factory) -> None:
@@ -131,12 +131,12 @@ def _check_state(state: object, original: object, how: str) -> None:
     expect(
         not changed,
         f"a copy by {how} with the same state",
-        f"another {listed(changed)}",
+        f"another {first_few(changed)}",
         "hold what can be copied: no lambda, and nothing that depends on a tensor's identity or version",
     )
 
 
-# Whatever is added here is asked of every callback.
+# Every callback is checked for these.
 PROPERTIES = (
     resumes_bit_for_bit_from_every_checkpoint,
     checkpoints_load_into_the_plain_module,

@@ -1,4 +1,4 @@
-"""What training runs with a sparse callback are started with, and what is looked at in them."""
+"""Training runs with a sparse callback: factories, counts of weights, copies of states."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ BATCHES = 2
 MOMENTS: dict[str, dict[str, Any]] = {
     "step": {"every_n_train_steps": 1},
     "validation": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
-    # The mode means nothing here, but Lightning tells the states of checkpoint callbacks apart by it.
+    # The mode has no effect here, but makes the keys of the checkpoint callbacks' states differ.
     "epoch": {"every_n_epochs": 1, "save_on_train_epoch_end": True, "mode": "max"},
 }
 
 
 def takes_density(factory: Factory) -> bool:
-    """Tell whether a factory leaves the density open.
+    """Return whether a factory takes a density.
 
     >>> takes_density(SparseTrainingCallback), takes_density(partial(SparseTrainingCallback, density=0.1))
     (True, False)
@@ -42,14 +42,14 @@ def takes_density(factory: Factory) -> bool:
     if isinstance(factory, partial) and "density" in factory.keywords:
         return False
     parameters = inspect.signature(factory).parameters.values()
-    return any(each.name == "density" or each.kind is each.VAR_KEYWORD for each in parameters)
+    return any(parameter.name == "density" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def new(factory: Factory) -> SparseTrainingCallback:
-    """Return a new callback, of the density 0.3 if the factory leaves it open.
+    """Return a new callback, with the density 0.3 if the factory takes one.
 
     Raises:
-        AssertionError: If it isn't one.
+        AssertionError: If it isn't a SparseTrainingCallback.
     """
     callback: object = factory(density=DENSITY) if takes_density(factory) else factory()
     expect(
@@ -84,10 +84,10 @@ def masks_of(callback: SparseTrainingCallback) -> dict[str, Tensor]:
 
 def stray_weights(callback: SparseTrainingCallback, module: nn.Module) -> dict[str, int]:
     """Return, for each layer that has any, the number of inactive weights that are not zero."""
-    found = {
+    counts = {
         name: int(torch.count_nonzero(module.get_parameter(name)[~mask])) for name, mask in masks_of(callback).items()
     }
-    return {name: count for name, count in found.items() if count}
+    return {name: count for name, count in counts.items() if count}
 
 
 def active_weights(callback: SparseTrainingCallback) -> int:
@@ -96,7 +96,7 @@ def active_weights(callback: SparseTrainingCallback) -> int:
 
 
 def everything(run: Trainer, callback: SparseTrainingCallback) -> dict[str, Any]:
-    """Return copies of all that a resumed run must have in common with one that was not interrupted."""
+    """Return copies of the state in which a resumed run must equal an uninterrupted one."""
     return {
         "weights": {name: values.clone() for name, values in run.lightning_module.state_dict().items()},
         "optimizers": [optimizer.state_dict()["state"] for optimizer in run.optimizers],
@@ -106,7 +106,7 @@ def everything(run: Trainer, callback: SparseTrainingCallback) -> dict[str, Any]
 
 
 def watchers_of(run: Trainer) -> int:
-    """Return how many networks follow the steps of a trainer's optimizers."""
+    """Return the number of networks that observe the steps of a trainer's optimizers."""
     return len(observers_of(run.optimizers))
 
 

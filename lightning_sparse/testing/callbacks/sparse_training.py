@@ -5,17 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from lightning_sparse.testing.callbacks import ranks as callback_ranks
-from lightning_sparse.testing.callbacks import resuming as callback_resume
-from lightning_sparse.testing.callbacks import stepping as callback_steps
+from lightning_sparse.testing.callbacks import ranks, resuming, stepping
 from lightning_sparse.testing.callbacks.runs import Factory
 from lightning_sparse.testing.contract import check, named
 
-# Whatever is added here holds for every exported callback, and is asked of every user's.
+# These are checked for every exported callback, and for users' own.
 CALLBACK_PROPERTIES = named(
-    *callback_steps.PROPERTIES,
-    *callback_resume.PROPERTIES,
-    *callback_ranks.PROPERTIES,
+    *stepping.PROPERTIES,
+    *resuming.PROPERTIES,
+    *ranks.PROPERTIES,
 )
 
 
@@ -25,9 +23,9 @@ def check_callback(factory: Factory, **options: Any) -> None:
     Takes a few seconds. Among the runs is one of two processes.
 
     Args:
-        factory: What returns a new callback at every call: its class, or a function. If it has an argument `density`,
-            it is called with 0.3 and the active weights are compared with that; else they only have to stay as many.
-        options: Given to the factory. They must suit a model of two linear layers, `net.0` and `net.3`, with 80
+        factory: The callback's class, or a function that returns a new callback at every call. If it has an argument
+            `density`, it is called with 0.3 and the number of active weights must match; else it must stay constant.
+        options: Arguments of the factory. They must suit a model of two linear layers, `net.0` and `net.3`, with 80
             weights in all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What callbacks must keep after every step, and let go of in the end."""
+"""Properties of callbacks at every step, budget and zeros, and after fit, free optimizers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ WAYS: dict[str, dict[str, Any]] = {
 MOMENTS = ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_train_end")
 
 
-class Sight(NamedTuple):
-    """What is seen of a run at one moment.
+class Snapshot(NamedTuple):
+    """Counts of a run's weights at one moment.
 
     Attributes:
-        moment: The hook.
+        moment: Name of the hook.
         active: Active weights, counted in the masks.
         size: Masked weights, active or not.
         stray: Inactive weights that are not zero, by layer.
@@ -53,48 +53,48 @@ def budget_is_exact_after_every_step(factory: Factory) -> None:
     """Ask for `round(density * N)` active weights at every moment of training, from its start on."""
     for number, optimizer in enumerate(OPTIMIZERS):
         way = list(WAYS)[number % len(WAYS)]
-        sights = _watch(factory, optimizer, way)
-        # Where the density is not known, the first masks count.
-        budget = round(DENSITY * sights[0].size) if takes_density(factory) else sights[0].active
-        wrong = [(each.moment, each.active) for each in sights if each.active != budget]
+        snapshots = _watch(factory, optimizer, way)
+        # The initial masks give the budget where the density isn't known.
+        budget = round(DENSITY * snapshots[0].size) if takes_density(factory) else snapshots[0].active
+        wrong = [(snapshot.moment, snapshot.active) for snapshot in snapshots if snapshot.active != budget]
         expect(
             not wrong,
-            f"{budget} of {sights[0].size} weights active at every moment, with {optimizer} {way}",
-            f"others at {len(wrong)} of {len(sights)} moments, first {wrong[:1]}",
+            f"{budget} of {snapshots[0].size} weights active at every moment, with {optimizer} {way}",
+            f"others at {len(wrong)} of {len(snapshots)} moments, first {wrong[:1]}",
             "change masks through network.rewire only",
         )
 
 
 def inactive_weights_are_zero_after_every_step(factory: Factory) -> None:
-    """Ask for exact zeros outside of the masks, whatever optimizer steps and however."""
+    """Ask for exact zeros outside of the masks, with every optimizer, accumulated and clipped gradients."""
     for optimizer, way in product(OPTIMIZERS, WAYS):
-        sights = _watch(factory, optimizer, way)
-        wrong = [(each.moment, each.stray) for each in sights if each.stray]
+        snapshots = _watch(factory, optimizer, way)
+        wrong = [(snapshot.moment, snapshot.stray) for snapshot in snapshots if snapshot.stray]
         expect(
             not wrong,
             f"zeros at all inactive weights at every moment, with {optimizer} {way}",
-            f"other values at {len(wrong)} of {len(sights)} moments, first {wrong[:1]}",
+            f"other values at {len(wrong)} of {len(snapshots)} moments, first {wrong[:1]}",
             "leave the network attached to the optimizers from on_fit_start to teardown",
         )
 
 
-def _watch(factory: Factory, optimizer: str, way: str) -> list[Sight]:
-    """Train and look before and after every batch, and at more moments."""
-    callback, sights = new(factory), list[Sight]()
+def _watch(factory: Factory, optimizer: str, way: str) -> list[Snapshot]:
+    """Train, and record the counts before and after every batch and at further hooks."""
+    callback, snapshots = new(factory), list[Snapshot]()
 
-    def spy(moment: str) -> At:
-        def look(_: Trainer, module: LightningModule) -> None:
+    def recorder(moment: str) -> At:
+        def record(_: Trainer, module: LightningModule) -> None:
             size = sum(mask.numel() for mask in masks_of(callback).values())
-            sights.append(Sight(moment, active_weights(callback), size, stray_weights(callback, module)))
+            snapshots.append(Snapshot(moment, active_weights(callback), size, stray_weights(callback, module)))
 
-        return At(moment, look)
+        return At(moment, record)
 
-    train(callback, *map(spy, MOMENTS), module=TinyModule(optimizer), **WAYS[way])
-    return sights
+    train(callback, *map(recorder, MOMENTS), module=TinyModule(optimizer), **WAYS[way])
+    return snapshots
 
 
 def optimizers_are_free_after_fit(factory: Factory) -> None:
-    """Ask that no hook stays on an optimizer: it would keep the network alive, and mask the next model's run."""
+    """Ask that no hook stays on an optimizer: it would keep the network alive, and mask the next model's weights."""
     for optimizer in OPTIMIZERS:
         run = train(new(factory), module=TinyModule(optimizer))
         _check_free(run, f"after fit with {optimizer}")
@@ -135,7 +135,7 @@ def _check_free(run: Trainer, when: str) -> None:
     expect(not hooks, f"optimizers without hooks {when}", hooks, "call super().teardown and super().on_exception")
 
 
-# Whatever is added here is asked of every callback.
+# Every callback is checked for these.
 PROPERTIES = (
     budget_is_exact_after_every_step,
     inactive_weights_are_zero_after_every_step,

@@ -1,4 +1,4 @@
-"""Training runs of a few milliseconds, with all that a Lightning Trainer does."""
+"""Training runs of a few milliseconds with a real Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FEATURES, CLASSES, BATCH_SIZE, BATCHES = 6, 4, 4, 3
 
 
 class ShufflingLoader:
-    """Batches in a new order every epoch, which go on where they were when a run resumes.
+    """Batches in a new order every epoch, restored to their position when a run resumes.
 
-    The order is a function of the epoch's number, which Lightning tells the "sampler": it puts back the state of a
-    loader only when it resumes in the middle of an epoch.
+    The order is a function of the epoch's number, which Lightning passes to the "sampler": it restores the state of a
+    loader only if it resumes in the middle of an epoch.
 
     Args:
-        batches: How many an epoch has.
-        seed: Of the data.
+        batches: Number of batches per epoch.
+        seed: Seed for the data.
     """
 
     batch_sampler = None
@@ -38,11 +38,11 @@ class ShufflingLoader:
 
     @property
     def sampler(self) -> ShufflingLoader:
-        """What Lightning tells the epoch."""
+        """The loader itself, to whose `set_epoch` Lightning passes the epoch's number."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order."""
+        """Choose the order of an epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -60,11 +60,11 @@ class ShufflingLoader:
             yield self._inputs[rows], self._labels[rows]
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of batches handed out."""
+        """Return the number of yielded batches."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on there at the next epoch."""
+        """Resume at this position when the next epoch starts."""
         self._position, self._resumes = state["position"], True
 
 
@@ -76,7 +76,7 @@ def classifier() -> nn.Sequential:
 
 
 class TinyModule(LightningModule):
-    """A user's module: it knows nothing of sparse training.
+    """A user's module: it has nothing to do with sparse training.
 
     Args:
         optimizer: A name in `OPTIMIZERS`.
@@ -111,7 +111,7 @@ class TinyModule(LightningModule):
 
 
 class At(Callback):
-    """Call a function in one hook, with what every hook gets: the trainer and the module."""
+    """Calls a function in one hook, with the trainer and the module."""
 
     def __init__(self, hook: str, function: Callable[[Trainer, LightningModule], object]) -> None:
         setattr(self, hook, lambda trainer, module, *_, **__: function(trainer, module))

@@ -1,1 +1,1 @@
-"""What every recipe must satisfy."""
+"""The contract of recipes."""

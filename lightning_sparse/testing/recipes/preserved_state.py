@@ -1,4 +1,4 @@
-"""What recipes must leave to states, seeds and errors."""
+"""Properties of recipes with saved states, seeds and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.testing.contract import expect
-from lightning_sparse.testing.equality import copied, differences, listed
+from lightning_sparse.testing.equality import deep_copy, differences, first_few
 from lightning_sparse.testing.randomness import seeded
 from lightning_sparse.testing.small_networks import CASES, SmallRun
 from lightning_sparse.topology.layer import LayerView, NonFiniteError, WeightScore, signals_of
@@ -18,7 +18,7 @@ from lightning_sparse.topology.rewire import Recipe
 
 
 def continues_bit_for_bit_from_a_saved_state(recipe: Recipe) -> None:
-    """Ask that a run goes on from `torch.load(weights_only=True)` as if it never stopped, updates included."""
+    """Ask that a run resumed from `torch.load(weights_only=True)` equals an uninterrupted one, updates included."""
     for case in CASES:
         run = SmallRun(case)
         run.step(2)
@@ -26,15 +26,15 @@ def continues_bit_for_bit_from_a_saved_state(recipe: Recipe) -> None:
         run.step()
         resumed = SmallRun(case, seed=1)
         resumed.load(_through_a_file(run.state()))
-        for each in (run, resumed):
-            each.update(recipe, 0.4)
-            each.step(2)
-            each.update(recipe, 0.3)
+        for continued in (run, resumed):
+            continued.update(recipe, 0.4)
+            continued.step(2)
+            continued.update(recipe, 0.3)
         changed = differences(resumed.state(), run.state())
         expect(
             not changed,
             f"the state of an uninterrupted run in {case}",
-            f"another: {listed(changed)}",
+            f"another: {first_few(changed)}",
             "keep no state in a rule, and draw from layer.generator only",
         )
 
@@ -62,7 +62,7 @@ def the_seed_alone_decides(recipe: Recipe) -> None:
         expect(
             not changed,
             f"the same run from the same seed in {case}",
-            f"others: {listed(changed)}",
+            f"others: {first_few(changed)}",
             "draw from layer.generator only",
         )
 
@@ -74,30 +74,32 @@ def an_error_changes_nothing(recipe: Recipe) -> None:
             run = SmallRun(case)
             run.step(2)
             run.weights[name].reshape(-1)[-1] = torch.nan
-            failed = _fails_without_a_trace(run, recipe, f"NaN in {name} in {case}")
+            failed = _fails_cleanly(run, recipe, f"NaN in {name} in {case}")
             expect(failed, f"a NonFiniteError for NaN in {name} in {case}", "none", "return NaN for weights of NaN")
             if recipe.grow is not None:
                 run = SmallRun(case)
                 run.step(2)
                 failing = replace(recipe, grow=_FailsIn(name, recipe.grow))
-                _fails_without_a_trace(run, failing, f"a growth rule that fails in {name} in {case}")
+                _fails_cleanly(run, failing, f"a growth rule that fails in {name} in {case}")
 
 
-def _fails_without_a_trace(run: SmallRun, recipe: Recipe, cause: str) -> bool:
-    """Tell whether an update fails; the growth rule that is meant to may not be asked where nothing grows."""
-    before, layers = copied(run.state()), run.network.layers
+def _fails_cleanly(run: SmallRun, recipe: Recipe, cause: str) -> bool:
+    """Return whether an update fails, as the failing rule isn't called where nothing grows; ask for no change."""
+    before, layers = deep_copy(run.state()), run.network.layers
     try:
         run.update(recipe, 0.5)
     except (NonFiniteError, ArithmeticError):
         changed = differences(run.state(), before)
-        expect(not changed, f"all as it was after {cause}", f"another {listed(changed)}", "change no input in a rule")
+        expect(
+            not changed, f"all as it was after {cause}", f"another {first_few(changed)}", "change no input in a rule"
+        )
         expect(run.network.layers == layers, f"the counts as they were after {cause}", "others", "change no mask")
         return True
     return False
 
 
 class _FailsIn:
-    """A growth rule that fails in one layer, after others were served."""
+    """A growth rule that fails in one layer, after it has served others."""
 
     def __init__(self, name: str, rule: WeightScore) -> None:
         self.signals = signals_of(rule)
@@ -110,7 +112,7 @@ class _FailsIn:
         return self._rule(layer)
 
 
-# Whatever is added here is asked of every recipe.
+# Every recipe is checked for these.
 PROPERTIES = (
     continues_bit_for_bit_from_a_saved_state,
     the_seed_alone_decides,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from lightning_sparse.testing.contract import check, expect, named
-from lightning_sparse.testing.equality import copied, differences, listed
-from lightning_sparse.testing.recipes import preserved_state as recipe_state
-from lightning_sparse.testing.recipes import weight_values as recipe_values
+from lightning_sparse.testing.equality import deep_copy, differences, first_few
+from lightning_sparse.testing.recipes import preserved_state, weight_values
 from lightning_sparse.testing.small_networks import CASES, SmallRun
 from lightning_sparse.topology.rewire import Recipe
 
@@ -53,10 +52,10 @@ def a_prune_rate_above_zero_changes_something_unless_static(recipe: Recipe) -> N
             run.step(2)
             _check_unchanged(run, recipe, 0.5, f"after an update without a pruning rule in {case}")
         return
-    for case in (each for each in CASES if each.model != "tiny" and each.density < 0.5):
+    for case in (case for case in CASES if case.model != "tiny" and case.density < 0.5):
         run = SmallRun(case)
         run.step(2)
-        before = copied(_topology(run))
+        before = deep_copy(_topology(run))
         run.update(recipe, 0.5)
         expect(
             bool(differences(_topology(run), before)),
@@ -67,23 +66,23 @@ def a_prune_rate_above_zero_changes_something_unless_static(recipe: Recipe) -> N
 
 
 def _check_unchanged(run: SmallRun, recipe: Recipe, prune_rate: float, when: str) -> None:
-    before = copied(_topology(run))
+    before = deep_copy(_topology(run))
     run.update(recipe, prune_rate)
     changed = differences(_topology(run), before)
-    expect(not changed, f"masks and weights as they were {when}", f"others: {listed(changed)}", "change no input")
+    expect(not changed, f"masks and weights as they were {when}", f"others: {first_few(changed)}", "change no input")
 
 
 def _topology(run: SmallRun) -> dict[str, object]:
     return {"masks": run.network.masks, "model": run.model.state_dict()}
 
 
-# Whatever is added here holds for every registered recipe, and is asked of every user's.
+# These are checked for every registered recipe, and for users' own.
 RECIPE_PROPERTIES = named(
     budget_is_exact_at_all_times,
     a_prune_rate_of_zero_changes_nothing,
     a_prune_rate_above_zero_changes_something_unless_static,
-    *recipe_values.PROPERTIES,
-    *recipe_state.PROPERTIES,
+    *weight_values.PROPERTIES,
+    *preserved_state.PROPERTIES,
 )
 
 
@@ -91,7 +90,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Check a recipe of your own, on small networks in training, against everything that the library expects of one.
 
     Args:
-        recipe: The three rules; check each by itself first, its messages are closer to the cause.
+        recipe: The three rules; check each alone first, as its messages are closer to the cause.
 
     Raises:
         ContractError: With every property that the recipe lacks.

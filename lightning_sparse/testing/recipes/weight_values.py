@@ -1,4 +1,4 @@
-"""What recipes must do to the values of weights."""
+"""Properties of recipes concerning the values of weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.testing.contract import expect
-from lightning_sparse.testing.equality import copied, differences, listed, same_bits
+from lightning_sparse.testing.equality import deep_copy, differences, first_few, same_bits
 from lightning_sparse.testing.small_networks import CASES, SmallRun
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.rewire import Recipe
@@ -15,12 +15,12 @@ _CURE = "change no input in a rule, and keep no reference to one"
 
 
 def survivors_keep_their_values(recipe: Recipe) -> None:
-    """Ask that what an update doesn't prune keeps its bits, and so does all that can't be masked."""
+    """Ask that survivors of an update keep their bits, and so do parameters that can't be masked."""
     for case in CASES:
         run = SmallRun(case)
         for prune_rate in (0.3, 0.5):
             run.step(2)
-            weights, model, masks = copied(run.weights), copied(run.model.state_dict()), run.network.masks
+            weights, model, masks = deep_copy(run.weights), deep_copy(run.model.state_dict()), run.network.masks
             changes = run.update(recipe, prune_rate)
             for name, now in run.weights.items():
                 problem = _survival(weights[name], now, masks[name], run.network.masks[name], changes[name], recipe)
@@ -30,11 +30,11 @@ def survivors_keep_their_values(recipe: Recipe) -> None:
                 for place in differences(run.model.state_dict(), model)
                 if place.removeprefix("/") not in run.weights
             ]
-            expect(not others, f"biases and norms as they were, in {case}", f"others: {listed(others)}", _CURE)
+            expect(not others, f"biases and norms as they were, in {case}", f"others: {first_few(others)}", _CURE)
 
 
 def _survival(before: Tensor, now: Tensor, old: Tensor, new: Tensor, change: LayerChange, recipe: Recipe) -> str:
-    """Return what is wrong with the weights that are active before and after, and nothing if nothing is."""
+    """Return the error in the weights that are active before and after; an empty text if there is none."""
     stayed = old & new
     kept = stayed & (now == before)
     if not same_bits(now[kept], before[kept]):
@@ -44,13 +44,13 @@ def _survival(before: Tensor, now: Tensor, old: Tensor, new: Tensor, change: Lay
     zeroed = stayed & ~kept
     if bool(now[zeroed].any()):
         return f"{int(torch.count_nonzero(now[zeroed]))} with another value"
-    # Those that were pruned and grown at once start over; only the pruned can.
+    # Weights that were pruned and grown in one update start at zero; there can't be more than were pruned.
     lost = change.pruned - int((old & ~new).sum())
     return "" if int(zeroed.sum()) <= lost else f"{int(zeroed.sum())} set to zero where {lost} came back at most"
 
 
 def grown_weights_start_at_zero(recipe: Recipe) -> None:
-    """Ask that grown weights are zero, those that come back in the same update too unless `keep_regrown` says not."""
+    """Ask that grown weights are zero, including those pruned in the same update unless `keep_regrown` is True."""
     for case in CASES:
         run = SmallRun(case)
         for prune_rate in (0.3, 1.0):
@@ -71,7 +71,7 @@ def grown_weights_start_at_zero(recipe: Recipe) -> None:
 
 
 def inactive_weights_stay_zero(recipe: Recipe) -> None:
-    """Ask for exact zeros outside of the masks after every step and update: momentum and decay revive nothing."""
+    """Ask for exact zeros outside of the masks after every step and update: momentum and decay don't revive any."""
     for case in CASES:
         run = SmallRun(case)
         for number in range(1, 10):
@@ -89,7 +89,7 @@ def _check_zeros(run: SmallRun, when: str) -> None:
 
 
 def masks_are_not_read_off_the_weights(recipe: Recipe) -> None:
-    """Ask that active weights of value zero stay active: training may put them there, and grown ones start there."""
+    """Ask that active weights of value zero stay active: training may take them there, and grown ones start there."""
     for case in CASES:
         run = SmallRun(case)
         run.step(2)
@@ -109,7 +109,7 @@ def _check_masks_of_zeros(run: SmallRun, recipe: Recipe, prune_rate: float, when
     expect(not lost, f"only pruned weights to become inactive {when}", f"more in {lost}", "use layer.mask")
 
 
-# Whatever is added here is asked of every recipe.
+# Every recipe is checked for these.
 PROPERTIES = (
     survivors_keep_their_values,
     grown_weights_start_at_zero,

@@ -1,4 +1,4 @@
-"""What every rule must satisfy, whether it scores weights or claims for layers."""
+"""Properties of every rule, whether it scores weights or computes claims of layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.testing.contract import expect
-from lightning_sparse.testing.equality import copied, differences, listed
+from lightning_sparse.testing.equality import deep_copy, differences, first_few
 from lightning_sparse.testing.evidence import evidence_of, layer, layers
 from lightning_sparse.testing.randomness import global_states, seeded
 from lightning_sparse.testing.rules.shards import works_on_parts_if_it_says_so
@@ -21,7 +21,7 @@ Rule = Callable[[LayerView], Tensor | float] | None
 
 
 def ask(rule: Rule, view: LayerView) -> Tensor | float | None:
-    """Return what a rule says of a layer, and None for the absence of a rule."""
+    """Return a rule's answer for a layer; None if there is no rule."""
     return None if rule is None else rule(view)
 
 
@@ -40,13 +40,13 @@ def is_deterministic(rule: Rule) -> None:
 def changes_none_of_its_inputs(rule: Rule) -> None:
     """Ask that weight, mask, momentum and gradient have the same bits afterwards."""
     for view in layers():
-        before = copied(evidence_of(view))
+        before = deep_copy(evidence_of(view))
         ask(rule, view)
         changed = differences(evidence_of(view), before)
         expect(
             not changed,
             f"the layer {view.name} as it was before the rule looked at it",
-            f"another {listed(changed)}",
+            f"another {first_few(changed)}",
             "use operations that return a new tensor, abs() and not abs_()",
         )
 
@@ -76,7 +76,7 @@ def leaves_global_random_states_alone(rule: Rule) -> None:
         expect(
             not changed,
             "the global random states as they were",
-            f"another one of {listed(changed)}",
+            f"another one of {first_few(changed)}",
             "pass generator=layer.generator to what draws random numbers, and seed nothing",
         )
 
@@ -128,7 +128,7 @@ def _same_state(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().set_state(generator.get_state())
 
 
-# Whatever is added here is asked of pruning, redistribution and growth rules.
+# Pruning, redistribution and growth rules are checked for these.
 RULE_PROPERTIES = (
     is_deterministic,
     changes_none_of_its_inputs,

@@ -18,7 +18,7 @@ def keeps_the_budget_with_every_partner(rule: WeightScore) -> None:
             conserve(Recipe(prune, claim, rule), f"pruning {pruning!r} and redistribution {redistribution!r}")
 
 
-# Whatever is added here holds for every registered growth rule, and is asked of every user's.
+# These are checked for every registered growth rule, and for users' own.
 GROWTH_PROPERTIES = named(
     *SCORE_PROPERTIES,
     keeps_the_budget_with_every_partner,

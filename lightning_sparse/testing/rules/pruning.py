@@ -18,7 +18,7 @@ def keeps_the_budget_with_every_partner(rule: WeightScore) -> None:
             conserve(Recipe(rule, claim, grow), f"redistribution {redistribution!r} and growth {growth!r}")
 
 
-# Whatever is added here holds for every registered pruning rule, and is asked of every user's.
+# These are checked for every registered pruning rule, and for users' own.
 PRUNING_PROPERTIES = named(
     *SCORE_PROPERTIES,
     keeps_the_budget_with_every_partner,

@@ -48,7 +48,7 @@ def _check_number(rule: LayerClaim | None, view: LayerView) -> None:
     )
 
 
-# Whatever is added here holds for every registered redistribution rule, and is asked of every user's.
+# These are checked for every registered redistribution rule, and for users' own.
 REDISTRIBUTION_PROPERTIES = named(
     claims_one_number,
     serves_every_floating_point_type,

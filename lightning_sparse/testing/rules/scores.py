@@ -1,4 +1,4 @@
-"""What every weight score must satisfy, whether it prunes or grows."""
+"""Properties of every weight score, whether it prunes or grows."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def _scored(rule: WeightScore, view: LayerView) -> Tensor:
     return torch.as_tensor(scores)
 
 
-# Whatever is added here is asked of pruning and of growth rules.
+# Pruning and growth rules are checked for these.
 SCORE_PROPERTIES = (scores_every_weight, scores_are_numbers, serves_every_floating_point_type, *RULE_PROPERTIES)

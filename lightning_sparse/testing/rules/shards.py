@@ -1,4 +1,4 @@
-"""What a rule must satisfy that says it works on weights that are split over processes."""
+"""Property of rules with `shardable=True`: they work on weights that are split over processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_sparse.testing.evidence import evidence_of, layer
 from lightning_sparse.topology.layer import LayerClaim, LayerView, WeightScore, is_shardable
 from lightning_sparse.topology.sharding import Shard
 
-# Above this a part that makes one more reduction each time it is asked is taken for one that never ends.
+# A part that makes more reductions than this is considered never to end.
 _MOST_REDUCTIONS = 100
 
 

@@ -48,7 +48,7 @@ from torch import Tensor
 from lightning_sparse import SparseMomentumCallback
 from lightning_sparse.callbacks.sparse_training.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import with_checksum
-from lightning_sparse.testing.equality import copied
+from lightning_sparse.testing.equality import deep_copy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.*:UserWarning"),
@@ -179,7 +179,7 @@ def test_a_flipped_bit_is_refused_by_an_evaluation_too(whole: File, evaluate: st
     callback = sparse()
     run, model = trainer(callback), module()
     run.fit(model, ShufflingLoader(), ShufflingLoader(1))
-    before = copied(callback.state_dict())
+    before = deep_copy(callback.state_dict())
     with pytest.raises(ValueError, match="as it was written; got"):
         getattr(run, evaluate)(model, ShufflingLoader(1), ckpt_path=path, verbose=False)
     assert differences(callback.state_dict(), before) == []
@@ -194,7 +194,7 @@ def test_a_flipped_bit_is_refused_by_an_evaluation_too(whole: File, evaluate: st
 def test_a_truncated_file_is_refused_and_the_module_is_as_it_was(whole: File, share: float) -> None:
     path = whole.damaged(whole.data[: int(share * len(whole.data))])
     callback, model = sparse(), module()
-    before = copied(dict(model.state_dict()))
+    before = deep_copy(dict(model.state_dict()))
     with pytest.raises((RuntimeError, EOFError, UnpicklingError, OSError)):
         fit(callback, module=model, ckpt_path=path)
     assert differences(dict(model.state_dict()), before) == []
