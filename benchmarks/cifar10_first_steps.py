@@ -2,11 +2,11 @@
 
     python benchmarks/cifar10_first_steps.py --data FILE.npz [--steps 200] [--batch-size 32] [NAME ...]
 
-Trains each shipped sparse configuration on the CPU, at its own width, for so many steps, in smaller batches and at a
+Trains each shipped sparse configuration on the CPU, at its own width, for this many steps, in smaller batches and at a
 smaller learning rate than the paper's, updates the topology halfway, recounts the active weights after every step, and
-saves a checkpoint after nine tenths. Then a new module, trainer and callback go on from the checkpoint, and must end
-with the same weights, bit for bit; for the networks with dropout, that takes RandomStateCallback. One row per network
-goes to `results/cifar10_first_steps.csv`; those that are there are skipped.
+saves a checkpoint after nine tenths. Then a new module, trainer and callback resume from the checkpoint, and must end
+with the same weights, bit for bit; the networks with dropout need RandomStateCallback for it. One row per network goes
+to `results/cifar10_first_steps.csv`; finished ones are skipped.
 
 The loss is shown before the update too: half of the weights are replaced there, and the new ones start with the
 momentum that they gathered while they were inactive, so it jumps. In the paper's protocol, 352 batches of 128 lie
@@ -51,7 +51,7 @@ RESULTS = Path(__file__).parent / "results" / "cifar10_first_steps.csv"
 
 @dataclass
 class Watch(Callback):
-    """Notes the loss, and whether the active weights are as many as they should be."""
+    """Record the loss, and whether the number of active weights is exact."""
 
     density: float
     losses: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Watch(Callback):
 def train(
     config: str, data: Path, steps: int, batch: int, folder: Path, resume: Path | None = None
 ) -> tuple[SparseMomentumCallback, LightningModule, Watch]:
-    """Train for so many steps in all, from the start or from a checkpoint."""
+    """Train until this many steps in total, from the start or from a checkpoint."""
     options = {
         "trainer.max_steps": steps,
         "trainer.accelerator": "cpu",

@@ -5,7 +5,7 @@
 Both shuffle 50,000 images into batches of 128, pad by reflection and crop at random, flip, and normalize to float32.
 The first is CIFAR10DataModule's training loader; the second is RandomCrop, RandomHorizontalFlip, ToTensor and Normalize
 on one PIL image after the other, in a DataLoader without workers. PATH is the folder of torchvision's CIFAR-10, or an
-.npz file with the same images; without it random images of the same size serve. One thread, CPU time, whole epochs
+.npz file with the same images; without it, random images of the same size are used. One thread, CPU time, whole epochs
 interleaved. Exits with 1 below the limit, a ratio of 5.
 """
 
@@ -63,7 +63,7 @@ def random_images() -> InMemoryDataModule:
 
 
 def epoch(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> None:
-    """Go through an epoch and see that it is what it should be."""
+    """Iterate over an epoch, and check number, shape and type of its images."""
     shapes = [(tuple(images.shape[1:]), images.dtype, len(labels)) for images, labels in batches]
     if sum(size for _, _, size in shapes) != count or {shape[:2] for shape in shapes} != {((3, 32, 32), torch.float32)}:
         raise RuntimeError(f"Expected {count} float32 images of (3, 32, 32); got {set(shapes)}.")

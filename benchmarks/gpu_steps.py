@@ -1,4 +1,4 @@
-"""What a step costs on a GPU, and what part of it the GPU computes, by network and way of running it.
+"""Time of a training step on a GPU, and the share in which the GPU is busy, by network and way of running.
 
     python benchmarks/gpu_steps.py [--data ROOT] [--jobs 1] [--epochs 1] [--rows 'lenet*' '* graph']
 
@@ -6,17 +6,17 @@ Every row is a shipped sparse configuration, trained as `lightning-sparse reprod
 
     eager                        kernel by kernel (float32, in convolutions TF32)
     graph                        as configured: forward and backward pass are a CUDA graph
-    reduce-overhead              torch.compile with this mode, whose graphs take the place of ours
+    reduce-overhead              torch.compile with this mode, whose graphs replace ours
     eager, 16 bits               kernel by kernel, with `--trainer.precision bf16-mixed`
     reduce-overhead, 16 bits     both
     graph, compiled, 16 bits     our graph of what torch.compile makes of the network, `--compile_mode default`
 
-All rows get ready at once, each in a process of its own, and then train one after the other: some steps for nothing,
-then as many as `--epochs` have by the clock, validation and a topology update among them, then some more in which the
-profiler adds up when the GPU was busy. Busy nearly all of the time, the GPU is what a step waits for; else Python is.
-With `--jobs`, so many processes of each row train at the same time, and share the GPU. `--rows` are patterns of names
-such as 'vgg16-d graph'. ROOT has `mnist.npz` and `cifar10.npz`; without it, random images of the same number and
-size serve.
+All rows are prepared at once, each in a process of its own, and then train one after the other: some steps to warm up,
+then the timed steps of `--epochs`, with validation and a topology update, then some more in which the profiler measures
+how long the GPU is busy. If it is busy nearly all of the time, steps are bound by the GPU; else by Python. With
+`--jobs`, this many processes of each row train at the same time, and share the GPU. `--rows` are patterns of names such
+as 'vgg16-d graph'. ROOT has `mnist.npz` and `cifar10.npz`; without it, random images of the same number and size are
+used.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ SIZES = {"mnist": (60_000, 10_000, (28, 28)), "cifar10": (50_000, 10_000, (32, 3
 
 
 class Stopwatch(Callback):
-    """Waits for a sign after the first steps, takes the time of some epochs, and ends the run a little later.
+    """Wait for a signal after the first steps, time some epochs, and end the run a little later.
 
     Args:
-        epochs: How many to take the time of, from the middle of one to the middle of another.
+        epochs: Number of timed epochs, from the middle of one to the middle of another.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -106,7 +106,7 @@ def _synchronize() -> None:
 
 
 def _busy_milliseconds(profiled: profile) -> float:
-    """Return how long the GPU did something: the length of the union of all that it did."""
+    """Return how long the GPU was busy: the length of the union of its activities."""
     events = [event.time_range for event in profiled.events() if event.device_type == DeviceType.CUDA]
     busy, end = 0.0, 0.0
     for span in sorted(events, key=lambda span: span.start):
@@ -116,7 +116,7 @@ def _busy_milliseconds(profiled: profile) -> float:
 
 
 def measure(config: str, way: str, data: Path, epochs: int, accelerator: str) -> dict[str, float]:
-    """Train a configuration and return what a step of it takes, in milliseconds, and an epoch, in seconds."""
+    """Train a configuration and return the time of a step in milliseconds and of an epoch in seconds."""
     trainer, compile_mode, cuda_graph = WAYS[way]
     scale = FULL.with_options({**trainer, "accelerator": accelerator}, compile_mode)
     setting = Setting(config)
@@ -135,7 +135,7 @@ def measure(config: str, way: str, data: Path, epochs: int, accelerator: str) ->
 
 
 def write_random_images(root: Path) -> None:
-    """Write data sets of the real ones' sizes."""
+    """Write random data sets of the same sizes as the real ones."""
     generator = np.random.default_rng(0)
     for name, (train, test, shape) in SIZES.items():
         arrays = {}
@@ -146,7 +146,7 @@ def write_random_images(root: Path) -> None:
 
 
 def start(network: str, way: str, data: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
-    """Start a process that gets ready to measure a row."""
+    """Start a process that prepares to measure a row."""
     worker = ["--worker", NETWORKS[network], way]
     shared = ["--data", str(data), "--epochs", str(options.epochs), "--accelerator", options.accelerator]
     return subprocess.Popen(
@@ -161,7 +161,7 @@ def wait_until_ready(process: subprocess.Popen[str]) -> None:
 
 
 def finish(together: list[subprocess.Popen[str]]) -> list[dict[str, float]]:
-    """Let processes that are ready train at the same time, and return what they found."""
+    """Let prepared processes train at the same time, and return their measurements."""
     for process in together:
         if process.poll() is None:
             process.stdin.write("go\n")  # type: ignore[union-attr]  # a pipe

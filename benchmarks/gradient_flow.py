@@ -2,9 +2,9 @@
 
     python benchmarks/gradient_flow.py [--batch 128] [--rounds 5]
 
-Trains in a Trainer, with sparse training and a CSV log, and prints the CPU time that `GradientFlowCallback` takes for
-one step when it measures and logs every step, relative to that of the whole step without it (forward, backward, SGD
-with momentum, masks), in one run on one thread. Then the same when it measures every 50th step, as the mean over 50.
+Trains in a Trainer, with sparse training and a CSV log, and prints the CPU time of `GradientFlowCallback` per step when
+it measures and logs every step, relative to the whole step without it (forward, backward, SGD with momentum, masks), in
+one run on one thread. Then the same when it measures every 50th step, as the mean over 50.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Module(LightningModule):
 
 
 class Clock:
-    """Adds up the CPU time of calls."""
+    """Add up the CPU time of calls."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -64,7 +64,7 @@ class Clock:
 
 
 def shares(every: int, batch: int, steps: int, folder: str) -> float:
-    """Return the callback's share of the CPU time of so many steps without it."""
+    """Return the CPU time of the callback, relative to that of the steps without it."""
     flow, clock = GradientFlowCallback(every_n_steps=every), Clock()
     for hook in ("on_before_optimizer_step", "on_train_batch_end", "on_train_epoch_end"):
         setattr(flow, hook, clock.around(getattr(flow, hook)))
@@ -96,7 +96,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        # The start of a fit is no step: the callback's part in it is outside of its hooks that are timed.
+        # The start of a fit is no step, and the timed hooks of the callback take no part in it.
         always = [shares(1, options.batch, 10, folder) for _ in range(options.rounds)]
         seldom = [shares(5, options.batch, 10, folder) / 10 for _ in range(options.rounds)]
     for name, found in (("every step", always), ("every 50th step", seldom)):

@@ -1,11 +1,11 @@
-"""Which measure of gradient flow goes with test accuracy, over many small networks, dense and sparse.
+"""Which measure of gradient flow correlates with test accuracy, over many small networks, dense and sparse.
 
     python benchmarks/gradient_flow_correlation.py --data FOLDER [--jobs 2]
 
 Trains 120 multilayer perceptrons of three hidden layers on 5,000 images of MNIST for 22 epochs: widths 32 to 256,
-densities 100 to 5 % (random masks that stay), SGD, SGD with momentum and Adam, with and without batch normalization.
-The gradient of the mean loss over the 5,000 images is measured at the end of 11 evenly spread epochs and averaged, as
-by Tessera et al. (2021), and ranked against accuracy and loss on the 10,000 test images: Kendall's tau-b, with the 95 %
+densities 100 to 5 % (fixed random masks), SGD, SGD with momentum and Adam, with and without batch normalization. The
+gradient of the mean loss over the 5,000 images is measured at the end of 11 evenly spread epochs and averaged, as by
+Tessera et al. (2021), and ranked against accuracy and loss on the 10,000 test images: Kendall's tau-b, with the 95 %
 interval of 2,000 bootstrap samples of the networks. One row per network goes to
 `results/gradient_flow_correlation.csv`, where finished ones are skipped; the table to `.md` beside it. FOLDER has
 torchvision's MNIST, or is an `.npz` file of it.
@@ -154,7 +154,7 @@ def main() -> None:
     networks = [Network(*each) for each in product(WIDTHS, DENSITIES, OPTIMIZERS, NORMS)]
     done = read()
     missing = [network for network in networks if key(asdict(network)) not in {key(row) for row in done}]
-    # Started anew, not forked: threads of PyTorch don't survive that.
+    # Spawned, not forked: threads of PyTorch don't survive a fork.
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for row in pool.map(partial(train, data=options.data.resolve()), missing):
             with RESULTS.open("a", newline="") as file:
@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def read() -> list[dict[str, str]]:
-    """Return the rows that there are."""
+    """Return the rows of finished networks."""
     if not RESULTS.exists():
         return []
     with RESULTS.open() as file:
@@ -177,7 +177,7 @@ def read() -> list[dict[str, str]]:
 
 
 def key(row: dict[str, object] | dict[str, str]) -> tuple[str, ...]:
-    """Return what tells a network from the others."""
+    """Return the settings that identify a network."""
     return tuple(str(row[name]) for name in ("width", "density", "optimizer", "batch_norm"))
 
 

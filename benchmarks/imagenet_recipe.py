@@ -4,7 +4,7 @@
 
 Writes an ImageFolder of 10 classes as ImageNet has it (`train` and `val`, 256 x 256 pixels, in a temporary folder), and
 runs `lightning-sparse fit` with the shipped configurations in two processes (DDP, gloo), shorter and narrower than they
-are. It shows that everything is in place, not how accurate a network gets.
+are. It shows that the whole recipe works, not how accurate a network gets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightning_sparse.data.npz import read_npz
 
 
 def write_folders(cifar10: Path, root: Path, images: int) -> None:
-    """Write so many images of each class into `train` and `val`."""
+    """Write this many images of each class into `train` and `val`."""
     x_train, y_train, x_test, y_test = (np.asarray(array) for array in read_npz(cifar10))
     for split, pixels, labels in (("train", x_train, y_train), ("val", x_test, y_test)):
         for label in range(10):

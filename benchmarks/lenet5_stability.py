@@ -1,12 +1,12 @@
-"""How often LeNet-5-Caffe at 5 % weights is lost in its first epochs, with the original authors' library and with ours.
+"""How often LeNet-5-Caffe at 5 % weights diverges in its first epochs, with the original authors' library and ours.
 
     python benchmarks/lenet5_stability.py --library PATH --data FOLDER [--epochs 5] [--seeds 8] [KIND ...]
 
 Trains the first epochs of the paper's protocol of 100 (learning rate 0.1, prune rate 0.5 at first), as `parity.py`
 does. Every epoch but the first begins with a topology update. Prints per seed and epoch the highest loss of a batch
-among the first 60 and the mean of the last 100. A network whose mean is that of guessing, 2.3, or not finite, is lost,
-and not trained on. KIND: `theirs`, `ours`, or `clipped`, which is ours with gradients whose norm is at most 1, being
-scaled down where it is larger. PATH and FOLDER are as for `parity.py`.
+among the first 60 and the mean of the last 100. A network whose mean loss is that of guessing, 2.3, or not finite, is
+lost, and its training ends. KIND: `theirs`, `ours`, or `clipped`, which is ours with gradients scaled down to a norm of
+at most 1. PATH and FOLDER are as for `parity.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lightning_sparse.models import LeNet5Caffe
 
 
 class Clipped(Ours):
-    """The same with the norm of all gradients limited to 1."""
+    """Our network, with the norm of all gradients limited to 1."""
 
     def __init__(self, density: float, steps: int, network: Network) -> None:
         super().__init__(density, steps, network)

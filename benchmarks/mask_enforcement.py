@@ -1,4 +1,4 @@
-"""Keeping inactive weights at zero: its share of a training step of VGG16 on CIFAR-sized images.
+"""Enforcing masks: its share of a training step of VGG16 on CIFAR-sized images.
 
     python benchmarks/mask_enforcement.py [--batch 128] [--rounds 5]
 

@@ -3,15 +3,16 @@
     python benchmarks/parity.py --library PATH --data FOLDER [--seeds 3] [--epochs 20] [--density 0.05]
 
 PATH is a checkout of github.com/TimDettmers/sparse_learning (it runs on the CPU: its calls of `.cuda()` return the
-tensor itself), FOLDER has MNIST as `lightning-sparse reproduce` takes it. LeNet-300-100 is trained with their protocol.
+tensor itself), FOLDER has MNIST as `lightning-sparse reproduce` expects it. LeNet-300-100 is trained with their
+protocol.
 
-An update: after each of three epochs of their training, weights, masks and momentum are copied into a `SparseNetwork`,
+The update: after each of three epochs of their training, weights, masks and momentum are copied into a `SparseNetwork`,
 and both sides update once at the same prune rate. Where they prune or grow a different number of weights in a layer,
-the smaller choice must lie within the larger one. Their numbers differ by their rounding, by the smoothing of what it
-leaves over, by filling no layer above 99 %, and by which layers prune less because they grow: with us those that regrow
-more than they prune, with them those above 80 % density whose share of the regrowth is above the average. So each
-update of ours is also made with their choice of layers: then each layer prunes as many weights as theirs, give or take
-one for rounding.
+the smaller choice must lie within the larger one. Their numbers differ because their library rounds differently,
+smooths the rounding residual, fills no layer above 99 %, and chooses other layers to prune less because they grow: ours
+those that regrow more than they prune, theirs those above 80 % density whose share of the regrowth is above the
+average. So each update of ours is also made with their choice of layers: then each layer prunes as many weights as
+theirs, to within one for rounding.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from lightning_sparse.topology.pruning import magnitude
 from lightning_sparse.topology.redistribution import mean_momentum
 from lightning_sparse.topology.schedule import cosine
 
-# Their code zeroes weights after growth only: one that is pruned and regrown keeps its value.
+# Their code zeroes weights only after growth: one that is pruned and regrown keeps its value.
 RECIPE = Recipe(magnitude, mean_momentum, momentum, keep_regrown=True)
 PRUNE_RATE = 0.5
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -129,7 +130,7 @@ def train(kind: type[Theirs | Ours], folder: Path, seed: int, density: float, ep
     run = kind(density, epochs * len(data.train_dataloader()))
     schedule = DECAY(run.optimizer)
     loader = data.train_dataloader()
-    data.train_dataloader = lambda: loader  # type: ignore[method-assign]  # one loader, which goes from epoch to epoch
+    data.train_dataloader = lambda: loader  # type: ignore[method-assign]  # one loader, which counts epochs
     for epoch in range(1, epochs + 1):
         train_epoch(run, data, schedule)
         run.update(epoch, epochs)
@@ -137,7 +138,7 @@ def train(kind: type[Theirs | Ours], folder: Path, seed: int, density: float, ep
 
 
 def mnist(folder: Path) -> MNISTDataModule:
-    """Return MNIST with the last 10 % held out, as they have it."""
+    """Return MNIST with the last 10 % held out, as in their code."""
     arrays = folder / "mnist.npz"
     data = MNISTDataModule(arrays if arrays.exists() else folder, download=False, split_seed=None)
     data.setup("fit")
@@ -163,7 +164,7 @@ def copied(theirs: Theirs) -> tuple[SparseNetwork, nn.Module]:
 
 
 def spared_by_theirs(layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float]) -> list[int]:
-    """Return what each layer prunes where a layer prunes less only if they say that it grows."""
+    """Return what each layer prunes if layers prune less only where their rule says that they grow."""
     average = sum(claims) / len(claims)
     return [
         min(lost, layer.active * layer.spare // layer.size)
@@ -174,7 +175,7 @@ def spared_by_theirs(layers: Sequence[LayerEvidence], pruned: Sequence[int], cla
 
 
 def compare_update(theirs: Theirs) -> list[str]:
-    """Update both sides once from the state of theirs; return what `agreement` says, with our rule and with theirs."""
+    """Update both sides once from the state of theirs; return the lines of `agreement` by our rule and theirs."""
     network, like_theirs = copied(theirs)[0], copied(theirs)[0]
     before = network.masks
     rate = theirs.masking.prune_rate_decay.get_dr(PRUNE_RATE)
@@ -210,7 +211,7 @@ def agreement(
     theirs: Theirs,
     removed: Mapping[str, Tensor],
 ) -> list[str]:
-    """Return one line per layer on what an update of both sides did, and raise where neither lies within the other."""
+    """Return one line per layer on an update of both sides, and raise where neither choice lies within the other."""
     lines = []
     for change in changes:
         name, after = change.name, network.masks[change.name]

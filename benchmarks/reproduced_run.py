@@ -1,4 +1,4 @@
-"""The cost of a whole run through `lightning-sparse reproduce` against a bare PyTorch loop, processes and all.
+"""Cost of a whole run through `lightning-sparse reproduce` against a bare PyTorch loop, all processes included.
 
     python benchmarks/reproduced_run.py --data FOLDER [--rounds 1]
 

@@ -4,7 +4,7 @@
 
 PATH is a checkout of github.com/TimDettmers/sparse_learning. It runs on the CPU here: its calls of `.cuda()` return the
 tensor itself. Both sides have the same weights, gradients and optimizer, and take an optimizer step before each timed
-update, so that no weight sits at the zero it was regrown with. One thread, CPU time, rounds interleaved.
+update, so that no regrown weight is still zero. One thread, CPU time, rounds interleaved.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def print_peak_memory(density: float) -> None:
     step()
     update()
     step()
-    ctypes.CDLL(None).malloc_trim(0)  # else the memory of the first update is at hand and nothing grows
+    ctypes.CDLL(None).malloc_trim(0)  # else the first update reuses freed memory and nothing grows
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     update()
@@ -82,7 +82,7 @@ def print_peak_memory(density: float) -> None:
 
 
 def measure_peak_memory(density: float) -> None:
-    """Measure in two fresh processes: as it is, and with a malloc that returns what is freed (what is in use)."""
+    """Measure in two fresh processes: with the default malloc, and with one that returns freed blocks."""
     for label, setting in (("in use", {"MALLOC_MMAP_THRESHOLD_": "65536"}), ("with what malloc keeps", {})):
         command = [sys.executable, __file__, "--memory", "--density", str(density)]
         done = subprocess.run(command, env={**os.environ, **setting}, check=True, capture_output=True, text=True)

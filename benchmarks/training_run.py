@@ -2,11 +2,11 @@
 
     python benchmarks/training_run.py [--data FOLDER] [--epochs 2] [--rounds 5]
 
-Both train on the same images with the same mathematics (batches of 100 drawn anew each epoch, cross-entropy, SGD with
+Both train on the same images with the same mathematics (batches of 100 reshuffled each epoch, cross-entropy, SGD with
 Nesterov momentum and weight decay, a learning-rate schedule in steps, masks after every step, a topology update between
-epochs, validation accuracy after each epoch). The first is what a user runs: Trainer, ImageClassifier, data module,
-SparseMomentumCallback. The second is a loop over tensors. FOLDER is the root of torchvision's MNIST; without it random
-images of the same size serve. One thread, CPU time, whole runs interleaved.
+epochs, validation accuracy after each epoch). The first is a user's run: Trainer, ImageClassifier, data module,
+SparseMomentumCallback. The second is a loop over tensors. FOLDER is the root of torchvision's MNIST; without it, random
+images of the same size are used. One thread, CPU time, whole runs interleaved.
 """
 
 from __future__ import annotations

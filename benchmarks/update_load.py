@@ -5,7 +5,7 @@
 Convolutions and linear layers of mixed sizes, 100 million weights in all, with SGD and a momentum buffer for each.
 Nothing is trained: before each update every momentum buffer is filled with other random values and the weights take a
 step along it, so that every update of sparse momentum moves weights. One thread, CPU time of the updates alone;
-resident memory after each (Linux). The figures so far are written after every tenth update.
+resident memory after each (Linux). The results so far are written after every tenth update.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEARNING_RATE = 0.1
 
 @dataclass(frozen=True)
 class Measured:
-    """What one update cost and moved: CPU seconds, resident bytes after it, weights pruned (and as many grown)."""
+    """Cost and size of one update: CPU seconds, resident bytes after it, weights pruned (and as many grown)."""
 
     seconds: float
     resident: int
@@ -39,7 +39,7 @@ class Measured:
 
 
 def layers(weights: int) -> nn.Sequential:
-    """Return convolutions and linear layers with about so many weights; they don't fit together and never run."""
+    """Return convolutions and linear layers with about this many weights; they don't fit together and never run."""
     # Width w makes 4,602 w^2 + 32,147 w of them.
     width = max(1, round(((32147**2 + 4 * 4602 * weights) ** 0.5 - 32147) / (2 * 4602)))
     channels = (width, 2 * width, 4 * width, 8 * width, 8 * width, 8 * width)
@@ -70,7 +70,7 @@ def move(network: SparseNetwork, optimizer: torch.optim.SGD, noise: Tensor) -> N
 
 
 def check(network: SparseNetwork, budget: int) -> None:
-    """Raise unless exactly the budget is active, counted anew, and every inactive weight is zero."""
+    """Raise unless a recount of active weights equals the budget, and every inactive weight is zero."""
     active = sum(int(torch.count_nonzero(mask)) for mask in network.masks.values())
     nonzero = sum(int(torch.count_nonzero(parameter)) for parameter in network.model.parameters())
     if active != budget or nonzero > budget:
@@ -83,7 +83,7 @@ def resident() -> int:
 
 
 def updates(network: SparseNetwork, budget: int, number: int) -> Iterator[Measured]:
-    """Update the topology so many times; check and measure each time."""
+    """Update the topology this many times; check and measure each time."""
     optimizer = sgd_with_momentum(network.model)
     network.attach(optimizer)
     # Twice the largest weight: enough places to start from that no two updates see the same.
@@ -105,7 +105,7 @@ def tenths(found: list[Measured]) -> tuple[float, float]:
 
 
 def summary(network: SparseNetwork, budget: int, found: list[Measured]) -> str:
-    """Return the figures as text."""
+    """Return the results as text."""
     seconds, (first, last) = [each.seconds for each in found], tenths(found)
     layers = network.layers.values()
     return "\n".join(
@@ -123,7 +123,7 @@ def summary(network: SparseNetwork, budget: int, found: list[Measured]) -> str:
 def run(
     weights: int, number: int, density: float, after: Callable[[SparseNetwork, int, list[Measured]], object]
 ) -> list[Measured]:
-    """Return the measurements of a number of updates; `after` is called with network, budget and those so far."""
+    """Return the measurements of some updates; `after` is called with network, budget and the measurements so far."""
     torch.set_num_threads(1)
     model = layers(weights)
     budget = round(density * sum(parameter.numel() for parameter in model.parameters()))
