@@ -1,4 +1,4 @@
-"""The part of a channel's activity that is due to one class: exact, without waiting, as a metric of torchmetrics."""
+"""Class specialization as a metric of torchmetrics: exact sums, no wait for the device, merged over processes."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], **tolerance: 
         torch.testing.assert_close(left[name], right[name], equal_nan=True, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
-# What is measured
+# Definition
 
 
 def test_a_channel_is_as_specialized_as_its_largest_proportion() -> None:
     # Channels that are active for all classes alike, for one class only, and for one twice as much as for the others.
     features = torch.tensor([[1.0, 0.0, 1.0], [1.0, -3.0, 1.0], [-1.0, 0.0, 2.0]])
-    found = measured((features, torch.tensor([0, 1, 2])))
-    assert found["specialization"].tolist() == pytest.approx([1 / 3, 1, 1 / 2])
-    assert found["proportions"].tolist() == pytest.approx(np.array([[1 / 3] * 3, [0, 1, 0], [0.25, 0.25, 0.5]]))
-    assert found["activity_share"].tolist() == pytest.approx([0.3, 0.3, 0.4])
-    assert (found["dead"], found["dropped"]) == (0, 0)
+    result = measured((features, torch.tensor([0, 1, 2])))
+    assert result["specialization"].tolist() == pytest.approx([1 / 3, 1, 1 / 2])
+    assert result["proportions"].tolist() == pytest.approx(np.array([[1 / 3] * 3, [0, 1, 0], [0.25, 0.25, 0.5]]))
+    assert result["activity_share"].tolist() == pytest.approx([0.3, 0.3, 0.4])
+    assert (result["dead"], result["dropped"]) == (0, 0)
 
 
 @given(TABLES, st.sampled_from([0.0, 0.05, 0.5]))
 def test_proportions_sum_to_one_and_the_largest_lies_between_uniform_and_one(
     table: np.ndarray[Any, Any], drop_fraction: float
 ) -> None:
-    found = specialization_of(torch.from_numpy(table), drop_fraction)
-    counted = ~found["specialization"].isnan()
-    assert int(counted.sum()) == len(table) - found["dead"] - found["dropped"]
-    proportions, values = found["proportions"][counted], found["specialization"][counted]
+    result = specialization_of(torch.from_numpy(table), drop_fraction)
+    counted = ~result["specialization"].isnan()
+    assert int(counted.sum()) == len(table) - result["dead"] - result["dropped"]
+    proportions, values = result["proportions"][counted], result["specialization"][counted]
     torch.testing.assert_close(proportions.sum(1), torch.ones(len(values), dtype=torch.float64))
     assert bool((values >= 1 / table.shape[1] - 1e-12).all())
     assert bool((values <= 1).all())
-    assert float(found["activity_share"].sum()) == pytest.approx(1 if table.any() else 0)
-    assert found["proportions"][~counted].isnan().all()
+    assert float(result["activity_share"].sum()) == pytest.approx(1 if table.any() else 0)
+    assert result["proportions"][~counted].isnan().all()
 
 
 @given(TABLES, st.floats(0.01, 100))
@@ -124,8 +124,8 @@ def test_features_stay_as_they_are_and_out_of_the_graph() -> None:
         before = features.detach().clone()
         metric = ClassSpecialization(2)
         with torch.enable_grad():
-            found = metric(features, torch.tensor([0, 1, 0, 1]))
-        assert not any(value.requires_grad for value in (metric.activity, *found.values()))
+            result = metric(features, torch.tensor([0, 1, 0, 1]))
+        assert not any(value.requires_grad for value in (metric.activity, *result.values()))
         assert torch.equal(features, before)
 
 
@@ -155,18 +155,18 @@ def test_small_contributions_count_beside_a_large_sum() -> None:
 
 def test_dead_channels_have_no_specialization_and_are_counted() -> None:
     features = torch.tensor([[1.0, 0.0, 3.0], [1.0, 0.0, 0.0]])
-    found = measured((features, torch.tensor([0, 1])), num_classes=2)
-    assert found["specialization"].tolist() == pytest.approx([0.5, np.nan, 1.0], nan_ok=True)
-    assert found["proportions"][1].isnan().all()
-    assert found["activity_share"].tolist() == pytest.approx([0.4, 0, 0.6])
-    assert (found["dead"], found["dropped"]) == (1, 0)
+    result = measured((features, torch.tensor([0, 1])), num_classes=2)
+    assert result["specialization"].tolist() == pytest.approx([0.5, np.nan, 1.0], nan_ok=True)
+    assert result["proportions"][1].isnan().all()
+    assert result["activity_share"].tolist() == pytest.approx([0.4, 0, 0.6])
+    assert (result["dead"], result["dropped"]) == (1, 0)
 
 
 def test_a_layer_that_is_all_dead_has_shares_of_zero() -> None:
-    found = measured((torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])))
-    assert found["specialization"].isnan().all()
-    assert found["activity_share"].tolist() == [0, 0, 0]
-    assert (found["dead"], found["dropped"]) == (3, 0)
+    result = measured((torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])))
+    assert result["specialization"].isnan().all()
+    assert result["activity_share"].tolist() == [0, 0, 0]
+    assert (result["dead"], result["dropped"]) == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -178,15 +178,15 @@ def test_the_least_active_channels_that_jointly_carry_a_fraction_are_dropped(
 ) -> None:
     # Shares of 72, 3, 23 and 2 %, and a dead channel.
     table = torch.tensor([[70.0, 2.0], [1.0, 2.0], [20.0, 3.0], [1.0, 1.0], [0.0, 0.0]])
-    found = specialization_of(table.double(), drop_fraction)
-    assert found["specialization"].isnan().nonzero().flatten().tolist() == [*dropped, 4]
-    assert (found["dead"], found["dropped"]) == (1, len(dropped))
-    assert found["activity_share"].tolist() == pytest.approx([0.72, 0.03, 0.23, 0.02, 0])
+    result = specialization_of(table.double(), drop_fraction)
+    assert result["specialization"].isnan().nonzero().flatten().tolist() == [*dropped, 4]
+    assert (result["dead"], result["dropped"]) == (1, len(dropped))
+    assert result["activity_share"].tolist() == pytest.approx([0.72, 0.03, 0.23, 0.02, 0])
 
 
 def test_of_equally_active_channels_the_lower_ones_are_dropped() -> None:
-    found = specialization_of(torch.ones(10, 2), drop_fraction=0.25)
-    assert found["specialization"].isnan().nonzero().flatten().tolist() == [0, 1]
+    result = specialization_of(torch.ones(10, 2), drop_fraction=0.25)
+    assert result["specialization"].isnan().nonzero().flatten().tolist() == [0, 1]
 
 
 # Classes of different size
@@ -209,8 +209,8 @@ def test_balancing_changes_nothing_where_classes_have_equal_size() -> None:
 def test_a_class_without_images_has_no_activity() -> None:
     features = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
     for balanced in (False, True):
-        found = measured((features, torch.tensor([0, 2])), balanced=balanced)
-        assert found["proportions"].tolist() == [[0.25, 0, 0.75], [0.5, 0, 0.5]]
+        result = measured((features, torch.tensor([0, 2])), balanced=balanced)
+        assert result["proportions"].tolist() == [[0.25, 0, 0.75], [0.5, 0, 0.5]]
 
 
 # As a metric
@@ -264,18 +264,18 @@ def test_a_collection_computes_all_and_shares_their_states() -> None:
     )
     for seed in range(3):
         collection.update(*batch(seed=seed))
-    found = collection.compute()
+    result = collection.compute()
     batches = [batch(seed=seed) for seed in range(3)]
     for name, options in (("text", {}), ("code", {"drop_fraction": 0.3})):
         expected = measured(*batches, **options)
-        assert_same({key: found[f"{name}_{key}"] for key in expected}, expected)
+        assert_same({key: result[f"{name}_{key}"] for key in expected}, expected)
     assert len(collection.compute_groups) == 1
     collection.reset()
     assert_same(collection(*batches[0]), collection.compute())
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_states_are_saved_unless_told_otherwise(saved: bool) -> None:
+def test_states_are_saved_unless_they_are_not_persistent(saved: bool) -> None:
     metric, file = ClassSpecialization(CLASSES), io.BytesIO()
     metric.update(*batch(seed=1))
     if not saved:
@@ -300,7 +300,7 @@ def test_a_state_of_other_classes_is_refused() -> None:
         other.compute()
 
 
-def test_copies_and_pickles_go_on_by_themselves() -> None:
+def test_copies_and_pickles_accumulate_independently() -> None:
     metric = ClassSpecialization(CLASSES)
     metric.update(*batch(seed=1))
     for copy in (metric.clone(), deepcopy(metric), pickle.loads(pickle.dumps(metric))):
@@ -332,10 +332,10 @@ def test_updates_do_not_wait_for_the_device() -> None:
         assert device.waits.total() == 0
         assert metric.activity.device == DEVICE
         assert torch.equal(metric.activity.cpu(), 3 * class_activity(image_activity(features), labels, CLASSES))
-        assert device.waits.total() > 0  # waiting is seen
+        assert device.waits.total() > 0  # a wait is counted
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(

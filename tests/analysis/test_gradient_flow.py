@@ -71,8 +71,8 @@ def test_the_order_of_weights_inside_a_layer_does_not_matter(
     orders = [torch.randperm(gradient.numel(), generator=generator) for gradient in gradients]
     shuffled = [gradient.reshape(-1)[order] for gradient, order in zip(gradients, orders, strict=True)]
     kept = [mask.reshape(-1)[order] for mask, order in zip(masks, orders, strict=True)]
-    found = effective_gradient_flow(shuffled, kept, p).item()
-    assert found == pytest.approx(effective_gradient_flow(gradients, masks, p).item(), rel=1e-5)
+    flow = effective_gradient_flow(shuffled, kept, p).item()
+    assert flow == pytest.approx(effective_gradient_flow(gradients, masks, p).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 18])
@@ -167,7 +167,7 @@ def test_what_does_not_fit_together_is_refused(arguments: tuple[Any, ...], messa
         effective_gradient_flow(*arguments)
 
 
-def test_no_order_is_refused() -> None:
+def test_an_empty_list_of_orders_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least one order; got none\. Cure"):
         check_orders(())
 

@@ -1,4 +1,4 @@
-"""Speed-up, operations and bytes all find a network's masks, whatever wraps it; none is silently left out."""
+"""Speed-up, operations and bytes all find a network's masks, with any wrapper; no mask is silently ignored."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def conv() -> nn.Conv2d:
 
 
 class Inside(nn.Module):
-    """Has a network as a part of it, as a LightningModule has."""
+    """A module with a network inside, like a LightningModule."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.model(images)
-        return found
+        output: Tensor = self.model(images)
+        return output
 
 
 class Tied(nn.Module):
@@ -40,8 +40,8 @@ class Tied(nn.Module):
         self.b.weight = self.a.weight
 
     def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.b(self.a(images))
-        return found
+        output: Tensor = self.b(self.a(images))
+        return output
 
 
 def plain() -> nn.Module:
@@ -73,16 +73,16 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def test_masks_are_found(name: str) -> None:
     model = MODELS[name]()
     with torch.no_grad():
-        model(IMAGES)  # what is compiled is compiled without hooks
+        model(IMAGES)  # compiles before there are hooks
     network = SparseNetwork(model, 0.25)
     masks = network.masks
-    found = estimate_speedup(model, masks, IMAGES, repeats=1)
+    speedup = estimate_speedup(model, masks, IMAGES, repeats=1)
     densities = {}
-    for layer in found.layers:
-        mask = masks.get(f"{layer}.weight".lstrip("."), masks[next(iter(masks))])  # the second: that of a tied layer
+    for layer in speedup.layers:
+        mask = masks.get(f"{layer}.weight".lstrip("."), masks[next(iter(masks))])  # the second: of a tied layer
         densities[layer] = float(mask.double().mean())
-    assert {layer: cost.weight_density for layer, cost in found.layers.items()} == pytest.approx(densities)
-    assert 1 / max(densities.values()) - 1e-9 <= found.sparse <= 1 / min(densities.values()) + 1e-9
+    assert {layer: cost.weight_density for layer, cost in speedup.layers.items()} == pytest.approx(densities)
+    assert 1 / max(densities.values()) - 1e-9 <= speedup.sparse <= 1 / min(densities.values()) + 1e-9
     flops = count_flops(model, masks, IMAGES)
     assert flops.sparse == pytest.approx(flops.dense / 4, abs=1)
     count = len({id(parameter) for parameter in model.parameters()})
@@ -107,7 +107,7 @@ def test_a_model_is_left_as_it_was_compiled_or_not(name: str) -> None:
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
 
 
-def test_masks_of_a_part_are_refused_and_so_are_masks_of_what_it_is_a_part_of() -> None:
+def test_masks_of_a_part_or_of_a_larger_model_are_refused() -> None:
     inner = nn.Sequential(conv())
     for model, name, has in [(inner, "model.0.weight", "0.weight"), (Inside(inner), "0.weight", "model.0.weight")]:
         masks = {name: torch.zeros(4, 4, 3, 3)}

@@ -17,10 +17,10 @@ def test_operations_of_a_worked_example() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4 * 4, 5))
     masks = {"0.weight": torch.zeros(2, 1, 3, 3), "2.weight": torch.ones(5, 32)}
     masks["0.weight"][0, 0, 0, :] = 1
-    found = count_flops(model, masks, torch.ones(3, 1, 6, 6))
+    counts = count_flops(model, masks, torch.ones(3, 1, 6, 6))
     convolution, linear = 3 * 2 * (4 * 4) * 2 * 9, 3 * 2 * 32 * 5
-    assert found.dense == convolution + linear
-    assert found.sparse == convolution // 6 + linear
+    assert counts.dense == convolution + linear
+    assert counts.sparse == convolution // 6 + linear
 
 
 def test_a_model_that_is_one_layer_is_counted_too() -> None:
@@ -49,11 +49,11 @@ def test_bytes_of_a_worked_example() -> None:
     model = nn.Sequential(nn.Linear(10, 3), nn.BatchNorm1d(3))
     mask = torch.zeros(3, 10)
     mask[0, :4] = 1
-    found = count_bytes(model, {"0.weight": mask})
+    counts = count_bytes(model, {"0.weight": mask})
     rest = 3 * 4 + 4 * 3 * 4 + 8  # biases, batch norm with its counter
-    assert found.dense == 30 * 4 + rest
-    assert found.bitmask == 4 * 4 + 4 + rest
-    assert found.csr == 4 * 4 + 4 * 4 + (3 + 1) * 4 + rest
+    assert counts.dense == 30 * 4 + rest
+    assert counts.bitmask == 4 * 4 + 4 + rest
+    assert counts.csr == 4 * 4 + 4 * 4 + (3 + 1) * 4 + rest
 
 
 def test_dense_bytes_are_those_that_pytorch_saves_but_for_its_headers() -> None:
@@ -64,9 +64,9 @@ def test_dense_bytes_are_those_that_pytorch_saves_but_for_its_headers() -> None:
 
 def test_a_sparse_checkpoint_is_smaller() -> None:
     network = SparseNetwork(create_model("lenet-300-100"), 0.05)
-    found = count_bytes(network.model, network.masks)
-    assert found.csr < 0.12 * found.dense
-    assert found.bitmask < found.csr
+    counts = count_bytes(network.model, network.masks)
+    assert counts.csr < 0.12 * counts.dense
+    assert counts.bitmask < counts.csr
 
 
 def test_a_tied_weight_is_stored_once_and_computed_by_each_layer() -> None:
@@ -74,11 +74,11 @@ def test_a_tied_weight_is_stored_once_and_computed_by_each_layer() -> None:
     model[1].weight = model[0].weight
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
-    found = count_bytes(model, {"0.weight": torch.eye(60)})
-    assert found.dense == 60 * 60 * 4 + 2 * 60 * 4
-    assert 0 < buffer.tell() - found.dense < 4096
-    assert found.bitmask == 60 * 4 + 60 * 60 // 8 + 2 * 60 * 4
-    assert count_bytes(model, {"0.weight": torch.eye(60), "1.weight": torch.eye(60)}) == found
+    counts = count_bytes(model, {"0.weight": torch.eye(60)})
+    assert counts.dense == 60 * 60 * 4 + 2 * 60 * 4
+    assert 0 < buffer.tell() - counts.dense < 4096
+    assert counts.bitmask == 60 * 4 + 60 * 60 // 8 + 2 * 60 * 4
+    assert count_bytes(model, {"0.weight": torch.eye(60), "1.weight": torch.eye(60)}) == counts
 
 
 def test_values_that_share_memory_are_stored_once() -> None:
@@ -92,12 +92,12 @@ def test_a_transformer_has_the_operations_of_its_products() -> None:
     layer = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True)
     model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
     masks = {"layers.0.linear1.weight": torch.zeros(hidden, width)}
-    found = count_flops(model, masks, torch.randn(batch, length, width))
+    counts = count_flops(model, masks, torch.randn(batch, length, width))
     projections, attention = 4 * width * width * length, 2 * length * length * width
     linear = hidden * width * length
     counted = [2 * batch * (projections + part + 2 * linear) for part in (attention, 0)]  # 0: PyTorch 2.4 on CPUs
-    assert found.dense in counted
-    assert found.dense - found.sparse == 2 * batch * linear
+    assert counts.dense in counted
+    assert counts.dense - counts.sparse == 2 * batch * linear
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -158,15 +158,15 @@ def test_sums_of_squares_of_type_2_are_what_a_factor_explains_beyond_the_other(s
         assert effect.f == pytest.approx(effect.sum_sq / effect.df / mean_square)
 
 
-# What is given
+# Arguments
 
 
 def test_channels_without_a_value_are_left_out_and_layers_without_any_are_named() -> None:
     dense = {"a": [1.0, float("nan"), 3.0], "dead": [float("nan")] * 2, "b": [2.0, 4.0]}
     sparse = {"a": [5.0, 7.0], "dead": [0.5, 0.6], "b": [float("nan"), 10.0, 12.0]}
-    found = compare(dense, sparse)
-    assert found.left_out == ("dead",)
-    assert (found.anova, found.layers) == (compare(DENSE, SPARSE).anova, compare(DENSE, SPARSE).layers)
+    comparison = compare(dense, sparse)
+    assert comparison.left_out == ("dead",)
+    assert (comparison.anova, comparison.layers) == (compare(DENSE, SPARSE).anova, compare(DENSE, SPARSE).layers)
     assert compare(DENSE, SPARSE).left_out == ()
 
 
@@ -186,8 +186,8 @@ def test_values_are_taken_in_any_form(form: Any) -> None:
 
 
 def test_as_a_string_it_is_two_aligned_tables() -> None:
-    found = compare({**DENSE, "dead": [float("nan")]}, {**SPARSE, "dead": [1.0]})
-    layers, effects, left_out = (part.splitlines() for part in str(found).split("\n\n"))
+    comparison = compare({**DENSE, "dead": [float("nan")]}, {**SPARSE, "dead": [1.0]})
+    layers, effects, left_out = (part.splitlines() for part in str(comparison).split("\n\n"))
     assert layers[0].split()[:3] == ["layer", "dense", "sparse"]
     assert layers[1].split() == ["a", "2.0000", "6.0000", "+4.0000", "1.4142", "+2.83", "2,", "2"]
     assert effects[2].split() == ["is_sparse", "72", "1", "36", "0.00388", "0.679", "0.900", "0.648"]
@@ -198,10 +198,10 @@ def test_as_a_string_it_is_two_aligned_tables() -> None:
 
 
 def test_a_result_can_not_be_changed() -> None:
-    found = compare(DENSE, SPARSE)
+    comparison = compare(DENSE, SPARSE)
     with pytest.raises(AttributeError):
-        found.layers = ()  # type: ignore[misc]  # what is tested
-    assert isinstance(found.layers[0], LayerDifference)
+        comparison.layers = ()  # type: ignore[misc]  # must fail
+    assert isinstance(comparison.layers[0], LayerDifference)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from lightning_sparse.models import create_model
 def test_a_worked_example() -> None:
     first = ConvolutionCost(3.0, 0.1, 0.5, 0.25, 0.5, 0.2)
     second = ConvolutionCost(1.0, 1.0, 0.0, 0.0, 1.0, 0.0)
-    found = speedup_of({"a": first, "b": second})
-    assert found.sparse == pytest.approx(4 / (0.3 + 1))
-    assert found.sparse_with_activations == pytest.approx(4 / (0.15 + 1))
-    assert found.channels == pytest.approx(4 / (1.5 + 1))
-    assert found.channels_with_activations == pytest.approx(4 / (1.2 + 1))
-    assert found.both_channels == pytest.approx(4 / (1.125 + 1))
+    estimate = speedup_of({"a": first, "b": second})
+    assert estimate.sparse == pytest.approx(4 / (0.3 + 1))
+    assert estimate.sparse_with_activations == pytest.approx(4 / (0.15 + 1))
+    assert estimate.channels == pytest.approx(4 / (1.5 + 1))
+    assert estimate.channels_with_activations == pytest.approx(4 / (1.2 + 1))
+    assert estimate.both_channels == pytest.approx(4 / (1.125 + 1))
 
 
 def test_nothing_left_is_infinitely_fast() -> None:
@@ -43,20 +43,20 @@ def test_densities_and_empty_channels_are_those_of_weights_and_inputs() -> None:
     images = torch.ones(2, 3, 4, 4)
     images[0, 1] = 0
     images[1, 2, :2] = 0
-    found = cost(conv(4, 3), mask, images)
-    assert found.weight_density == pytest.approx(3 / 108)
-    assert found.empty_in == pytest.approx(1 / 3)
-    assert found.empty_out == pytest.approx(2 / 4)
-    assert found.input_density == pytest.approx(1 - (16 + 8) / 96)
-    assert found.empty_maps == pytest.approx(1 / 6)
-    assert found.seconds > 0
+    costs = cost(conv(4, 3), mask, images)
+    assert costs.weight_density == pytest.approx(3 / 108)
+    assert costs.empty_in == pytest.approx(1 / 3)
+    assert costs.empty_out == pytest.approx(2 / 4)
+    assert costs.input_density == pytest.approx(1 - (16 + 8) / 96)
+    assert costs.empty_maps == pytest.approx(1 / 6)
+    assert costs.seconds > 0
 
 
 def test_channels_of_groups_are_those_of_their_group() -> None:
     mask = torch.zeros(4, 1, 3, 3)
     mask[0] = 1
-    found = cost(conv(4, 2, groups=2), mask, torch.ones(1, 2, 4, 4))
-    assert (found.empty_in, found.empty_out) == (0.5, 0.75)
+    costs = cost(conv(4, 2, groups=2), mask, torch.ones(1, 2, 4, 4))
+    assert (costs.empty_in, costs.empty_out) == (0.5, 0.75)
 
 
 def test_a_dense_network_is_not_faster_and_a_sparse_one_is_by_its_density() -> None:
@@ -85,7 +85,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 class Twice(nn.Module):
-    """Calls one convolution with two inputs, of which the second is half as wide."""
+    """A convolution that is called with two inputs, the second half as wide."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,20 +105,20 @@ def test_a_layer_that_is_called_twice_counts_twice(monkeypatch: pytest.MonkeyPat
     assert {name: cost.seconds for name, cost in twice.layers.items()} == {"0": 2.0}
 
 
-def test_what_a_layer_is_given_in_several_calls_counts_as_much_as_the_calls_compute() -> None:
+def test_inputs_of_several_calls_are_weighted_by_the_work_of_the_calls() -> None:
     images, narrow = torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 2)
     narrow[0, 0, 0, 0] = 1
-    found = estimate_speedup(Twice(), None, (images, narrow), repeats=2).layers["c"]
-    assert found.input_density == pytest.approx((2 * 1 + 1 * 1 / 16) / 3)
-    assert found.empty_maps == pytest.approx((2 * 0 + 1 * 1 / 2) / 3)
+    costs = estimate_speedup(Twice(), None, (images, narrow), repeats=2).layers["c"]
+    assert costs.input_density == pytest.approx((2 * 1 + 1 * 1 / 16) / 3)
+    assert costs.empty_maps == pytest.approx((2 * 0 + 1 * 1 / 2) / 3)
 
 
 def test_an_image_without_a_batch_has_maps_of_its_own() -> None:
     image = torch.ones(4, 5, 6)
     image[1] = 0
     image[2, 3] = 0
-    found = estimate_speedup(nn.Sequential(conv(2, 4)), None, image, repeats=1).layers["0"]
-    assert found.empty_maps == pytest.approx(1 / 4)
+    costs = estimate_speedup(nn.Sequential(conv(2, 4)), None, image, repeats=1).layers["0"]
+    assert costs.empty_maps == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize(

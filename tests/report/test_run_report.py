@@ -1,4 +1,4 @@
-"""A report says what the run logged, on one page that needs nothing but itself."""
+"""A report shows the log of a run on one self-contained page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a short run with all that can be in a report."""
+    """Return the folder of a short run with everything that a report can show."""
     folder = tmp_path_factory.mktemp("logs")
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(40, 1, 2, 2, generator=generator), torch.arange(40) % 10
@@ -69,7 +69,7 @@ def write(folder: Path, rows: str, settings: str | None = None) -> Path:
 
 
 def text_of(page: Path) -> str:
-    """Return what can be read on a page."""
+    """Return the visible text of a page."""
     content = re.sub(r"<style>.*?</style>|<figure>.*?</figure>", " ", page.read_text(), flags=re.S)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", content)).split())
 
@@ -187,7 +187,7 @@ def test_a_layer_whose_channels_are_all_dead_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["loss_$x_$", "$", "a$b$\\$", "_loss", "__", "loss {x} \\frac", "损失"])
-def test_a_name_is_drawn_as_it_is_whatever_it_is(name: str, tmp_path: Path) -> None:
+def test_names_with_special_characters_are_drawn_literally(name: str, tmp_path: Path) -> None:
     rows = f"epoch,step,{name}loss,sparsity/density/{name},sparsity/share/{name},gradient_flow/{name}/egf_l1"
     rows += f",gradient_flow/egf_l1/{name}.weight,specialization/{name}/mean,specialization/{name}/dead\n"
     numbers = ",".join(["0.5"] * 7)
@@ -226,7 +226,7 @@ def test_settings_may_have_names_of_any_type(settings: str, shown: dict[str, str
 
 
 @pytest.mark.parametrize("settings", ["a: [1\nb: : 2", "a: 2020-13-45\n", "&a [*a]", "a: *unknown", "a: \x00"])
-def test_settings_that_can_not_be_read_are_said_to_be(settings: str, tmp_path: Path) -> None:
+def test_settings_that_can_not_be_read_are_reported(settings: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "run", "epoch,step,loss\n0,1,0.5\n", settings)
     report(folder, out=tmp_path / "report.html")
     assert "loss 0.5 Settings run: hparams.yaml could not be read: " in text_of(tmp_path / "report.html")
@@ -265,13 +265,13 @@ def test_specialization_of_two_runs_is_drawn_side_by_side_with_what_is_known_of_
     assert [label.get_text() for label in axes.get_xticklabels()] == ["conv1", "conv2"]
 
 
-def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_runs_of_one_name_get_distinct_names(tmp_path: Path) -> None:
     folders = [write(tmp_path / part / "run", "epoch,step,loss\n0,1,0.5\n") for part in ("a", "b")]
     report(*folders, tmp_path / "both.html")
     assert "run (A) run (B)" in text_of(tmp_path / "both.html")
 
 
-def test_what_a_run_says_is_shown_and_never_run(tmp_path: Path) -> None:
+def test_text_from_a_run_is_shown_and_never_run(tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script>"
     folder = write(tmp_path / "run", f"epoch,step,{nasty}\n0,1,0.5\n", f'note: "{nasty}"\n')
     report(folder, out=tmp_path / "report.html")
@@ -301,7 +301,7 @@ def test_numbers_that_are_not_finite_are_shown_as_they_are(tmp_path: Path) -> No
     report(write(tmp_path / "run", rows), out=tmp_path / "report.html")
     text = text_of(tmp_path / "report.html")
     assert "val/loss nan" in text
-    assert "egf_l2 1" in text  # the mean of what is finite
+    assert "egf_l2 1" in text  # the mean of the finite numbers
 
 
 def test_updates_within_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a picture shows, read off its artists, and data for pictures of networks of any depth."""
+"""Example of every picture, for networks of any depth, and the content of a figure read from its artists."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def flagged(count: int, ax: Axes | None = None) -> Figure:
     return plot_layer_gradient_flow(EPOCHS, norms, flags, ax=ax)
 
 
-# Every picture of a network with so many layers.
+# Pictures of a network with `count` layers.
 BY_LAYER: dict[str, Callable[..., Figure]] = {
     "densities": lambda count, ax=None: plot_layer_densities(EPOCHS, curves(count), ax),
     "redistribution": lambda count, ax=None: plot_redistribution(EPOCHS, shares(count), ax),
@@ -82,7 +82,7 @@ BY_LAYER: dict[str, Callable[..., Figure]] = {
     "specialization": lambda count, ax=None: plot_specialization(channels(count, 1), channels(count, 2), 10, ax),
     "empty channels": lambda count, ax=None: plot_empty_channels(masks(count), ax),
 }
-# Every other picture.
+# All other pictures.
 OTHERS: dict[str, Callable[..., Figure]] = {
     "accuracy": lambda ax=None: plot_accuracy({"dense": [0.5, 0.75]}, ax),
     "gradient flow": lambda ax=None: plot_gradient_flow([0, 50, 99], {"egf_l1": [2, 1, 0.5]}, ax=ax),
@@ -96,14 +96,14 @@ OTHERS: dict[str, Callable[..., Figure]] = {
 
 def only(axes: list[Axes]) -> Axes:
     """Return the axes of a picture that has no colour bar."""
-    (found,) = axes
-    return found
+    (single,) = axes
+    return single
 
 
 def line(axes: Axes, label: str) -> Any:
     """Return the line with a label."""
-    (found,) = [each for each in axes.lines if each.get_label() == label]
-    return found
+    (labelled,) = [drawn for drawn in axes.lines if drawn.get_label() == label]
+    return labelled
 
 
 def ys(axes: Axes, label: str) -> NDArray[np.float64]:
@@ -112,26 +112,26 @@ def ys(axes: Axes, label: str) -> NDArray[np.float64]:
 
 
 def containers(axes: Axes) -> list[Any]:
-    """Return the bars, or lines with bars upon them, of axes."""
+    """Return the bars, or lines with error bars, of axes."""
     return list(axes.containers)
 
 
 def legend_texts(axes: Axes) -> list[str]:
-    """Return the texts of all legends of axes, that beside them first."""
-    found = [each for each in axes.get_children() if isinstance(each, Legend)]
-    found.sort(key=lambda each: each is not axes.get_legend())
-    return [text.get_text() for each in found for text in each.get_texts()]
+    """Return the texts of all legends of axes, the one beside the axes first."""
+    legends = [legend for legend in axes.get_children() if isinstance(legend, Legend)]
+    legends.sort(key=lambda legend: legend is not axes.get_legend())
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
 
 
 def marks(axes: Axes, label: str) -> list[tuple[float, float, str]]:
     """Return position and colour of the marks that have a label, or one that starts with it."""
-    found = []
+    positions = []
     for each in axes.collections:
         if str(each.get_label()).startswith(label):
             colours: Any = each.get_facecolor()
             for (x, y), colour in zip(np.asarray(each.get_offsets()), colours, strict=True):
-                found.append((float(x), float(y), to_hex(tuple(colour))))
-    return found
+                positions.append((float(x), float(y), to_hex(tuple(colour))))
+    return positions
 
 
 def illegible(figure: Figure) -> list[str]:
@@ -142,17 +142,17 @@ def illegible(figure: Figure) -> list[str]:
     axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
     on_ticks = {label for axis in axes for label in _labels([*axis.get_major_ticks(), *axis.get_minor_ticks()])}
     others = [text for text in figure.findobj(Text) if isinstance(text, Text) and text not in on_ticks]
-    found = []
+    problems = []
     for text in [*others, *(label for axis in axes for label in _shown(axis))]:
         if text.get_visible() and text.get_text().strip():
             box = text.get_window_extent(renderer)
             if box.x0 < edge.x0 or box.y0 < edge.y0 or box.x1 > edge.x1 or box.y1 > edge.y1:
-                found.append(f"{text.get_text()!r} is cut off")
+                problems.append(f"{text.get_text()!r} is cut off")
     for axis in axes:
         for first, second in combinations(_shown(axis), 2):
             if first.get_window_extent(renderer).padded(-1).overlaps(second.get_window_extent(renderer).padded(-1)):
-                found.append(f"{first.get_text()!r} overlaps {second.get_text()!r}")
-    return found
+                problems.append(f"{first.get_text()!r} overlaps {second.get_text()!r}")
+    return problems
 
 
 def _labels(ticks: Iterable[Tick]) -> list[Text]:

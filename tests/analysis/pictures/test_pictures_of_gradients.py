@@ -1,4 +1,4 @@
-"""Measures of gradient flow are drawn as they are given, and what is wrong with them is seen."""
+"""Pictures of gradient flow show the numbers passed to them, and mark flags, zeros and non-finite values."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NAN, INF = float("nan"), float("inf")
 
 
 def curve(axes: Axes, name: str) -> Any:
-    """Return a line and the bars upon it."""
-    (found,) = [each for each in containers(axes) if each.get_label() == name]
-    return found
+    """Return a line and its error bars."""
+    (container,) = [drawn for drawn in containers(axes) if drawn.get_label() == name]
+    return container
 
 
 def points(axes: Axes, name: str) -> Any:
@@ -32,7 +32,7 @@ def test_each_measure_is_a_named_line_on_an_axis_that_is_linear_near_zero() -> N
     assert points(axes, "egf_l1").tolist() == [[0, 3], [50, 1], [99, 0]]
     assert points(axes, "l2").tolist() == [[0, 20], [50, 5], [99, 0.02]]
     assert legend_texts(axes) == ["egf_l1", "l2"]
-    assert axes.get_ylim()[0] < 0  # the mark at zero is seen as a whole
+    assert axes.get_ylim()[0] < 0  # the mark at zero is not cut off
     looks = {(each.lines[0].get_color(), each.lines[0].get_linestyle()) for each in containers(axes)}
     assert len(looks) == 2
 
@@ -43,7 +43,7 @@ def test_each_measure_is_a_named_line_on_an_axis_that_is_linear_near_zero() -> N
         ([20.0, 0.02], 0.01),  # the decade of the smallest
         ([0.0, 0.0], 1),
         ([NAN, INF], 1),
-        ([100.0, 1e-30], 1e-4),  # but not so many decades that none can be read
+        ([100.0, 1e-30], 1e-4),  # at most six decades beyond the linear part
     ],
 )
 def test_the_linear_part_ends_below_the_smallest_number(values: list[float], threshold: float) -> None:
@@ -74,14 +74,14 @@ def test_networks_have_a_colour_each_and_measures_a_line_style() -> None:
     assert axes.get_xlabel() == "step"
 
 
-def test_what_is_not_finite_is_a_gap_and_marked_at_the_upper_edge() -> None:
+def test_values_that_are_not_finite_are_gaps_and_marked_at_the_upper_edge() -> None:
     axes = only(plot_gradient_flow([0, 50, 99], {"l1": [3.0, NAN, 1.0], "l2": [2.0, 1.0, INF]}).axes)
     np.testing.assert_allclose(points(axes, "l1")[:, 1], [3, NAN, 1])
     np.testing.assert_allclose(points(axes, "l2")[:, 1], [2, 1, NAN])
-    found = marks(axes, "NaN or infinite")
+    marked = marks(axes, "NaN or infinite")
     colours = [to_hex(curve(axes, name).lines[0].get_color()) for name in ("l1", "l2")]
-    assert [(x, colour) for x, _, colour in found] == [(50, colours[0]), (99, colours[1])]
-    assert all(y > 0.95 for _, y, _ in found)
+    assert [(x, colour) for x, _, colour in marked] == [(50, colours[0]), (99, colours[1])]
+    assert all(y > 0.95 for _, y, _ in marked)
     assert legend_texts(axes) == ["l1", "l2", "NaN or infinite"]
 
 
@@ -122,7 +122,7 @@ def test_many_flagged_layers_are_counted() -> None:
     assert legend_texts(axes)[-1] == "exploding: layer0, layer1, layer2 and 3 more"
 
 
-def test_zeros_and_what_is_not_finite_are_marked_at_the_edges_flagged_or_not() -> None:
+def test_zeros_and_values_that_are_not_finite_are_marked_at_the_edges_flagged_or_not() -> None:
     norms = {"a": [0.0, 1.0, 0.0], "b": [1.0, INF, NAN]}
     axes = only(plot_layer_gradient_flow([0, 5, 10], norms, {"a": ["vanishing", None, None]}).axes)
     assert [(x, y < 0.05) for x, y, _ in marks(axes, "vanishing: a")] == [(0, True)]

@@ -1,4 +1,4 @@
-"""What is dark in a picture of a mask is active, and what is said of channels is so."""
+"""Dark cells of a mask are active weights, and bars are the empty channels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lightning_sparse.analysis.pictures import plot_empty_channels, plot_input_c
 
 def image(axes: Axes) -> NDArray[np.float64]:
     """Return the numbers of the image in axes."""
-    (found,) = axes.images
-    array = found.get_array()
+    (shown,) = axes.images
+    array = shown.get_array()
     assert array is not None
     return np.asarray(array, dtype=float)
 
@@ -38,7 +38,7 @@ def random_mask(*shape: int, density: float = 0.3) -> Tensor:
 
 def test_each_weight_of_a_linear_layer_is_a_cell_outputs_from_top_to_bottom() -> None:
     mask = random_mask(3, 5)
-    axes = only(plot_mask(mask).axes)  # a colour bar would say nothing
+    axes = only(plot_mask(mask).axes)  # without a colour bar, as each cell is one weight
     np.testing.assert_array_equal(image(axes), mask.numpy())
     assert list(axes.images[0].get_extent()) == [0, 5, 3, 0]
     assert axes.images[0].origin == "upper"
@@ -53,7 +53,7 @@ def test_active_is_dark_and_nothing_is_white() -> None:
     assert max(dark[:2]) < 0.2
 
 
-def test_a_single_active_weight_of_a_block_is_not_taken_for_white() -> None:
+def test_a_block_with_a_single_active_weight_is_not_white() -> None:
     mask = torch.ones(1024, 1024, dtype=torch.bool)
     mask[:2, :2] = torch.tensor([[True, False], [False, False]])
     axes = plot_mask(mask).axes[0]
@@ -78,11 +78,11 @@ def test_kernels_of_other_dimensions_are_counted_too(shape: tuple[int, ...]) -> 
 def test_blocks_of_a_large_layer_are_cells_with_their_density_smaller_ones_at_the_end_included() -> None:
     mask = random_mask(1030, 515)
     axes, bar = plot_mask(mask).axes
-    found = image(axes)
-    assert found.shape == (344, 258)  # of 3 x 2, and a last row and column of fewer
-    assert found[0, 0] == pytest.approx(100 * mask[:3, :2].float().mean().item())
-    assert found[-1, 0] == pytest.approx(100 * mask[1029:, :2].float().mean().item())
-    assert found[-1, -1] == pytest.approx(100 * mask[1029:, 514:].float().mean().item())
+    shown = image(axes)
+    assert shown.shape == (344, 258)  # blocks of 3 x 2, smaller in the last row and column
+    assert shown[0, 0] == pytest.approx(100 * mask[:3, :2].float().mean().item())
+    assert shown[-1, 0] == pytest.approx(100 * mask[1029:, :2].float().mean().item())
+    assert shown[-1, -1] == pytest.approx(100 * mask[1029:, 514:].float().mean().item())
     assert bar.get_ylabel() == "active weights in blocks of 3 x 2 (%)"
     assert list(axes.images[0].get_extent()) == [0, 515, 1030, 0]
 
@@ -97,13 +97,13 @@ def test_blocks_of_kernels_have_their_density_too() -> None:
 @given(st.tuples(st.integers(1, 1500), st.integers(1, 1500)), st.integers(0, 9))
 def test_no_active_weight_is_lost_in_blocks(shape: tuple[int, int], seed: int) -> None:
     mask = np.random.default_rng(seed).random(shape) < 0.01
-    found = image(plot_mask(mask).axes[0])
-    assert max(found.shape) <= 512
+    shown = image(plot_mask(mask).axes[0])
+    assert max(shown.shape) <= 512
     rows, columns = (-(-size // 512) for size in shape)
     heights = [min(rows, shape[0] - start) for start in range(0, shape[0], rows)]
     widths = [min(columns, shape[1] - start) for start in range(0, shape[1], columns)]
     percent = 100.0 if max(rows, columns) > 1 else 1.0
-    assert (found * np.outer(heights, widths) / percent).sum() == pytest.approx(mask.sum())
+    assert (shown * np.outer(heights, widths) / percent).sum() == pytest.approx(mask.sum())
 
 
 def test_a_layer_of_16_million_weights_is_drawn_in_seconds() -> None:
@@ -136,8 +136,8 @@ def test_masks_of_zeros_and_ones_are_masks(empty: Tensor) -> None:
 def test_what_is_no_mask_is_refused(mask: Any, came: str) -> None:
     for plot in (
         plot_mask,
-        lambda given: plot_input_connectivity(given, (1, 3)),
-        lambda given: plot_empty_channels({"fc": given}),
+        lambda mask: plot_input_connectivity(mask, (1, 3)),
+        lambda mask: plot_empty_channels({"fc": mask}),
     ):
         with pytest.raises(ValueError, match=rf"Expected .*{came}.* Cure: "):
             plot(mask)

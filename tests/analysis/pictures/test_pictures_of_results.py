@@ -1,4 +1,4 @@
-"""Pictures show the numbers that they are given, with units."""
+"""Pictures of results show the numbers passed to them, with units."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_dense_is_to_the_left_and_sparse_to_the_right_in_common_bins() -> None:
     left, edges = histogram(axes, "dense", 0)
     right, _ = histogram(axes, "sparse", 0)
     counts = np.histogram([0.2, 0.2, 0.4], edges)[0]
-    np.testing.assert_allclose(left, -0.46 * counts / 3 / (2 / 3))  # the longest bar is that of two thirds
+    np.testing.assert_allclose(left, -0.46 * counts / 3 / (2 / 3))  # the longest bar has two thirds of the channels
     np.testing.assert_allclose(right, 0.46 * np.histogram([0.1, 0.2], edges)[0] / 2 / (2 / 3), rtol=1e-6)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["conv1", "conv2"]
 
@@ -66,14 +66,14 @@ def test_a_network_alone_is_to_the_right() -> None:
 
 
 def test_means_leave_nan_out_and_are_marked_on_their_side() -> None:
-    found = means(only(plot_specialization(DENSE, SPARSE, 10).axes))
+    segments = means(only(plot_specialization(DENSE, SPARSE, 10).axes))
     expected = [
         [[-0.46, 0.8 / 3], [0, 0.8 / 3]],
         [[0, 0.15], [0.46, 0.15]],
         [[0.54, 0.5], [1, 0.5]],
         [[1, 0.4], [1.46, 0.4]],
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(segments, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(("classes", "named"), [(10, ["uniform, 1/10"]), (None, [])])

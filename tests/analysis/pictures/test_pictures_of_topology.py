@@ -1,4 +1,4 @@
-"""Densities and shares are drawn as they are given."""
+"""Pictures of densities and shares show the numbers passed to them."""
 
 from __future__ import annotations
 
@@ -70,37 +70,37 @@ def test_a_single_epoch_is_seen_as_a_point() -> None:
 
 def areas(axes: Axes) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Return heights, lower ends and edges of the areas of a picture, by layer."""
-    found = {}
+    drawn = {}
     for patch in axes.patches:
         assert isinstance(patch, StepPatch)
         tops, edges, bottoms = patch.get_data()
-        found[str(patch.get_label())] = (np.asarray(tops) - bottoms, np.asarray(bottoms), np.asarray(edges))
-    return found
+        drawn[str(patch.get_label())] = (np.asarray(tops) - bottoms, np.asarray(bottoms), np.asarray(edges))
+    return drawn
 
 
 def test_shares_are_areas_in_percent_that_stack_up_from_the_last_layer_to_the_first() -> None:
     axes = only(plot_redistribution([1, 2, 4], {"fc1": [0.2, 0.5, 1.0], "fc2": [0.8, 0.5, 0.0]}).axes)
-    found = areas(axes)
-    assert list(found) == ["fc1", "fc2"]
-    np.testing.assert_allclose(found["fc1"][0], [20, 50, 100])
-    np.testing.assert_allclose(found["fc2"][0], [80, 50, 0])
-    np.testing.assert_allclose(found["fc2"][1], 0, atol=1e-9)  # the last layer is at the bottom
-    np.testing.assert_allclose(found["fc1"][1], found["fc2"][0])
-    np.testing.assert_allclose(found["fc1"][2], [0.5, 1.5, 3, 5])
+    drawn = areas(axes)
+    assert list(drawn) == ["fc1", "fc2"]
+    np.testing.assert_allclose(drawn["fc1"][0], [20, 50, 100])
+    np.testing.assert_allclose(drawn["fc2"][0], [80, 50, 0])
+    np.testing.assert_allclose(drawn["fc2"][1], 0, atol=1e-9)  # the last layer is at the bottom
+    np.testing.assert_allclose(drawn["fc1"][1], drawn["fc2"][0])
+    np.testing.assert_allclose(drawn["fc1"][2], [0.5, 1.5, 3, 5])
     assert axes.get_ylim() == (0, 100)
     assert axes.get_xlim() == (0.5, 5)
     assert "%" in axes.get_ylabel()
 
 
 def test_a_single_update_has_a_width() -> None:
-    found = areas(only(plot_redistribution([7], {"fc1": [0.25], "fc2": [0.75]}).axes))
-    assert found["fc1"][2].tolist() == [6.5, 7.5]
+    drawn = areas(only(plot_redistribution([7], {"fc1": [0.25], "fc2": [0.75]}).axes))
+    assert drawn["fc1"][2].tolist() == [6.5, 7.5]
 
 
 def test_an_update_that_moved_nothing_is_a_gap_and_nan_counts_as_nothing() -> None:
-    found = areas(only(plot_redistribution([1, 2], {"fc1": [0.0, NAN], "fc2": [0.0, 0.5]}).axes))
-    np.testing.assert_allclose(found["fc1"][0], [0, 0])
-    np.testing.assert_allclose(found["fc2"][0], [0, 50])
+    drawn = areas(only(plot_redistribution([1, 2], {"fc1": [0.0, NAN], "fc2": [0.0, 0.5]}).axes))
+    np.testing.assert_allclose(drawn["fc1"][0], [0, 0])
+    np.testing.assert_allclose(drawn["fc2"][0], [0, 50])
 
 
 @settings(max_examples=25)
@@ -108,12 +108,12 @@ def test_an_update_that_moved_nothing_is_a_gap_and_nan_counts_as_nothing() -> No
 def test_areas_never_overlap_and_have_the_heights_of_the_shares(claims: list[list[float]]) -> None:
     array = np.array(claims) / max(1.0, np.sum(claims, axis=0).max() + 1e-9)
     names = [f"layer{index}" for index in range(len(claims))]
-    found = areas(plot_redistribution([1, 2, 3], dict(zip(names, array.tolist(), strict=True))).axes[0])
+    drawn = areas(plot_redistribution([1, 2, 3], dict(zip(names, array.tolist(), strict=True))).axes[0])
     top = np.full(3, 100.0)
     for name, share in zip(names, array, strict=True):
-        np.testing.assert_allclose(found[name][0], 100 * share, atol=1e-6)
-        np.testing.assert_allclose(found[name][0] + found[name][1], top, atol=1e-6)
-        top = found[name][1]
+        np.testing.assert_allclose(drawn[name][0], 100 * share, atol=1e-6)
+        np.testing.assert_allclose(drawn[name][0] + drawn[name][1], top, atol=1e-6)
+        top = drawn[name][1]
     assert top.min() > -1e-6
 
 

@@ -1,4 +1,4 @@
-"""All pictures can be read: with any colour vision, in print, and with two layers as with fifty."""
+"""All pictures are legible with any colour vision, in print, and with two to fifty layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lightning_sparse.analysis.pictures.style import (
     style,
 )
 
-# What is left of red, green and blue light (Machado, Oliveira & Fernandes 2009, severity 1).
+# Part of red, green and blue light that is perceived (Machado, Oliveira & Fernandes 2009, severity 1).
 VISIONS = {
     "usual": np.eye(3),
     "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -49,7 +49,7 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def closest(palette: Sequence[str], vision: str) -> float:
-    """Return the distance of the two colours of a palette that are most alike."""
+    """Return the smallest distance between two colours of a palette."""
     seen = [lab(np.clip(np.array(VISIONS[vision]) @ light(each), 0, 1)) for each in palette]
     return min(float(np.linalg.norm(first - second)) for first, second in combinations(seen, 2))
 
@@ -60,11 +60,11 @@ def contrast_with_white(of: Any) -> float:
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_colours_are_told_apart_with_any_colour_vision(vision: str) -> None:
+def test_colours_are_distinct_with_any_colour_vision(vision: str) -> None:
     assert closest(COLOURS, vision) > 15
 
 
-def test_red_and_green_would_not_be() -> None:
+def test_red_and_green_are_not_distinct_with_any_colour_vision() -> None:
     assert closest(("#FF0000", "#00AA00"), "usual") > 100
     assert closest(("#FF0000", "#00AA00"), "no green") < 15
 
@@ -107,7 +107,7 @@ def test_many_layers_are_named_along_a_bar_of_their_colours(picture: str, count:
     assert [names[round(at)] for at in bar.get_yticks()] == labels
     assert (labels[0], labels[-1]) == (names[0], names[-1])
     assert len(labels) <= 16
-    assert bar.get_ylim()[0] > bar.get_ylim()[1]  # the first layer on top
+    assert bar.get_ylim()[0] > bar.get_ylim()[1]  # the first layer is on top
     assert not set(names) & set(legend_texts(axes))
     assert "order of the model" in bar.get_ylabel()
 
@@ -152,7 +152,7 @@ def test_given_axes_are_drawn_into_whatever_figure_they_are_of(picture: str) -> 
 def test_axes_are_labelled_and_titled(picture: str) -> None:
     axes = with_two_layers(picture)().axes[0]
     assert axes.get_title() or axes.get_title(loc="left")
-    # Where layers stand along an axis, they are its labels.
+    # An axis of layers has their names instead of a label.
     by_layer = {"specialization": ["y"], "empty channels": ["x"]}
     assert all(getattr(axes, f"get_{axis}label")() for axis in by_layer.get(picture, ["x", "y"]))
 
@@ -178,11 +178,11 @@ def test_short_names_of_different_layers_differ(names: list[str]) -> None:
         (["fc.weight", "fc.bias"], ["weight", "bias"]),
     ],
 )
-def test_names_lose_what_all_have_in_common(names: list[str], short: list[str]) -> None:
+def test_names_lose_their_common_parts(names: list[str], short: list[str]) -> None:
     assert short_names(names) == short
 
 
-def test_long_names_lose_their_middle_unless_they_were_alike_then() -> None:
+def test_long_names_lose_their_middle_unless_they_would_be_equal() -> None:
     long = "encoder.layers.10.attention.self.query.weight"
     assert short_names([long, "head.weight"]) == ["encoder.…ention.self.query", "head"]
     twin = long.replace("10", "11")

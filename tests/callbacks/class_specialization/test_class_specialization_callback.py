@@ -1,4 +1,4 @@
-"""What the callback measures is what a pass over the images by hand gives, in whatever run it is."""
+"""The callback measures the same as a manual pass over the images, in every kind of run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def counting(steps: list[int]) -> At:
     return At("on_train_batch_end", lambda *_: steps.append(1))
 
 
-# What is measured
+# Measurements
 
 
 def test_every_number_is_that_of_all_images_at_once_in_evaluation_mode() -> None:
@@ -59,7 +59,7 @@ def test_every_number_is_that_of_all_images_at_once_in_evaluation_mode() -> None
 
 
 @pytest.mark.parametrize(
-    ("layers", "found"),
+    ("layers", "names"),
     [
         (None, CONVOLUTIONS),
         ("net.f*", ["net.first"]),
@@ -70,11 +70,11 @@ def test_every_number_is_that_of_all_images_at_once_in_evaluation_mode() -> None
     ],
     ids=str,
 )
-def test_layers_are_chosen_by_name_or_type(layers: Any, found: list[str]) -> None:
+def test_layers_are_chosen_by_name_or_type(layers: Any, names: list[str]) -> None:
     callback = ClassSpecializationCallback(layers=layers)
     run = fit(callback)
-    assert list(measured(callback)) == found
-    for layer in found:
+    assert list(measured(callback)) == names
+    for layer in names:
         assert_close(measured(callback)[layer], expected(run.lightning_module, layer))
 
 
@@ -113,7 +113,7 @@ def test_a_limit_looks_at_the_first_batches_only() -> None:
 
 
 class Tokens(Images):
-    """Has linear layers whose channels come last, after the places."""
+    """A network with linear layers whose channels come last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_channels_of_linear_layers_are_the_last_dimension() -> None:
 
 
 class Shared(Images):
-    """Calls a layer twice."""
+    """A network that calls a layer twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def test_all_calls_of_a_layer_count_and_a_single_channel_is_no_scalar() -> None:
 
 
 class Split(LightningDataModule):
-    """A user's data module, whose set-up for training is one of its own."""
+    """A user's data module, with its own setup for training."""
 
     def setup(self, stage: str) -> None:
         self.images = data() if stage == "fit" else data(7, seed=2)
@@ -184,7 +184,7 @@ def test_it_measures_at_the_end_of_fit_or_of_test(when: Any, expected_passes: tu
     assert measured(callback).keys() == set(CONVOLUTIONS)
 
 
-def test_it_also_measures_after_every_so_many_epochs() -> None:
+def test_it_also_measures_after_every_period_of_epochs() -> None:
     callback, seen = ClassSpecializationCallback(every_n_epochs=2), []
     spy = At(
         "on_train_epoch_end", lambda run, module: seen.append((list(callback.history), expected(module, "net.first")))
@@ -209,11 +209,13 @@ def test_the_last_epoch_is_passed_once_unless_weights_change_after_it(changes: b
 
     run = fit(At("on_train_end", change), callback)
     assert len(passes) == 2 + changes
-    found = callback.history[2]["net.second"]["specialization"]
-    torch.testing.assert_close(found, expected(run.lightning_module, "net.second")["specialization"], rtol=1e-5, atol=0)
+    measured_last = callback.history[2]["net.second"]["specialization"]
+    torch.testing.assert_close(
+        measured_last, expected(run.lightning_module, "net.second")["specialization"], rtol=1e-5, atol=0
+    )
 
 
-def test_a_second_fit_starts_anew() -> None:
+def test_a_second_fit_clears_the_measurements_of_the_first() -> None:
     callback = ClassSpecializationCallback(every_n_epochs=1)
     fit(callback, max_epochs=3)
     assert list(callback.history) == [1, 2, 3]
@@ -228,7 +230,7 @@ def test_a_development_run_looks_at_as_few_batches_as_it_trains_with() -> None:
     assert_close(measured(callback)["net.first"], expected(run.lightning_module, "net.first", first))
 
 
-# What is logged
+# Logs and figures
 
 
 def summary(values: Tensor) -> dict[str, float]:
@@ -284,8 +286,8 @@ def test_a_picture_of_the_channels_is_sent_on_request_and_changes_nothing(tmp_pa
     for pictures in (False, True):
         callback, logger = ClassSpecializationCallback(pictures=pictures), CSVLogger(tmp_path, name=str(pictures))
         runs.append(fit(callback, logger=logger))
-        found = [path.relative_to(logger.log_dir).as_posix() for path in Path(logger.log_dir).rglob("*.png")]
-        assert found == (["figures/specialization/layers.png"] if pictures else [])
+        files = [path.relative_to(logger.log_dir).as_posix() for path in Path(logger.log_dir).rglob("*.png")]
+        assert files == (["figures/specialization/layers.png"] if pictures else [])
     assert not differences(*(run.lightning_module.state_dict() for run in runs))
     (axes,) = draw_specialization(measured(callback)).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]
@@ -315,7 +317,7 @@ def test_two_may_not_log_the_same_names(
 
 
 class Late(Images):
-    """Makes its layers after callbacks are set up."""
+    """A module whose layers are made after the setup of callbacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -371,8 +373,8 @@ def test_a_finished_run_that_is_resumed_has_its_last_measurement_but_the_proport
     fit(resumed, ckpt_path=str(tmp_path / "end.ckpt"))
     trainer(tested).test(Images(), loader(shuffle=False), ckpt_path=tmp_path / "end.ckpt", verbose=False)
     wanted = {
-        layer: {name: value for name, value in found.items() if name != "proportions"}
-        for layer, found in measured(whole).items()
+        layer: {name: value for name, value in computed.items() if name != "proportions"}
+        for layer, computed in measured(whole).items()
     }
     for callback in (resumed, tested):
         assert list(callback.history) == [1, 2]
@@ -392,8 +394,8 @@ def test_testing_an_earlier_checkpoint_keeps_the_history(tmp_path: Path) -> None
     run = fit(callback, saving, max_epochs=3)
     run.test(run.lightning_module, datamodule=Split(), ckpt_path=str(tmp_path / "epoch=0.ckpt"), verbose=False)
     assert list(callback.history) == [1, 2, 3]
-    found, recorded = measured(callback)["net.first"], callback.history[1]["net.first"]
-    torch.testing.assert_close(found["specialization"], recorded["specialization"], rtol=1e-6, atol=0)
+    tested, recorded = measured(callback)["net.first"], callback.history[1]["net.first"]
+    torch.testing.assert_close(tested["specialization"], recorded["specialization"], rtol=1e-6, atol=0)
     fresh = ClassSpecializationCallback(every_n_epochs=1, when="both")
     other = trainer(fresh, ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1))
     other.test(Images(), datamodule=Split(), ckpt_path=str(tmp_path / "epoch=1.ckpt"), verbose=False)
@@ -491,13 +493,13 @@ def test_labels_that_are_no_classes_are_an_error_before_the_first_step(
 
 
 def rare(label: int) -> DataLoader[Any]:
-    """Return images of which the last has another label."""
+    """Return images, the last with another label."""
     images, labels = data().tensors
     return DataLoader(TensorDataset(images, torch.cat([labels[:-1], torch.tensor([label])])), batch_size=4)
 
 
 @pytest.mark.parametrize("every_n_epochs", [None, 2])
-def test_what_shows_late_is_a_warning_and_a_training_that_ends_as_without_it(every_n_epochs: int | None) -> None:
+def test_a_failure_after_the_rehearsal_is_a_warning_and_training_ends_as_without_it(every_n_epochs: int | None) -> None:
     steps: list[int] = []
     callback = ClassSpecializationCallback(num_classes=3, dataloader=rare(3), every_n_epochs=every_n_epochs)
     with pytest.warns(UserWarning, match="Expected to measure class specialization after .* epochs; got") as warned:
@@ -513,13 +515,13 @@ def test_what_shows_late_is_a_warning_and_a_training_that_ends_as_without_it(eve
     assert differences(run.lightning_module.state_dict(), fit(max_epochs=3).lightning_module.state_dict()) == []
 
 
-def test_what_shows_late_in_a_test_is_an_error() -> None:
+def test_a_failure_in_a_test_is_an_error() -> None:
     callback = ClassSpecializationCallback(num_classes=3, dataloader=rare(3), when="test")
     with pytest.raises(ValueError, match="Expected 0 <= label < 3; got other labels for 1 images"):
         trainer(callback).test(Images(), loader(shuffle=False), verbose=False)
 
 
-def test_a_result_of_an_earlier_epoch_does_not_stand_for_one_that_fails() -> None:
+def test_a_failed_measurement_clears_the_result_of_an_earlier_epoch() -> None:
     class Later(ClassSpecializationCallback):
         def unpack(self, batch: Any) -> tuple[Any, Tensor]:
             images, labels = super().unpack(batch)
@@ -532,7 +534,7 @@ def test_a_result_of_an_earlier_epoch_does_not_stand_for_one_that_fails() -> Non
     assert callback.result is None
 
 
-def test_what_was_measured_stays_where_a_logger_fails(tmp_path: Path) -> None:
+def test_a_result_stays_if_a_logger_fails(tmp_path: Path) -> None:
     class Full(CSVLogger):
         def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
             if any(name.startswith("specialization") for name in metrics):
@@ -585,7 +587,7 @@ def test_batches_in_another_form_need_an_unpack_of_their_own() -> None:
         ((torch.zeros(2, 1), [0, 1]), "a tuple of Tensor, list"),
     ],
 )
-def test_what_a_batch_is_instead_is_said(batch: Any, message: str) -> None:
+def test_the_error_describes_a_batch_in_another_form(batch: Any, message: str) -> None:
     with pytest.raises(
         TypeError, match=rf"Expected batches of \(images, labels\); got {message}\. Cure: override unpack"
     ):
@@ -662,7 +664,7 @@ def test_layers_that_are_not_there_or_not_called_are_an_error_before_the_first_s
 
 
 class Judged(Images):
-    """Has a metric with a network of its own."""
+    """A module with a metric that has its own network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -688,7 +690,7 @@ class Recurrent(Images):
 
 
 class Linear(Tokens):
-    """Has no convolutions."""
+    """A module without convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -744,7 +746,7 @@ def test_activations_that_are_not_finite_are_an_error_before_the_first_step() ->
 
 
 class Broken(Images):
-    """Can't be evaluated."""
+    """A module that fails in evaluation."""
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.training:
@@ -753,7 +755,9 @@ class Broken(Images):
 
 
 @pytest.mark.parametrize(("rehearsals", "steps"), [(2, 0), (-1, 0), (0, 12)])
-def test_what_can_not_work_fails_before_training_unless_told_otherwise(rehearsals: int, steps: int) -> None:
+def test_a_forward_that_fails_is_an_error_before_training_unless_rehearsals_are_off(
+    rehearsals: int, steps: int
+) -> None:
     counted: list[int] = []
     with pytest.warns(UserWarning, match="broken") if steps else pytest.raises(RuntimeError, match="broken"):
         fit(
@@ -836,8 +840,8 @@ def test_images_pass_in_the_precision_of_the_run(precision: Any, tolerance: floa
         lambda layer, args, out: None if layer.training else dtypes.append(out.dtype)
     )
     run = fit(callback, module=module, precision=precision)
-    found = set(dtypes)
-    assert found == {torch.float64 if precision == "64-true" else torch.bfloat16}
+    precisions = set(dtypes)
+    assert precisions == {torch.float64 if precision == "64-true" else torch.bfloat16}
     images, labels = data().tensors
     doubled = TensorDataset(images.double(), labels)
     wanted = expected(run.lightning_module.double(), "net.second", doubled)
@@ -872,7 +876,7 @@ def test_compiled_modules_are_measured(part: str) -> None:
     assert graphs[0] > 0
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="before PyTorch 2.6, hooks compile code anew")
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="before PyTorch 2.6, hooks recompile code")
 @pytest.mark.parametrize("part", ["module", "network", "layer"])
 def test_nothing_is_compiled_for_a_measurement(part: str) -> None:
     _, _, graphs = compiled(part)
@@ -894,17 +898,17 @@ def test_averages_of_weights_are_measured_where_the_callback_comes_later() -> No
     def train(*, later: bool) -> tuple[Any, Any]:
         callback = ClassSpecializationCallback(every_n_epochs=1)
         averaging, module = StochasticWeightAveraging(0.5, swa_epoch_start=1), Images()
-        module.net.norm = nn.Identity()  # else there is an epoch for its statistics, which has averages already
+        module.net.norm = nn.Identity()  # batch norm would add an epoch, in which averages are set already
         fit(*((averaging, callback) if later else (callback, averaging)), module=module, max_epochs=3)
         return module, measured(callback)["net.first"]
 
-    module, found = train(later=True)
-    assert_close(found, expected(module, "net.first"))
+    module, computed = train(later=True)
+    assert_close(computed, expected(module, "net.first"))
     with pytest.warns(
         UserWarning, match="Expected callbacks that average weights before .* got StochasticWeightAveraging"
     ):
-        module, found = train(later=False)
-    assert not torch.allclose(found["specialization"], expected(module, "net.first")["specialization"], rtol=1e-6)
+        module, computed = train(later=False)
+    assert not torch.allclose(computed["specialization"], expected(module, "net.first")["specialization"], rtol=1e-6)
 
 
 def test_it_works_under_the_other_name_of_lightning() -> None:
