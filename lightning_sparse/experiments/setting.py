@@ -185,7 +185,7 @@ class Experiment:
     Attributes:
         setting: Setting that is trained.
         seed: Seed for initialization, masks and the order of images.
-        scale: How much of the protocol is run.
+        scale: Scale at which the protocol is run.
     """
 
     setting: Setting

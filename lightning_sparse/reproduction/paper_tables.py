@@ -88,7 +88,7 @@ def table2() -> Study:
 
 
 def table2_as_coded() -> Study:
-    """The rows of Table 2 that the authors' code changes, as that code probably ran them."""
+    """Return the rows of Table 2 that the authors' code changes, as that code probably ran them."""
     all_weights = {"AlexNet-s": 26, "AlexNet-b": 19, "VGG16-C": 16, "VGG16-D": 26, "VGG16-like": 25}
     rows: list[tuple[str, dict[str, Cell]]] = []
     for model, percent in all_weights.items():
@@ -148,7 +148,7 @@ code that their comparison used, and 77.0 % for a better tuned one. The run scri
 
 
 def table5() -> Study:
-    """What redistribution and growth by momentum contribute."""
+    """Return Table 5: the contributions of redistribution and growth by momentum."""
     columns = {
         "VGG16-D, CIFAR-10": (
             "cifar10_vgg16_d_5",
@@ -186,7 +186,7 @@ file.
 
 
 def regrowth() -> Study:
-    """What a weight that is pruned and regrown in one update starts from: the authors' text and their code differ."""
+    """Return a study of the initial value of regrown weights, in which the authors' text and code differ."""
     kept, zero = Setting("mnist_lenet300_5"), variant("mnist_lenet300_5", keep_regrown="false")
     rows = [
         ("its value (the authors' code)", {LENET300: Cell(5, Published("1.53 +- 0.020"), kept)}),

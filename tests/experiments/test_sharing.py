@@ -31,8 +31,8 @@ class Processes:
     """Stands for subprocess.Popen: notes what is started, does something then, and is over at once.
 
     Args:
-        does: What starting an experiment does.
-        status: How its process ends.
+        does: Function that is called when an experiment is started.
+        status: Exit status of its process.
     """
 
     def __init__(self, does: Callable[[Experiment], object], status: int = 0) -> None:
