@@ -87,10 +87,10 @@ def initial_counts(
     """Return the number of active weights per layer; for a number as density they sum to `round(density * N)`.
 
     Args:
-        weights: What can be masked, N weights in all.
+        weights: The maskable weights, N in all.
         density: Fraction in (0, 1] of all N weights that are active; or a mapping of layer patterns to the density of
             each layer they match, of which the first match counts and every layer needs one.
-        distribution: How a number is spread over layers: a name in `topology.density.DISTRIBUTIONS`.
+        distribution: Distribution of one density over layers: a name in `topology.density.DISTRIBUTIONS`.
         dense: Patterns of layers that stay dense; they count in N and use up budget.
         min_active: Minimum number of active weights per layer.
 

@@ -86,7 +86,7 @@ class MaskedModel:
         return any(shard is not None for shard in self._shards.values())
 
     def enforce(self) -> None:
-        """Set every inactive weight to zero. After `attach` this happens by itself after every optimizer step."""
+        """Set every inactive weight to zero. After `attach` every optimizer step does so."""
         self._masks.apply()
 
     def enforce_on(self, copy: nn.Module) -> None:
@@ -121,7 +121,7 @@ class MaskedModel:
                 )
 
     def _examine(self) -> None:
-        """Find the weights of the model anew, and raise unless those that can be masked are those that were."""
+        """Search the whole model, and raise unless the maskable weights are those of the constructor."""
         own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
         include, exclude = self._choice["include"], self._choice["exclude"]
         maskable = weights_by_reason(self.model, include, exclude)

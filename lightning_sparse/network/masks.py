@@ -101,7 +101,7 @@ class Masks:
         """Return two integers, int64, shape `(2,)`, which are the same on every process unless something went wrong.
 
         They depend on the masks and on the weights' values; of a sharded weight, on the number of its active weights,
-        counted anew over all processes.
+        counted over all processes.
         """
         total = torch.zeros(2, dtype=torch.int64)
         for name in self.names:

@@ -1,4 +1,4 @@
-"""Sees every step that any optimizer takes with some parameters, whoever calls it and whenever it was made."""
+"""Observes every optimizer step on a set of parameters through PyTorch's global step hooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueErr
 
 
 @dataclass
-class _Followed:
+class _ObservedOptimizer:
     """An optimizer that has stepped some of the parameters, or was attached to do so."""
 
     # Weak, since a user may replace it during training, and its state is not to live on here for long.
@@ -29,7 +29,7 @@ class _Followed:
     # A step has begun and was not yet counted.
     stepping: bool = False
     # Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
-    within: set[str] = field(default_factory=set)
+    nested: set[str] = field(default_factory=set)
 
 
 class OptimizerStepObserver(ABC):
@@ -44,7 +44,7 @@ class OptimizerStepObserver(ABC):
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self._parameters = dict(parameters)
-        self._followed: list[_Followed] = []
+        self._followed: list[_ObservedOptimizer] = []
         # The optimizer that stepped each parameter last: its momentum is needed even if the user drops it then.
         self._last: dict[str, Optimizer] = {}
         self._steps_before = 0
@@ -55,9 +55,9 @@ class OptimizerStepObserver(ABC):
         """Called after every step.
 
         Args:
-            optimizer: That took it.
-            names: Of its parameters among ours.
-            trained: Those that had a gradient, and were not stepped by another optimizer within this step. None if
+            optimizer: Optimizer that took the step.
+            names: Names of the observed parameters that it has.
+            trained: Names of those that had a gradient and were not stepped by a wrapped optimizer. None if
                 this step was skipped, or is one that counted already.
         """
 
@@ -114,10 +114,7 @@ class OptimizerStepObserver(ABC):
         if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
             raise InvalidValueError(
                 expected="an optimizer that changes weights in its steps",
-                got=(
-                    f"a {type(optimizer).__name__}, whose train() and eval() exchange them for others that "
-                    "are not masked"
-                ),
+                got=f"a {type(optimizer).__name__}, whose train()/eval() swap in unmasked weights",
                 cure="an optimizer that is not schedule-free",
             )
         if not self.names_stepped_by(optimizer):
@@ -149,23 +146,25 @@ class OptimizerStepObserver(ABC):
         while _HANDLES and not _WATCHING:
             _HANDLES.pop().remove()
 
-    def _follow(self, optimizer: Optimizer) -> _Followed:
+    def _follow(self, optimizer: Optimizer) -> _ObservedOptimizer:
         for followed in self._followed:
             if followed.optimizer() is optimizer:
                 return followed
         self._steps_before = self.steps
         self._followed = [followed for followed in self._followed if followed.optimizer() is not None]
-        self._followed.append(_Followed(weakref.ref(optimizer), self._steps_before))
+        self._followed.append(_ObservedOptimizer(weakref.ref(optimizer), self._steps_before))
         return self._followed[-1]
 
-    def _begin(self, optimizer: Optimizer) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Note that an optimizer begins a step."""
         if self.names_stepped_by(optimizer):
             followed = self._follow(optimizer)
             if not followed.stepping:
-                followed.within.clear()
+                followed.nested.clear()
             followed.stepping = True
 
-    def _end(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Count a step of an optimizer that has ended, and report it."""
         names = self.names_stepped_by(optimizer)
         if not names:
             return
@@ -179,11 +178,11 @@ class OptimizerStepObserver(ABC):
             self._clock += 1
             followed.last = self._clock
             self._last |= dict.fromkeys(trained, optimizer)
-        for outer in self._followed:
-            if outer.stepping:
-                outer.within.update(names)
-        fresh = None if trained is None else [name for name in trained if name not in followed.within]
-        self._after_step(optimizer, names, fresh)
+        for other in self._followed:
+            if other.stepping:
+                other.nested.update(names)
+        not_nested = None if trained is None else [name for name in trained if name not in followed.nested]
+        self._after_step(optimizer, names, not_nested)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
@@ -210,9 +209,9 @@ def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]
 
 def _before_every_step(optimizer: Optimizer, *_: Any) -> None:
     for watch in list(_WATCHING):
-        watch._begin(optimizer)
+        watch.before_step(optimizer)
 
 
 def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
     for watch in list(_WATCHING):
-        watch._end(optimizer)
+        watch.after_step(optimizer)

@@ -65,7 +65,7 @@ class Signals(OptimizerStepObserver):
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         super().__init__(parameters)
-        self._masking: Callable[[Sequence[str]], None] | None = None
+        self._apply_masks: Callable[[Sequence[str]], None] | None = None
         self._tracks_momentum = self._tracks_gradients = False
         self._averages: dict[str, Tensor] = {}
         # With the version of each, which tells whether it was overwritten since.
@@ -82,7 +82,7 @@ class Signals(OptimizerStepObserver):
         """Follow an optimizer and every other one that steps these weights from now on.
 
         Args:
-            optimizer: Of some or all of the weights.
+            optimizer: Optimizer of some or all of the weights.
             track_momentum: Keep averages of gradients where an optimizer has no momentum.
             after_step: Called after each step with the names of the weights that were stepped.
             track_gradients: Hold on to the gradients of each step until the next one.
@@ -92,7 +92,7 @@ class Signals(OptimizerStepObserver):
             TypeError: If it is no optimizer.
         """
         self.attach(optimizer)
-        self._masking = after_step
+        self._apply_masks = after_step
         self._tracks_momentum |= track_momentum
         self._tracks_gradients |= track_gradients
 
@@ -103,7 +103,7 @@ class Signals(OptimizerStepObserver):
     def detach(self) -> None:
         """Stop following; the averages and the number of steps stay."""
         super().detach()
-        self._masking = None
+        self._apply_masks = None
         self._tracks_momentum = self._tracks_gradients = False
 
     def momentum(self, name: str) -> Tensor | None:
@@ -138,8 +138,8 @@ class Signals(OptimizerStepObserver):
             self._hold_gradients(names)
             if self._tracks_momentum:
                 self._update_averages(optimizer, trained)
-        if self._masking is not None:
-            self._masking(names)
+        if self._apply_masks is not None:
+            self._apply_masks(names)
 
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
@@ -222,7 +222,7 @@ class Signals(OptimizerStepObserver):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""
         gradients = {name: gradient for name in self._gradients if (gradient := self.gradient(name)) is not None}
-        return {**super().__getstate__(), "_masking": None, "_gradients": gradients}
+        return {**super().__getstate__(), "_apply_masks": None, "_gradients": gradients}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -37,16 +37,16 @@ class SparseNetwork(MaskedModel):
         density: Fraction in (0, 1] of the maskable weights that are active, in all exactly `round(density * N)`; or a
             mapping of layer patterns to densities, of which the first match counts.
             Default: 0.05.
-        sparsity: 1 - density, to give instead; or a mapping, likewise.
-        distribution: How the active weights are spread over layers: "uniform" (the paper), "erdos_renyi" or
+        sparsity: 1 - density, to give instead of it; or a mapping of layer patterns to sparsities.
+        distribution: Distribution of the active weights over layers: "uniform" (the paper), "erdos_renyi" or
             "erdos_renyi_kernel".
         include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names,
             or module types. Also the way to mask LSTM or attention weights.
-        exclude: Leave these out, likewise; they don't count in N.
-        dense: These stay dense, likewise, but count in N: the other layers share what is left of the budget.
+        exclude: Patterns of weights to leave out; they don't count in N.
+        dense: Patterns of layers that stay dense but count in N: the other layers share the rest of the budget.
         min_active: Minimum number of active weights per layer.
-        seed: Of the random masks and of random growth; default: PyTorch's current initial seed.
-        state: What `state_dict` returned, to go on from instead of random masks. Load the model's weights before:
+        seed: Seed for the random masks and random growth; default: PyTorch's current initial seed.
+        state: Result of `state_dict`, to restore instead of drawing masks. Load the model's weights before:
             random masks would zero some of them.
         minimum: Old name of `min_active`, for one more version.
 
@@ -126,8 +126,8 @@ class SparseNetwork(MaskedModel):
 
         Args:
             optimizer: An optimizer that steps some or all of the masked weights. Call once for each.
-            track_momentum: Where the optimizer keeps no momentum, keep an exponential moving average of gradients
-                (smoothing factor 0.9, one tensor per weight) in its place.
+            track_momentum: Whether to keep, for an optimizer without momentum, an exponential moving average of
+                gradients (smoothing factor 0.9, one tensor per weight).
             track_gradients: Hold on to the gradients of each step until the next one, for a recipe that decides by
                 them after they were set to None.
 

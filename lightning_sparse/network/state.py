@@ -27,9 +27,9 @@ def verify_checksum(state: Mapping[str, Any], expected: set[str], source: str) -
     """Raise a ValueError unless a state has exactly the expected entries and is what was saved.
 
     Args:
-        state: What `sealed` returned, and may have been damaged since.
+        state: Result of `with_checksum`, possibly damaged since.
         expected: Names of the content.
-        source: What such states come from, for the cure.
+        source: Noun phrase for the origin of such states, for the cure.
     """
     if not isinstance(state, Mapping) or (missing := expected - set(state)):
         found = f"none of {sorted(missing)}" if isinstance(state, Mapping) else repr(state)[:80]
@@ -63,7 +63,7 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
     """Return the number of active weights by name in the state of a network.
 
     Args:
-        state: What `SparseNetwork.state_dict` returned.
+        state: Result of `SparseNetwork.state_dict`.
         shapes: Shapes of the masked weights of the network that is to take it over, by name.
         budget: Its number of active weights.
 

@@ -71,7 +71,7 @@ def find_weights(
         model: Any module whose parameters are initialized.
         include: Take these instead of the default: module types, or globs on layer, parameter or type names. Other
             trainable parameters with two or more dimensions (LSTM, attention, your own) are masked if included.
-        exclude: Leave these out, likewise.
+        exclude: Patterns of weights to leave out.
 
     Raises:
         ValueError: If nothing is left to mask or a pattern matches nothing.
@@ -119,8 +119,8 @@ def find_trained(
 
     Args:
         model: Any module whose parameters are initialized.
-        include: As `find_weights` takes it; a pattern may match nothing.
-        exclude: Likewise.
+        include: Patterns, see `find_weights`; a pattern may match nothing.
+        exclude: Patterns to leave out; a pattern may match nothing.
     """
     included, excluded = as_included(include), as_patterns(exclude)
     found = [weight for weight in [*_candidates(model), *_pruned(model)] if _is_chosen(weight, included, excluded)]
@@ -144,8 +144,8 @@ def weights_by_reason(
 
     Args:
         model: Any module whose parameters are initialized.
-        include: As `find_weights` takes it; a pattern may match nothing.
-        exclude: Likewise.
+        include: Patterns, see `find_weights`; a pattern may match nothing.
+        exclude: Patterns to leave out; a pattern may match nothing.
         obstacle: The reason, `FROZEN` for instance; "" for the weights that can be masked.
     """
     included, excluded = as_included(include), as_patterns(exclude)
@@ -160,9 +160,9 @@ def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | No
     """Return the names of the weights that a pattern means.
 
     Args:
-        weights: What can be masked.
-        pattern: What is looked for.
-        model: Where to look for the reason if nothing is found.
+        weights: The maskable weights.
+        pattern: Pattern to look for.
+        model: Model to search for the reason if nothing matches.
 
     Raises:
         ValueError: If there are none: most likely a typing error, which must not pass for an empty wish.
@@ -258,7 +258,7 @@ def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: boo
     if parameter.dim() < 2:
         return "a bias, or otherwise of fewer than two dimensions"
     if isinstance(module, ParametrizationList) or _is_computed_from(module, local):
-        return "parametrized: the weight is computed anew in every step"
+        return "parametrized: the weight is recomputed in every step"
     if not parameter.numel() or not parameter.is_floating_point():
         return "empty, or not of real floating-point numbers"
     # Last: what is frozen for now could be masked otherwise.

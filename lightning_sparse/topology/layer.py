@@ -42,7 +42,7 @@ class LayerView:
         generator: A seeded CPU generator, the only source of randomness a rule may use.
         momentum: Same shape as the weight, defined at active and inactive positions; None if unknown.
         gradient: The dense gradient of the last step, same shape; None if unknown.
-        shard: Where the part lies in the whole weight; None if the tensors are those of the whole weight. The
+        shard: Place of the part in the whole weight; None if the tensors are those of the whole weight. The
             generators of all parts are in the same state.
 
     Raises:
@@ -155,7 +155,7 @@ def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     A rule without the declaration is taken to use every signal: right, at the price of memory.
 
     Args:
-        signals: Of "momentum" and "gradient".
+        signals: Names from "momentum" and "gradient".
         shardable: Whether the rule works on one part of a weight that is split over processes: each score depends
             only on its own position or on what `LayerView.total` and `LayerView.noise` return, a claim only on these.
     """

@@ -20,8 +20,8 @@ class _Cut(NamedTuple):
 
     Attributes:
         lowest: The wanted keys are >= this one.
-        surplus: How many more than wanted are; if not 0, all of them equal `lowest`.
-        wanted: How many of those equal to `lowest` are wanted, if there is a surplus.
+        surplus: Number of such keys beyond the wanted number; if not 0, the surplus keys equal `lowest`.
+        wanted: Number of keys equal to `lowest` that are wanted, if there is a surplus.
     """
 
     lowest: int
@@ -36,9 +36,9 @@ def mark_top_k(scores: Tensor, k: int, eligible: Tensor | None, shard: Shard) ->
 
     Args:
         scores: This part's, any shape, also empty; any real dtype that int64 or float64 can hold.
-        k: How many to mark in all parts together, at least 1.
+        k: Number of scores to mark in all parts together, at least 1.
         eligible: Bool, same shape as the scores; default: all.
-        shard: Where the part lies.
+        shard: Place of the part in the whole weight.
 
     Raises:
         ValueError: If fewer than `k` scores are eligible in all parts together; on all of them.
@@ -73,8 +73,8 @@ def _find_cut(keys: Tensor, k: int, lowest: int, bits: int, shard: Shard) -> _Cu
         keys: This part's keys, flat, integers in `[lowest, lowest + 2**bits)`.
         k: At least 1.
         lowest: A multiple of `2**bits`, or `-2**(bits - 1)`.
-        bits: How many bits the keys differ in.
-        shard: Of it only the reduction is used.
+        bits: Number of bits that the keys differ in.
+        shard: Shard of the weight; only its reduction is used.
     """
     missing = k
     while True:

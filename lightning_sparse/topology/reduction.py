@@ -17,7 +17,7 @@ _Exponent = TypeVar("_Exponent", int, Tensor)
 
 # Exponents of doubles as they are stored, with an offset of 1023; the last one marks NaN and infinity.
 _EXPONENTS = 2048
-# Temporaries are limited to so many numbers: on the CPU they stay in its cache, on others they stay small.
+# Size limit of temporaries, in numbers: on the CPU they stay in its cache, on others they stay small.
 _CHUNK_ON_HOST, _CHUNK = 1 << 15, 1 << 22
 
 

@@ -37,10 +37,10 @@ def resolve(
     """Return what a choice stands for: a name in `known`, an import path `"package.module.attribute"`, or itself.
 
     Args:
-        kind: What is chosen, for messages ("growth rule").
+        kind: Noun for the choice, for messages ("growth rule").
         choice: A name, an import path or a function.
         known: The registry of that kind.
-        accepts: What is told apart from a mistake; default: a function of one argument.
+        accepts: Test of a choice that is no name; default: whether it is a function of one argument.
 
     Raises:
         ValueError: If the name is unknown or the path can't be imported.

@@ -94,9 +94,9 @@ class Rewiring(Generic[_Mask]):
     """The outcome of one update, by layer name.
 
     Attributes:
-        survivors: Which weights keep their value: active before and not pruned (or pruned and regrown at once, if the
-            recipe keeps those).
-        masks: Which weights are active now: the survivors, and the grown ones, which start at zero.
+        survivors: Masks of the weights that keep their value: active before and not pruned (or pruned and
+            regrown at once, if the recipe keeps those).
+        masks: Masks of the weights that are active now: the survivors, and the grown ones, which start at zero.
         changes: The counts, in the order of the layers.
     """
 

@@ -35,9 +35,9 @@ def top_k_mask(scores: Tensor, k: int, eligible: Tensor | None = None, shard: Sh
 
     Args:
         scores: Any shape, any real dtype, no NaN.
-        k: How many to mark, between 0 and the number of eligible entries (of all parts).
+        k: Number of scores to mark, between 0 and the number of eligible entries (of all parts).
         eligible: Bool, same shape as the scores; default: all.
-        shard: Where the part lies in the whole; default: the scores are those of the whole weight.
+        shard: Place of the part in the whole weight; default: the scores are those of the whole weight.
 
     Returns:
         A bool tensor with the shape and device of the scores.
@@ -149,7 +149,7 @@ def apportion(
         claims: Finite, >= 0, any scale; if all are zero they count as equal.
         capacities: The most that each party can take.
         minimums: The least that each party must get; default 0.
-        excess: How overflow is passed on. "proportional" needs positive claims.
+        excess: Rule that passes on the overflow. "proportional" needs positive claims.
 
     Returns:
         One integer per party; they sum to `total`.

@@ -24,7 +24,7 @@ class Shard:
 
     Attributes:
         shape: Shape of the whole weight, `(out, in, *kernel)`.
-        offset: Where the part begins, per dimension. The part itself may be empty; then its offset doesn't matter.
+        offset: First index of the part, per dimension. The offset of an empty part doesn't matter.
         all_reduce: Function that returns the sum of a tensor (int64 or float64, the same shape everywhere) over all
             parts as a new tensor, equal on all of them.
         all_reduce_max: Function that returns the elementwise maximum instead (of int64). A topology update needs it.

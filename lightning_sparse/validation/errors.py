@@ -13,8 +13,8 @@ class UsageError(Exception):
     Args:
         expected: Noun phrase for what is needed, with its unit and range; or, if nothing else is given, the whole
             message, as a process that loads data passes it on.
-        got: What came instead. More sentences may follow, which explain.
-        cure: What to do about it, without a full stop.
+        got: Value that came instead. More sentences may follow, which explain.
+        cure: Advice on how to correct it, without a full stop.
 
     >>> raise InvalidValueError(expected="two of them", got="three", cure="take one away")
     Traceback (most recent call last):

@@ -36,7 +36,7 @@ def check_integer(value: object, minimum: float = -inf, *, expected: str, cure: 
         value: Number to check.
         minimum: Least value that is allowed.
         expected: Noun phrase for what is needed, for the message.
-        cure: What to do about it, for the message.
+        cure: Advice on how to correct it, for the message.
 
     Raises:
         InvalidValueError: If it is no integer, or below the minimum.
@@ -54,7 +54,7 @@ def check_real(value: object, minimum: float = -inf, maximum: float = inf, *, ex
         minimum: Least value that is allowed.
         maximum: Largest value that is allowed.
         expected: Noun phrase for what is needed, for the message.
-        cure: What to do about it, for the message.
+        cure: Advice on how to correct it, for the message.
 
     Raises:
         InvalidValueError: If it is no real number, NaN, or outside of the range.

@@ -213,7 +213,7 @@ def test_a_weight_that_is_computed_in_every_step_stays_dense_and_is_reported(kin
     assert callback.network is not None
     assert sources
     reasons = {callback.network.why_unmasked[name] for name in sources}
-    assert reasons == {"parametrized: the weight is computed anew in every step"}
+    assert reasons == {"parametrized: the weight is recomputed in every step"}
 
 
 @pytest.mark.parametrize("include", ["net.0", "net.0.*", "*Linear", nn.Linear], ids=str)
