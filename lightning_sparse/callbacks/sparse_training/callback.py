@@ -108,7 +108,7 @@ class SparseTrainingCallback(ResumableCallback):
         cls.__signature__ = forwarded_signature(cls.__init__, cls.__base__ or cls, sets=sets)
 
     def _reset(self) -> None:
-        self._forget()
+        self._reset_counters()
         self._max_epochs: int | None = None
         self._total_updates = inf
         self._has_averages = self._has_logged = False
@@ -146,7 +146,7 @@ class SparseTrainingCallback(ResumableCallback):
             self._restore_counters(self._restored)
         else:
             if self.network is None or self.network.model is not pl_module:
-                self.network = self._draw(trainer, pl_module)
+                self.network = self._draw_masks(trainer, pl_module)
             self.network.check_weights()
             steps = trainer.global_step // counted_per_step(trainer)
             self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
@@ -155,7 +155,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._has_averages = has_averages(trainer)
         mask_averages(trainer, self.network)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> SparseNetwork:
+    def _draw_masks(self, trainer: Trainer, pl_module: LightningModule) -> SparseNetwork:
         """Return a network with new masks, the same on all ranks."""
         nonzero = fraction_of_nonzero(pl_module, self._network_options["include"], self._network_options["exclude"])
         seed = trainer.strategy.broadcast(torch.initial_seed() if self._seed is None else self._seed)
@@ -171,7 +171,7 @@ class SparseTrainingCallback(ResumableCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
-        self._follow_checkpoint(trainer, pl_module)
+        self._load_evaluated_masks(trainer, pl_module)
         self._enforce()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,7 +181,7 @@ class SparseTrainingCallback(ResumableCallback):
             ValueError: If the prune rate is to decay over a run without a known end, or a weight is not finite.
             RuntimeError: If processes start from different masks or weights.
         """
-        self._take_over(trainer)
+        self._apply_restored(trainer)
         if self.network is None:
             return
         self._plan_updates(trainer)

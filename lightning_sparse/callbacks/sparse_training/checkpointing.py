@@ -30,9 +30,9 @@ class ResumableCallback(Callback):
         self._is_fitting = False
         # Whether the recipe decides by gradients, which a checkpoint then has to hold.
         self._holds_gradients = False
-        self._forget()
+        self._reset_counters()
 
-    def _forget(self) -> None:
+    def _reset_counters(self) -> None:
         """Forget an earlier run; its network stays."""
         self._counters = Counters()
         # A state that was loaded and waits for the module to be ready for it.
@@ -98,8 +98,8 @@ class ResumableCallback(Callback):
                 ),
             )
 
-    def _take_over(self, trainer: Trainer) -> None:
-        """Use a state that arrives after the start of fit, as strategies that shard the model restore it."""
+    def _apply_restored(self, trainer: Trainer) -> None:
+        """Apply a state that was restored after the start of fit, as strategies that shard the model do."""
         self._check_resumable(trainer)
         if self.network is not None and self._restored is not None:
             self.network.load_state_dict(self._restored["network"])
@@ -107,23 +107,23 @@ class ResumableCallback(Callback):
             mask_averages(trainer, self.network)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Use what was restored, before the weights are validated."""
-        self._take_over(trainer)
+        """Apply a restored state before the weights are validated."""
+        self._apply_restored(trainer)
 
-    def _follow_checkpoint(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Outside of fit, masks of a checkpoint that is evaluated replace those of the module trained before."""
+    def _load_evaluated_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside of fit, replace the masks of the trained module by those of the evaluated checkpoint."""
         if trainer.state.fn != "fit" and self.network is not None and self._restored is not None:
             if self.network.model is pl_module:
                 self.network.load_state_dict(self._restored["network"])
             self._restored = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep masks and weights together where a checkpoint is evaluated."""
-        self._follow_checkpoint(trainer, pl_module)
+        """Load the masks that belong to the weights of the evaluated checkpoint."""
+        self._load_evaluated_masks(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep masks and weights together where a checkpoint is evaluated."""
-        self._follow_checkpoint(trainer, pl_module)
+        """Load the masks that belong to the weights of the evaluated checkpoint."""
+        self._load_evaluated_masks(trainer, pl_module)
 
     def _restore_counters(self, state: Mapping[str, Any]) -> None:
         self._counters = Counters.from_dict(state)

@@ -48,9 +48,9 @@ class Counters:
         Raises:
             ValueError: If the values are no counters.
         """
-        found = {name: values.get(name) for name in ("first", "last", "step_offset", "history")}
+        entries = {name: values.get(name) for name in ("first", "last", "step_offset", "history")}
         try:
-            (*first,), (*last,), offset, records = found.values()  # type: ignore[misc]  # checked below
+            (*first,), (*last,), offset, records = entries.values()  # type: ignore[misc]  # checked below
             history = [UpdateRecord.from_dict(record) for record in records]  # type: ignore[union-attr]  # see except
             ordered = all(0 <= start <= end for start, end in zip(first, last, strict=True)) and len(first) == 2
             valid = ordered and all(map(is_count, [*first, *last, abs(offset)]))  # type: ignore[arg-type]  # see except
@@ -60,7 +60,7 @@ class Counters:
         if not valid:
             raise InvalidValueError(
                 expected="counters of epochs and steps, and records of updates",
-                got=f"{repr(found)[:120]}",
+                got=f"{repr(entries)[:120]}",
                 cure="the state is damaged, load another checkpoint",
             )
         return cls((first[0], first[1]), (last[0], last[1]), offset, history)  # type: ignore[arg-type]  # valid

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class SparsityPictures(Callback):
     """Draw where the active weights of sparse training are and went, and send the pictures to the Trainer's loggers.
 
-    To be put into the Trainer beside `SparseMomentumCallback` or another `SparseTrainingCallback`, before or after it.
+    Add it to the Trainer's callbacks, before or after `SparseMomentumCallback` or another `SparseTrainingCallback`.
     Loggers that take no figures, and a Trainer without loggers, get PNG files in the folder `figures`
     (`lightning_sparse.callbacks.probing.figure_logging.send_figure`). The pictures, by name:
 
@@ -51,15 +51,15 @@ class SparsityPictures(Callback):
     def __init__(self, every_n_epochs: int | None = None) -> None:
         super().__init__()
         self._cadence = None if every_n_epochs is None else Cadence(every_n_epochs)
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         # Shapes of the images in the first batch of a fit, by which the first layer's inputs are known as pixels.
         self._images: list[tuple[int, ...]] | None = None
         self._drawn_at = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit, and see to it that there is something to draw, and what draws.
+        """Forget an earlier fit, and check for a sparse callback and for matplotlib.
 
         Raises:
             MisconfigurationException: If the Trainer has no callback for sparse training.
@@ -68,7 +68,7 @@ class SparsityPictures(Callback):
         if stage == "fit":
             import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
 
-            self._forget()
+            self._reset()
             _sparse_callback(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
@@ -107,14 +107,14 @@ class SparsityPictures(Callback):
 
 
 def _sparse_callback(trainer: Trainer) -> SparseTrainingCallback:
-    found = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseTrainingCallback)]
-    if not found:
+    sparse = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseTrainingCallback)]
+    if not sparse:
         raise ConfigurationError(
             expected="a callback for sparse training, whose pictures are to be drawn",
             got="none in the Trainer",
             cure="add SparseMomentumCallback() to its callbacks, or leave SparsityPictures out",
         )
-    return found[0]
+    return sparse[0]
 
 
 def _masks(network: SparseNetwork) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from lightning_sparse.selection.patterns import as_included, as_patterns
 from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError
 
-# Arguments of `SparseNetwork` that are no options: a callback sets them when a fit starts.
+# Arguments of `SparseNetwork` that a callback sets itself when a fit starts.
 SET_AT_START = ("model", "seed", "state")
 _DEFAULTS = {
     name: parameter.default

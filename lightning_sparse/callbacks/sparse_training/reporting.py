@@ -1,4 +1,4 @@
-"""What a run says about its sparsity: numbers for its loggers, and a table before it starts."""
+"""Sparsity of a run: metrics for the loggers, warnings, and a table before training."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Rollback:
-    """How a callback was before a fit, and the weights that the fit will mask.
+    """State of a callback before a fit, with copies of the weights that the fit will mask.
 
     The copies of the weights live until the first step only: before there are gradients, so that they don't raise the
     most memory that a run needs.

@@ -56,15 +56,15 @@ class PruneRate:
         Raises:
             ValueError: If the schedule returns no factor.
         """
-        found = self._schedule(progress)
+        returned = self._schedule(progress)
         try:
-            factor = float(found)
+            factor = float(returned)
         except (TypeError, ValueError):
             factor = nan
         if not 0 <= factor <= 1:
             raise InvalidValueError(
                 expected=f"a factor in [0, 1] on the prune rate from the schedule at progress {progress:.3g}",
-                got=repr(found),
+                got=repr(returned),
                 cure="return 1 for the whole prune rate, 0 for none",
             )
         return self.initial * factor

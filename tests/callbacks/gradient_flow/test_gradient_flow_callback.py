@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
-from watching import scaled
+from witness import scaled
 
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, effective_gradient_flow
 from lightning_sparse.analysis import gradient_norm

@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
-from watching import scaled
+from witness import scaled
 
 from lightning_sparse import GradientFlowCallback
 from lightning_sparse.callbacks.probing.gradients import GradientProbe, draw_batches

@@ -23,7 +23,7 @@ from tiny_training import (
     stray_weights,
 )
 from torch import Tensor, nn
-from watching import BUDGET, DENSITY, Watch
+from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse._compat import MisconfigurationException

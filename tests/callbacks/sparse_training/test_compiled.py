@@ -1,4 +1,4 @@
-"""Compiled modules train like others: masks change in place, and nothing is compiled anew for it."""
+"""Compiled modules train like others: masks change in place, without a recompilation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tiny_training import Batch, ShufflingLoader, TinyModule, differences, trainer
 from torch import Tensor
 from torch._dynamo.utils import counters
-from watching import BUDGET, DENSITY, Watch
+from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback
 

@@ -21,7 +21,7 @@ from tiny_training import (
     stray_weights,
     watchers_of,
 )
-from watching import BUDGET, DENSITY
+from witness import BUDGET, DENSITY
 
 from lightning_sparse import SparseMomentumCallback
 

@@ -76,7 +76,7 @@ class File:
     expected: dict[str, Any]
 
     def content(self) -> dict[str, Any]:
-        """Return what is in it, each time anew."""
+        """Return its content, loaded again at each call."""
         loaded: dict[str, Any] = torch.load(self.path, weights_only=True)
         return loaded
 

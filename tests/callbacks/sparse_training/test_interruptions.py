@@ -1,4 +1,4 @@
-"""A run that fails, is interrupted or killed at any moment leaves nothing behind, and can go on."""
+"""A run that fails, is interrupted or killed at any moment leaves nothing behind, and can be resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tiny_training import (
     trainer,
     watchers_of,
 )
-from watching import BUDGET, DENSITY, Watch
+from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback
 
@@ -52,7 +52,7 @@ ERRORS = [RuntimeError("a user's mistake"), KeyboardInterrupt()]
 
 
 class Fails(At):
-    """Raises an error, once, in a hook after so many steps."""
+    """Raises an error, once, in a hook after this many steps."""
 
     def __init__(self, hook: str, error: BaseException, step: int) -> None:
         super().__init__(hook, self._fail)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.optim import SGD, Optimizer
-from watching import DENSITY, Watch
+from witness import DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback
 

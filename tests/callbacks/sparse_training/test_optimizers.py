@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
-from watching import BUDGET, DENSITY, Watch
+from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback
 from lightning_sparse.topology import LayerView, MissingSignalError

@@ -21,7 +21,7 @@ from tiny_training import (
 )
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
-from watching import BUDGET, DENSITY, Watch, scaled
+from witness import BUDGET, DENSITY, Watch, scaled
 
 from lightning_sparse import SparseMomentumCallback
 

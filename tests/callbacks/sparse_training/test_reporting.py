@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tiny_training import At, ShufflingLoader, TinyModule, fit, masks_of, trainer
 from torch import nn
-from watching import BUDGET, DENSITY
+from witness import BUDGET, DENSITY
 
 from lightning_sparse import SparseMomentumCallback
 

@@ -37,7 +37,7 @@ from tiny_training import (
 )
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from watching import BUDGET, DENSITY, Watch
+from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse._compat import MisconfigurationException

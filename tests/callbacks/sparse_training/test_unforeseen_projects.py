@@ -27,7 +27,7 @@ from tiny_training import (
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torchmetrics import Metric
-from watching import BUDGET, DENSITY, Watch
+from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback, SparseNetwork
 from lightning_sparse._compat import MisconfigurationException
