@@ -92,6 +92,16 @@ def test_no_folder_has_too_many_modules() -> None:
     assert crowded(ROOT) == []
 
 
+def test_no_file_is_too_long() -> None:
+    assert long_files(ROOT) == []
+
+
+def test_no_test_asserts_under_an_if() -> None:
+    tests = Path(__file__).parent
+    found = {path: conditional_asserts(path.read_text(encoding="utf-8")) for path in modules(tests)}
+    assert {str(path.relative_to(tests)): lines for path, lines in found.items() if lines} == {}
+
+
 @pytest.mark.parametrize("path", modules(ROOT), ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_and_constructors_are_short(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
