@@ -61,7 +61,7 @@ def measure(tree: Path, command: Sequence[str], metric: re.Pattern[str] | None) 
     Args:
         tree: Folder of the checkout.
         command: Program and its arguments.
-        metric: What finds the number to compare in its output; None: CPU time is compared.
+        metric: Pattern that finds the number to compare in its output; None: CPU time is compared.
 
     Raises:
         CommandError: If it can't be started, fails, or prints no such number.
@@ -105,7 +105,7 @@ def _printed(metric: re.Pattern[str], output: str) -> float:
 def measure_pairs(
     trees: tuple[Path, Path], command: Sequence[str], pairs: int, metric: re.Pattern[str] | None = None
 ) -> list[tuple[Cost, Cost]]:
-    """Return the costs of so many pairs, A's first, and print each as it comes; every other pair begins with B."""
+    """Return the costs of this many pairs, A's first, and print each as it comes; every other pair begins with B."""
     for tree in trees:  # compiles what is imported, and shows early what fails
         measure(tree, command, metric)
     found = []
@@ -122,9 +122,9 @@ def interval(ratios: Sequence[float], resamples: int = RESAMPLES, seed: int = 0)
     """Return the 95 % interval of the median, by percentile bootstrap.
 
     Args:
-        ratios: One per pair.
-        resamples: Samples of as many ratios that are drawn from them.
-        seed: Of the draws.
+        ratios: Ratio of each pair.
+        resamples: Number of bootstrap samples, each of as many ratios.
+        seed: Seed for drawing the samples.
     """
     source = random.Random(seed)
     medians = sorted(statistics.median(source.choices(ratios, k=len(ratios))) for _ in range(resamples))

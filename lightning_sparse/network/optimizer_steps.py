@@ -52,7 +52,7 @@ class OptimizerStepObserver(ABC):
 
     @abstractmethod
     def _after_step(self, optimizer: Optimizer, names: Sequence[str], trained: Sequence[str] | None) -> None:
-        """Called after every step.
+        """Update what depends on the weights; called after every step.
 
         Args:
             optimizer: Optimizer that took the step.

@@ -155,7 +155,7 @@ def saved_figures(runs: Sequence[RunLog]) -> str:
 
 
 def settings(runs: Sequence[RunLog]) -> str:
-    """Settings of the runs; of two runs, settings that differ come first and are bold."""
+    """Return the settings of the runs; of two runs, settings that differ come first and are bold."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = [[name, *(run.settings.get(name, "-") for run in runs)] for name in names]
     differ = [len(set(row[1:])) > 1 for row in rows]
