@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_sparse.network.budget import Density, LayerDensity, as_density, initial_counts
@@ -109,6 +109,11 @@ class SparseNetwork(MaskedModel):
         }
 
     @property
+    def layer_densities(self) -> dict[str, float]:
+        """Active fraction of each maskable weight, in [0, 1], by parameter name."""
+        return {name: self._active[name] / parameter.numel() for name, parameter in self._parameters.items()}
+
+    @property
     def density(self) -> float:
         """Active fraction of all maskable weights, in (0, 1]."""
         return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
@@ -199,15 +204,11 @@ class SparseNetwork(MaskedModel):
             self._generator.set_state(before)
             raise
         for change in rewiring.changes:
-            self._put(change.name, rewiring.survivors[change.name], rewiring.masks[change.name])
+            weight = to_local(self._parameters[change.name]).detach()
+            weight.mul_(unpack_mask(rewiring.survivors[change.name], weight.shape).to(weight.dtype))
+            self._masks[change.name] = unpack_mask(rewiring.masks[change.name], weight.shape)
             self._active[change.name] = change.active
         return rewiring.changes
-
-    @torch.no_grad()
-    def _put(self, name: str, survivors: Tensor, mask: Tensor) -> None:
-        weight = to_local(self._parameters[name])
-        weight.mul_(unpack_mask(survivors, weight.shape).to(weight.dtype))
-        self._masks[name] = unpack_mask(mask, weight.shape)
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:
         return LayerView(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite, isnan
 from typing import Generic, NamedTuple, TypeVar
 
@@ -43,12 +43,16 @@ class Recipe:
         keep_regrown: Whether a weight that is pruned and grown in the same update keeps its value (RigL, and the
             original authors' code of sparse momentum) or starts at zero like every grown weight (the default, and
             the text of the sparse momentum paper).
+        signals: Names of the signals that the rules may ask for.
+        unshardable: Rules that don't work on parts of weights that are split over processes.
     """
 
     prune: WeightScore | None
     redistribute: LayerClaim | None
     grow: WeightScore | None
     keep_regrown: bool = False
+    signals: frozenset[str] = field(init=False, repr=False, compare=False)
+    unshardable: tuple[WeightScore | LayerClaim, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.prune is None) != (self.grow is None):
@@ -72,21 +76,15 @@ class Recipe:
                 cure="the default is False",
             )
 
-    @cached_property
-    def signals(self) -> frozenset[str]:
-        """The signals that the rules of this recipe may ask for."""
-        return signals_of(self.prune) | signals_of(self.redistribute) | signals_of(self.grow)
+        rules = [rule for rule in (self.prune, self.redistribute, self.grow) if rule is not None]
+        # A frozen dataclass.
+        object.__setattr__(self, "signals", frozenset().union(*map(signals_of, rules)))
+        object.__setattr__(self, "unshardable", tuple(rule for rule in rules if not is_shardable(rule)))
 
     @property
     def shardable(self) -> bool:
         """Whether its rules work on parts of weights that are split over processes."""
         return not self.unshardable
-
-    @cached_property
-    def unshardable(self) -> tuple[WeightScore | LayerClaim, ...]:
-        """The rules that don't."""
-        rules = (self.prune, self.redistribute, self.grow)
-        return tuple(rule for rule in rules if rule is not None and not is_shardable(rule))
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,12 @@ def log_sparsity(trainer: Trainer, network: SparseNetwork, record: UpdateRecord 
     if trainer.barebones:
         return
     metrics = {"sparsity/density": network.density}
-    metrics |= {f"sparsity/density/{name}": layer.density for name, layer in network.layers.items()}
+    metrics |= {f"sparsity/density/{name}": density for name, density in network.layer_densities.items()}
     if record is not None:
-        metrics |= {
-            "sparsity/prune_rate": record.prune_rate,
-            "sparsity/pruned": float(record.pruned),
-            "sparsity/grown": float(record.grown),
-            **{f"sparsity/share/{name}": change.share for name, change in record.layers.items()},
-        }
+        changes = record.layers.values()
+        metrics["sparsity/prune_rate"] = record.prune_rate
+        metrics |= {f"sparsity/{kind}": float(sum(getattr(c, kind) for c in changes)) for kind in ("pruned", "grown")}
+        metrics |= {f"sparsity/share/{change.name}": change.share for change in changes}
     trainer.progress_bar_metrics["sparsity/density"] = metrics["sparsity/density"]
     log_now(trainer, metrics)
 
