@@ -28,6 +28,7 @@ SMALL = 0.3 * LAYER
 
 # Beyond the view itself: scores, masks, and what selecting from them takes. Sorting (indices of 8 bytes) takes more.
 WORKING = {"sparse_momentum": 3.0, "set": 3.0, "rigl": 3.0, "set_original": 12.0, "static": 0.5}
+WORKING = {**dict.fromkeys(RECIPES, 3.0), **WORKING}  # what a recipe that is added may take, too
 
 
 def builders(layer: LayerView, number: int) -> list[Callable[[], LayerView]]:
