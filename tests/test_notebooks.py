@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-# What a cell of our notebooks may put out under a name of its own.
+# Absolute paths; the outputs of a notebook must not show where it ran.
 ADDRESS = re.compile(r"(?<![\w.:/~}])/(?:home|root|tmp|work|mnt|usr|opt|var|Users)/")
 
 
