@@ -17,6 +17,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import random
@@ -39,7 +40,7 @@ TESTS = (
     "tests/contracts/test_recipes.py",
 )
 # Tests of a mutant: at most this many, of at most this many seconds; a mutant may take this many times as long.
-MOST_TESTS, MOST_SECONDS, PATIENCE = 40, 10.0, 4
+MOST_TESTS, MOST_SECONDS, PATIENCE = 80, 15.0, 4
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -227,6 +228,14 @@ def tests_of_lines(tree: Path, folder: Path) -> dict[str, dict[int, list[str]]]:
     return lines
 
 
+def digest(tree: Path) -> str:
+    """Return a digest of sources and tests, by which measurements of another version are not taken for this one's."""
+    content = hashlib.blake2b(str(tree).encode(), digest_size=8)
+    for path in sorted(path for folder in (*FOLDERS, "tests") for path in (tree / folder).rglob("*.py")):
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
 def fastest(tests: set[str], seconds: dict[str, float]) -> list[str]:
     """Return the fastest tests, as many as a mutant may take."""
     chosen: list[str] = []
@@ -293,7 +302,7 @@ def main() -> None:
         measure(arguments.measure)
         return
     tree = arguments.tree.resolve()
-    folder = Path(tempfile.gettempdir()) / f"mutation{str(tree).replace(os.sep, '-')}"
+    folder = Path(tempfile.gettempdir()) / f"mutation-{digest(tree)}"
     folder.mkdir(exist_ok=True)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     lines = tests_of_lines(tree, folder)
