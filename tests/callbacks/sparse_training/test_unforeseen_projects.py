@@ -179,7 +179,7 @@ def test_an_optimizer_whose_weights_change_outside_of_steps_is_refused_with_the_
         def configure_optimizers(self) -> Optimizer:
             return ScheduleFree(self.parameters(), lr=0.1)
 
-    with pytest.raises(ValueError, match=r"got a ScheduleFree, whose train\(\) and eval\(\).*Cure: an optimizer"):
+    with pytest.raises(ValueError, match=r"got a ScheduleFree, whose train\(\)/eval\(\).*Cure: an optimizer"):
         fit(sparse(), module=Uses())
 
 
