@@ -320,3 +320,46 @@ def test_averages_and_steps_survive_saving() -> None:
         runs.append((signals.steps, signals.momentum("weight")))
     assert runs[0][0] == runs[1][0] == 3
     torch.testing.assert_close(runs[1][1], runs[0][1], rtol=0, atol=0)
+
+
+class Wrapping(SGD):
+    """An optimizer whose step calls that of its base class, so that PyTorch's hooks run twice in one step."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return super().step(closure)
+
+
+class Nesting(SGD):
+    """An optimizer that lets another one take its step."""
+
+    def __init__(self, parameters: Any, inner: Optimizer) -> None:
+        super().__init__(parameters, lr=LR)
+        self.inner = inner
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        self.inner.step()
+
+
+def test_a_step_that_calls_the_step_of_its_base_class_counts_once() -> None:
+    parameter = Parameter(torch.ones(1, 3))
+    optimizer = Wrapping([parameter], lr=LR)
+    signals = follow({"a": parameter}, optimizer)
+    take_steps(optimizer, parameter)
+    assert signals.steps == len(GRADIENTS)
+
+
+def test_a_wrapped_optimizer_counts_in_every_step_of_the_one_around_it() -> None:
+    parameter = Parameter(torch.ones(1, 3))
+    inner = SGD([parameter], lr=LR, momentum=0.9)
+    outer = Nesting([parameter], inner)
+    signals = follow({"a": parameter}, outer)
+    take_steps(outer, parameter)
+    assert signals.steps == len(GRADIENTS)
+    momentum = signals.momentum("a")
+    assert momentum is not None
+    assert torch.equal(momentum, inner.state[parameter]["momentum_buffer"])
+    assert "a" not in signals.state_dict()["averages"]
+    # Taken by itself, the outer one's own step counts again.
+    take_steps(inner, parameter)
+    assert signals.steps == 2 * len(GRADIENTS)

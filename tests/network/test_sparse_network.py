@@ -746,6 +746,14 @@ def test_networks_have_the_same_fingerprint_as_long_as_masks_and_weights_are_the
     assert one.fingerprint()[0] != SparseNetwork(small(), density=0.3, seed=2).fingerprint()[0]
 
 
+def test_the_fingerprint_depends_on_which_layer_has_which_mask() -> None:
+    network = SparseNetwork(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), density=0.5, seed=1)
+    before, (first, second) = network.fingerprint()[0], network.masks.values()
+    assert not torch.equal(first, second)
+    network._masks["0.weight"], network._masks["1.weight"] = second, first
+    assert network.fingerprint()[0] != before
+
+
 def replaced(model: nn.Sequential) -> None:
     model[0].weight = nn.Parameter(model[0].weight.detach().clone())
 

@@ -87,3 +87,7 @@ def test_different_tensors_have_different_checksums(values: list[float], other: 
     one, two = torch.tensor(values), torch.tensor(other)
     assume(not torch.equal(one.view(torch.int32), two.view(torch.int32)))
     assert checksum(one) != checksum(two)
+
+
+def test_the_checksum_tells_where_a_mapping_ends() -> None:
+    assert checksum({"a": {"b": 1, "c": 2}}) != checksum({"a": {"b": 1}, "c": 2})
