@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -364,3 +366,23 @@ def test_an_average_takes_each_gradient_once_whether_an_optimizer_steps_itself_o
     momentum = signals.momentum("a")
     assert momentum is not None
     torch.testing.assert_close(momentum, accumulated(0.9, 0.1))
+
+
+def test_a_detached_network_keeps_no_optimizer_alive() -> None:
+    parameter = Parameter(torch.ones(1, 3))
+    optimizer = SGD([parameter], lr=LR)
+    signals = follow({"a": parameter}, optimizer)
+    take_steps(optimizer, parameter)
+    reference = weakref.ref(optimizer)
+    signals.detach()
+    del optimizer
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.parametrize("steps", [-1, 2**63, True, 1.0])
+def test_a_state_with_an_impossible_number_of_steps_is_refused(steps: Any) -> None:
+    signals = Signals({"a": Parameter(torch.ones(1, 3))})
+    with pytest.raises(ValueError, match="Expected a number of optimizer steps >= 0"):
+        signals.check_state_dict({**signals.state_dict(), "steps": steps})
+    signals.check_state_dict({**signals.state_dict(), "steps": 2**63 - 1})

@@ -207,3 +207,18 @@ def test_a_recipe_names_the_signals_of_its_rules_and_all_for_an_undeclared_rule(
     assert RECIPES["rigl"].signals == {"gradient"}
     assert SPARSE_MOMENTUM.signals == {"momentum"}
     assert Recipe(magnitude, None, lambda layer: layer.weight).signals == {"momentum", "gradient"}
+
+
+def test_rules_are_asked_only_for_layers_that_change() -> None:
+    asked: list[str] = []
+
+    def noted(layer: LayerView) -> Tensor:
+        asked.append(layer.name)
+        return layer.weight.abs()
+
+    recipe = Recipe(prune=noted, redistribute=None, grow=noted)
+    layers = network([(6, 9), (3, 4)])
+    rewire(layers, recipe, 0.0)
+    assert asked == []
+    rewire(layers, recipe, 0.5)
+    assert asked == ["layer0", "layer0", "layer1", "layer1"]

@@ -111,3 +111,15 @@ def test_the_scores_of_a_part_stay_as_they_are() -> None:
     shard = shard_of(scores.shape, even_split(scores.shape, 1), 0, group)
     successes(group.run(lambda _: top_k_mask(scores, 3, torch.ones(2, 2, dtype=torch.bool), shard)))
     assert torch.equal(scores.view(torch.int32), kept.view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_negative_zero_equals_zero_in_parts_too(dtype: torch.dtype) -> None:
+    scores = torch.tensor([-0.0, 0.0, -0.0, 0.0], dtype=dtype)
+    assert marked_in_chunks(scores, 2, None, even_split(scores.shape, 2), 2).tolist() == [True, True, False, False]
+
+
+def test_unsigned_scores_in_parts_are_in_order_beyond_the_signed_range() -> None:
+    scores = torch.tensor([127, 128, 255, 1], dtype=torch.uint8)
+    marked = marked_in_chunks(scores, 2, None, even_split(scores.shape, 2), 2)
+    assert marked.tolist() == [False, True, True, False]
