@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,11 +23,13 @@ class MemoryMeter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = 0
+        self.peak = self._before = 0
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __enter__(self) -> MemoryMeter:
         super().__enter__()
+        torch.zeros(1).add(1)  # the first operator of a process imports parts of PyTorch, which are not to be counted
+        self.peak = 0
         tracemalloc.start()
         self._before = tracemalloc.get_traced_memory()[0]
         return self
