@@ -386,3 +386,14 @@ def test_a_state_with_an_impossible_number_of_steps_is_refused(steps: Any) -> No
     with pytest.raises(ValueError, match="Expected a number of optimizer steps >= 0"):
         signals.check_state_dict({**signals.state_dict(), "steps": steps})
     signals.check_state_dict({**signals.state_dict(), "steps": 2**63 - 1})
+
+
+def test_of_two_optimizers_the_momentum_is_that_of_the_one_that_stepped_last() -> None:
+    parameter = Parameter(torch.ones(1, 3))
+    first, second = (SGD([parameter], lr=LR, momentum=decay) for decay in (0.9, 0.5))
+    signals = follow({"a": parameter}, first, second)
+    for optimizer in (first, second, first):
+        take_steps(optimizer, parameter)
+        momentum = signals.momentum("a")
+        assert momentum is not None
+        assert torch.equal(momentum, optimizer.state[parameter]["momentum_buffer"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from split_weights import Group, successes
 
-from lightning_sparse.topology.reduction import extremes, join_ranges
+from lightning_sparse.topology.reduction import extremes, join_ranges, mean_magnitude
 from lightning_sparse.topology.sharding import Shard
 
 INF, NAN = math.inf, math.nan
@@ -50,3 +50,12 @@ def test_parts_that_are_all_nan_have_nan_as_minimum_too() -> None:
 def test_the_range_of_a_whole_weight_stays_as_it_is() -> None:
     row = torch.tensor([NAN, 3.0])
     assert join_ranges([row], [None])[0] is row
+
+
+@pytest.mark.parametrize("exponent", [-3, -2, 0, 1, 10, 11])
+def test_the_mean_magnitude_of_a_part_is_rounded_like_that_of_the_whole(exponent: int) -> None:
+    rng = torch.Generator().manual_seed(exponent + 3)
+    values = (1 + torch.rand(32, 32, generator=rng, dtype=torch.float64)) * 2.0**exponent
+    mask = torch.rand(32, 32, generator=rng) < 0.5
+    whole = Shard((32, 32), (0, 0), torch.clone, torch.clone)
+    assert torch.equal(mean_magnitude(values, mask, whole), mean_magnitude(values, mask))

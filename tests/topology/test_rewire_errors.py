@@ -124,3 +124,12 @@ def test_two_layers_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected layers of different names; got \['layer0', 'layer1', 'layer0'\]"):
         rewire([first, second, replace(third, name="layer0")], SPARSE_MOMENTUM, 0.5)
     rewire([first, second, third], SPARSE_MOMENTUM, 0.5)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_a_signal_that_is_not_finite_at_an_inactive_weight_is_named(bad: float) -> None:
+    layer = random_layer(active=20)
+    assert layer.momentum is not None
+    layer.momentum[~layer.mask] = torch.where(torch.arange(40) == 7, bad, 0.0)
+    with pytest.raises(NonFiniteError, match="Expected finite numbers in the momentum of layer 'layer'"):
+        rewire([layer], Recipe(prune=magnitude, redistribute=None, grow=momentum_growth), 0.5)
