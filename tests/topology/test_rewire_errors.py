@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from lightning_sparse.topology.pruning import magnitude
 from lightning_sparse.topology.redistribution import mean_momentum
 
 SPARSE_MOMENTUM = RECIPES["sparse_momentum"]
+# The module: the package has a function of this name.
+rewiring = sys.modules[rewire.__module__]
 
 
 def spoiled(kind: str, value: float, active: bool = True) -> list[LayerView]:
@@ -133,3 +136,13 @@ def test_a_signal_that_is_not_finite_at_an_inactive_weight_is_named(bad: float) 
     layer.momentum[~layer.mask] = torch.where(torch.arange(40) == 7, bad, 0.0)
     with pytest.raises(NonFiniteError, match="Expected finite numbers in the momentum of layer 'layer'"):
         rewire([layer], Recipe(prune=magnitude, redistribute=None, grow=momentum_growth), 0.5)
+
+
+def test_signals_are_searched_for_the_cause_only_where_scores_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    monkeypatch.setattr(rewiring, "check_signals", lambda layer: searched.append(layer.name))
+    layers = network([(8, 9), (5, 6)])
+    rewire(layers, SPARSE_MOMENTUM, 0.5)
+    assert searched == []
+    rewire(layers, Recipe(prune=magnitude, redistribute=None, grow=lambda layer: layer.weight + float("inf")), 0.5)
+    assert searched == ["layer0", "layer1"]
