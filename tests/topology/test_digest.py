@@ -91,3 +91,11 @@ def test_different_tensors_have_different_checksums(values: list[float], other: 
 
 def test_the_checksum_tells_where_a_mapping_ends() -> None:
     assert checksum({"a": {"b": 1, "c": 2}}) != checksum({"a": {"b": 1}, "c": 2})
+
+
+def test_masks_whose_bytes_change_places_have_other_fingerprints() -> None:
+    first = torch.tensor([True, False, False, False, True, False, True, False])
+    second = torch.tensor([False, True, False, False, False, False, False, False])
+    weight = torch.zeros(16)
+    one, other = (fingerprint(torch.cat(halves), weight)[0] for halves in ((first, second), (second, first)))
+    assert one != other

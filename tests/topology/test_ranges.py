@@ -59,3 +59,9 @@ def test_the_mean_magnitude_of_a_part_is_rounded_like_that_of_the_whole(exponent
     mask = torch.rand(32, 32, generator=rng) < 0.5
     whole = Shard((32, 32), (0, 0), torch.clone, torch.clone)
     assert torch.equal(mean_magnitude(values, mask, whole), mean_magnitude(values, mask))
+
+
+def test_the_mean_magnitude_of_one_weight_is_its_magnitude_and_of_none_zero() -> None:
+    values = torch.tensor([3.0, -0.75, 5.0])
+    assert mean_magnitude(values, torch.tensor([False, True, False])).item() == 0.75
+    assert mean_magnitude(values, torch.zeros(3, dtype=torch.bool)).item() == 0
