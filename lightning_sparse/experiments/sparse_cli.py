@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 
 from lightning_sparse import callbacks, configs, data, models
 from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
+from lightning_sparse.validation.errors import InvalidValueError, UsageError
+
+_USAGE_ERROR = re.compile(r"Expected .+; got .+\. Cure: .+")
 
 
 class SparseCLI(LightningCLI):
@@ -32,6 +36,20 @@ class SparseCLI(LightningCLI):
                 args=_with_config_files(args),
                 run=run,
             )
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data.
+
+        Raises:
+            InvalidValueError: If one of them refuses an argument, also where the parser passes that on as text.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            # jsonargparse 4.41 joins the errors of all types that an argument may have into one text.
+            if not isinstance(error, UsageError) and (message := _USAGE_ERROR.search(str(error))):
+                raise InvalidValueError(message[0]) from error
+            raise
 
 
 def _with_config_files(arguments: Sequence[str]) -> list[str]:
