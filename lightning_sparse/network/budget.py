@@ -8,7 +8,8 @@ from decimal import Decimal
 from numbers import Integral, Real
 
 from lightning_sparse.selection.patterns import Pattern, as_patterns
-from lightning_sparse.selection.weights import Weight, matching
+from lightning_sparse.selection.weight import Weight
+from lightning_sparse.selection.weights import matching
 from lightning_sparse.topology.density import DISTRIBUTIONS, allocate
 from lightning_sparse.validation.errors import InvalidValueError
 

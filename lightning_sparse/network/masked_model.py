@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lightning_sparse.network.dtensor import shard_of, to_local
 from lightning_sparse.network.masks import Masks
 from lightning_sparse.selection.patterns import as_patterns, name_list, plain_name
-from lightning_sparse.selection.weights import Weight, weights_by_reason, why_unmasked
+from lightning_sparse.selection.weight import Weight
+from lightning_sparse.selection.weights import weights_by_reason, why_unmasked
 from lightning_sparse.topology.layer import NonFiniteError
 from lightning_sparse.topology.sharding import total
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
@@ -33,7 +34,7 @@ class MaskedModel:
         self._choice = choice
         dense = as_patterns(choice["dense"])
         self._parameters = {name: weight.parameter for name, weight in weights.items()}
-        masked = {name: weight.parameter for name, weight in weights.items() if not any(map(weight.matches, dense))}
+        masked = {name: weight.parameter for name, weight in weights.items() if not weight.matches_any(dense)}
         self._masks = Masks(masked)
         self._shards = {name: shard_of(parameter) for name, parameter in masked.items()}
         # Parameters of the model when they were examined last: name, weak reference, and whether they were trainable.

@@ -41,7 +41,8 @@ class SparseNetwork(MaskedModel):
         distribution: Distribution of the active weights over layers: "uniform" (the paper), "erdos_renyi" or
             "erdos_renyi_kernel".
         include: Mask these instead of all linear and convolutional layers: globs on layer, parameter or type names,
-            or module types. Also the way to mask LSTM or attention weights.
+            or module types, which mean the module's `weight` where it has one. Also the way to mask LSTM or attention
+            weights: `["default", "LSTM"]` adds those to the default.
         exclude: Patterns of weights to leave out; they don't count in N.
         dense: Patterns of layers that stay dense but count in N: the other layers share the rest of the budget.
         min_active: Minimum number of active weights per layer.

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, name_list, plain_name
-from lightning_sparse.selection.weights import is_metric
+from lightning_sparse.selection.obstacles import is_metric
+from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, name_list, plain_name
 from lightning_sparse.validation.errors import InvalidValueError
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
@@ -25,7 +25,8 @@ def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str,
 
     Args:
         model: Any module. Its metrics are ignored, with the networks inside them.
-        patterns: Module types, or globs on module or type names. Default: all convolutions.
+        patterns: Module types, or globs on module or type names. Default: all convolutions, for which the word
+            "default" stands among other patterns.
 
     Raises:
         ValueError: If a pattern matches nothing, or there is no convolution.
@@ -57,6 +58,8 @@ def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str,
 
 
 def _matches(pattern: Pattern, name: str, module: nn.Module) -> bool:
+    if pattern == DEFAULT:
+        return isinstance(module, CONVOLUTIONS)
     if isinstance(pattern, type):
         return isinstance(module, pattern)
     return fnmatchcase(name, pattern) or fnmatchcase(type(module).__name__, pattern)

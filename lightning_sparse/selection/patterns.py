@@ -10,6 +10,8 @@ from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueErr
 
 Pattern = str | type[nn.Module]
 Patterns = Pattern | Sequence[Pattern]
+# Stands for the layers that are masked (or measured) by default, among patterns of others.
+DEFAULT = "default"
 # What wrappers put into module paths; the weights keep the names that the user wrote.
 _WRAPPERS = ("_orig_mod.",)
 

@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
+from torch import nn
 
-from lightning_sparse.selection.patterns import Pattern, Patterns, as_included, as_patterns, name_list, plain_name
+from lightning_sparse.selection.obstacles import FROZEN, examined, inside_metrics, obstacle_at
+from lightning_sparse.selection.patterns import (
+    DEFAULT,
+    Pattern,
+    Patterns,
+    as_included,
+    as_patterns,
+    name_list,
+    plain_name,
+)
+from lightning_sparse.selection.weight import Place, Weight
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
-
-DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-_NEVER: tuple[type[nn.Module], ...] = (
-    _NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    nn.RMSNorm,
-    nn.Embedding,
-    nn.EmbeddingBag,
-)
-FROZEN = "frozen"
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter that can be masked, and where it sits.
-
-    Attributes:
-        name: Name of the parameter in the model, without what wrappers add.
-        module: The module that owns it.
-        parameter: The parameter, at least two-dimensional.
-    """
-
-    name: str
-    module: nn.Module
-    parameter: nn.Parameter
-
-    def matches(self, pattern: Pattern) -> bool:
-        """Tell whether a type, or a glob on the layer's, the parameter's or the type's name, means this weight."""
-        if isinstance(pattern, type):
-            return isinstance(self.module, pattern)
-        names = (self.name, self.name.rpartition(".")[0], type(self.module).__name__)
-        return any(fnmatchcase(name, pattern) for name in names)
 
 
 def find_weights(
@@ -69,8 +31,9 @@ def find_weights(
 
     Args:
         model: Any module whose parameters are initialized.
-        include: Take these instead of the default: module types, or globs on layer, parameter or type names. Other
-            trainable parameters with two or more dimensions (LSTM, attention, your own) are masked if included.
+        include: Take these instead of the default: module types, or globs on layer, parameter or type names; the word
+            "default" adds the default. Other trainable parameters with two or more dimensions (LSTM, attention, your
+            own) are masked if included. See `Weight.matches` for what a pattern means.
         exclude: Patterns of weights to leave out.
 
     Raises:
@@ -85,7 +48,7 @@ def find_weights(
         )
     candidates = {weight.name: weight for weight in _candidates(model)}
     included, excluded = as_included(include), as_patterns(exclude)
-    frozen = {weight.name: weight for weight, obstacle in _examined(model) if obstacle == FROZEN}
+    frozen = {weight.name: weight for weight, obstacle in examined(model) if obstacle == FROZEN}
     for pattern in included:
         matching(candidates, pattern, model)
     for pattern in excluded:  # what is frozen now may be unfrozen later, and is not to be masked then
@@ -105,8 +68,8 @@ def find_weights(
 
 
 def _is_chosen(weight: Weight, included: Sequence[Pattern], excluded: Sequence[Pattern]) -> bool:
-    wanted = any(map(weight.matches, included)) if included else _is_default(weight)
-    return wanted and not any(map(weight.matches, excluded))
+    wanted = weight.matches_any(included or (DEFAULT,))
+    return wanted and not weight.matches_any(excluded)
 
 
 def find_trained(
@@ -151,7 +114,7 @@ def weights_by_reason(
     included, excluded = as_included(include), as_patterns(exclude)
     return {
         weight.name: weight
-        for weight, found in _examined(model)
+        for weight, found in examined(model)
         if found == obstacle and _is_chosen(weight, included, excluded)
     }
 
@@ -180,16 +143,18 @@ def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | No
 
 def _obstacles(model: nn.Module, pattern: Pattern) -> str:
     """Return what a pattern means that can't be masked, and why, as a list; empty if it means nothing."""
-    modules = {plain_name(path): module for path, module in model.named_modules()}
+    metrics, modules = inside_metrics(model), {plain_name(path): module for path, module in model.named_modules()}
     found = {}
-    for weight, obstacle in _examined(model):
+    for weight, reason in examined(model):
         # A weight that is parametrized is meant by the name that it had before.
         owner, _, rest = f".{weight.name}".partition(".parametrizations.")
-        before = f"{owner}.{rest.partition('.')[0]}"[1:]
-        written = Weight(before, modules[owner[1:]], weight.parameter) if rest else weight
-        if obstacle and (weight.matches(pattern) or written.matches(pattern)):
-            found[written.name] = obstacle
-    return name_list([f"{name} ({reason})" for name, reason in found.items()])
+        before = Place(f"{owner}.{rest.partition('.')[0]}"[1:], modules[owner[1:]]) if rest else None
+        for place in weight.places if reason else ():
+            if before is not None and (before.matches(pattern) or place.matches(pattern)):
+                found[before.name] = reason
+            elif place.matches(pattern):
+                found[place.name] = obstacle_at(place, weight, metrics)
+    return name_list([f"{name} ({why})" for name, why in found.items()])
 
 
 def _cure(weights: dict[str, Weight]) -> str:
@@ -198,23 +163,17 @@ def _cure(weights: dict[str, Weight]) -> str:
     return f"choose from {name_list(list(weights))}"
 
 
-def _is_default(weight: Weight) -> bool:
-    if isinstance(weight.module, NonDynamicallyQuantizableLinear):  # a part of an attention layer
-        return False
-    return isinstance(weight.module, DEFAULT_TYPES) and weight.name.rpartition(".")[2] == "weight"
-
-
 def why_unmasked(model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None) -> dict[str, str]:
     """Return why `find_weights` leaves a parameter out, by name, for each that it leaves out."""
     chosen = find_weights(model, include, exclude)
     excluded = as_patterns(exclude)
     reasons = {}
-    for weight, obstacle in _examined(model):
+    for weight, obstacle in examined(model):
         if weight.name in chosen:
             continue
         if obstacle:
             reasons[weight.name] = obstacle
-        elif any(map(weight.matches, excluded)):
+        elif weight.matches_any(excluded):
             reasons[weight.name] = "excluded on request"
         elif include is not None:
             reasons[weight.name] = "not among the layers to include"
@@ -224,53 +183,4 @@ def why_unmasked(model: nn.Module, include: Patterns | None = None, exclude: Pat
 
 
 def _candidates(model: nn.Module) -> Iterator[Weight]:
-    return (weight for weight, obstacle in _examined(model) if not obstacle)
-
-
-def _examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
-    """Yield each parameter once, with the reason why it can't be masked at all, if there is one."""
-    never = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, _NEVER)
-        for parameter in module.parameters(recurse=False)
-    }
-    of_metrics = {id(parameter) for module in model.modules() if is_metric(module) for parameter in module.parameters()}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        for local, parameter in module.named_parameters(recurse=False):
-            name = plain_name(f"{path}.{local}" if path else local)
-            if is_lazy(parameter):
-                raise InvalidValueError(
-                    expected="initialized parameters",
-                    got=f"the lazy {name!r}",
-                    cure="run one forward pass before",
-                )
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                obstacle = _obstacle(module, local, parameter, id(parameter) in never)
-                yield Weight(name, module, parameter), "of a metric" if id(parameter) in of_metrics else obstacle
-
-
-def _obstacle(module: nn.Module, local: str, parameter: nn.Parameter, never: bool) -> str:
-    if never:
-        return "of a normalization or embedding layer"
-    if parameter.dim() < 2:
-        return "a bias, or otherwise of fewer than two dimensions"
-    if isinstance(module, ParametrizationList) or _is_computed_from(module, local):
-        return "parametrized: the weight is recomputed in every step"
-    if not parameter.numel() or not parameter.is_floating_point():
-        return "empty, or not of real floating-point numbers"
-    # Last: what is frozen for now could be masked otherwise.
-    return "" if parameter.requires_grad else FROZEN
-
-
-def is_metric(module: nn.Module) -> bool:
-    """Tell whether this is a metric of torchmetrics, whose networks are no part of the model."""
-    return any(cls.__name__ == "Metric" and cls.__module__.startswith("torchmetrics") for cls in type(module).__mro__)
-
-
-def _is_computed_from(module: nn.Module, local: str) -> bool:
-    """Tell whether a hook makes a weight out of this parameter, as `torch.nn.utils.weight_norm` does."""
-    weight, _, part = local.rpartition("_")
-    return part in ("g", "v", "orig") and isinstance(vars(module).get(weight), Tensor)
+    return (weight for weight, obstacle in examined(model) if not obstacle)

@@ -13,7 +13,8 @@ from torch import nn
 
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import as_density, check_density_options, initial_counts
-from lightning_sparse.selection.weights import Weight, find_weights
+from lightning_sparse.selection.weight import Weight
+from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.density import DISTRIBUTIONS
 
 shapes = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=2), min_size=1, max_size=5)

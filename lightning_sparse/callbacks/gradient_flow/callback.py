@@ -65,7 +65,7 @@ class GradientFlowCallback(Callback):
         masks: "auto"; "zeros", for which a weight is inactive if it is exactly zero; "dense", which ignores all masks.
         normalize: "active" divides each layer's norm by the number of its active weights; the paper doesn't.
         include: Globs on layer, parameter or type names of weights to measure instead of all linear and convolutional
-            layers.
+            layers; "default" among them stands for those.
         exclude: Globs of weights to leave out.
         batches: Fixed batches to measure on instead, after the step: a number, drawn from the training data (if the
             loader is a `DataLoader` over a data set with indices, or ours), or the batches. Gradients are then those of

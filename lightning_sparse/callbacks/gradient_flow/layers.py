@@ -14,7 +14,8 @@ from lightning_sparse.analysis.gradient_flow import active_counts, layer_norms
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.dtensor import to_local, whole_norms
 from lightning_sparse.selection.patterns import Patterns, name_list
-from lightning_sparse.selection.weights import Weight, find_trained
+from lightning_sparse.selection.weight import Weight
+from lightning_sparse.selection.weights import find_trained
 from lightning_sparse.validation.errors import InvalidValueError
 
 MaskSource = Literal["auto", "zeros", "dense"]

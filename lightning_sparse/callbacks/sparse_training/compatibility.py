@@ -15,8 +15,9 @@ from lightning_sparse._compat import (
 )
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.dtensor import shard_of, to_local
+from lightning_sparse.selection.obstacles import FROZEN
 from lightning_sparse.selection.patterns import Patterns, name_list
-from lightning_sparse.selection.weights import FROZEN, find_weights, weights_by_reason
+from lightning_sparse.selection.weights import find_weights, weights_by_reason
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.sharding import total
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
