@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from inspect import Signature
 from math import inf
 from typing import Any, ClassVar
-
-import torch
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import Position, counted_per_step, run_length
@@ -19,8 +17,6 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_alone,
     check_finetuning,
     check_shardable,
-    check_was_dense,
-    fraction_of_nonzero,
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
@@ -28,6 +24,7 @@ from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_ST
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
 from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, print_summary, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
+from lightning_sparse.callbacks.sparse_training.starting_masks import starting_network
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
@@ -141,33 +138,19 @@ class SparseTrainingCallback(ResumableCallback):
         check_finetuning(trainer, pl_module, *choice)
         if self._undo is not None:
             self._undo.keep(weight.parameter for weight in find_weights(pl_module, *choice).values())
+        # The command line follows the options through this call.
+        self.network = starting_network(
+            trainer, pl_module, self.network, self._restored, self._seed, **self._network_options
+        )
         if self._restored is not None:
-            self.network = self._new_network(pl_module, state=self._restored["network"])
             self._restore_counters(self._restored)
         else:
-            if self.network is None or self.network.model is not pl_module:
-                self.network = self._draw_masks(trainer, pl_module)
-            self.network.check_weights()
             steps = trainer.global_step // counted_per_step(trainer)
             self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
         check_shardable(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
         self._has_averages = has_averages(trainer)
         mask_averages(trainer, self.network)
-
-    def _draw_masks(self, trainer: Trainer, pl_module: LightningModule) -> SparseNetwork:
-        """Return a network with new masks, the same on all ranks."""
-        nonzero = fraction_of_nonzero(pl_module, self._network_options["include"], self._network_options["exclude"])
-        seed = trainer.strategy.broadcast(torch.initial_seed() if self._seed is None else self._seed)
-        network = self._new_network(pl_module, seed=seed)
-        check_was_dense(nonzero, network.density)
-        return network
-
-    def _new_network(
-        self, model: LightningModule, seed: int | None = None, state: Mapping[str, Any] | None = None
-    ) -> SparseNetwork:
-        # The command line reads this call to list the options that the constructor forwards.
-        return SparseNetwork(model, **self._network_options, seed=seed, state=state)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.sparse_training.averages import mask_averages
-from lightning_sparse.callbacks.sparse_training.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.validation.errors import InvalidValueError
 
