@@ -1,4 +1,4 @@
-"""Masks by weight, in models with compiled parts and tied weights, and active weights by layer."""
+"""Masks by weight, in models with wrapped parts and tied weights, and active weights by layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.selection.patterns import name_list, plain_name
+from lightning_sparse.selection.names import named_parameters, written_names
+from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -15,14 +16,15 @@ def masks_by_weight(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tenso
     """Return masks by parameter instead of by name.
 
     Args:
-        model: Any module; its parts may be compiled.
+        model: Any module; it and its parts may be wrapped.
         masks: By parameter name, of the parameters' shapes. Any name of a tied parameter will do.
 
     Raises:
         ValueError: If there is no such parameter, a shape differs, or a parameter has two masks that differ.
     """
-    parameters = {plain_name(name): weight for name, weight in model.named_parameters(remove_duplicate=False)}
-    masks = {plain_name(name): mask for name, mask in masks.items()}
+    parameters = dict(named_parameters(model, remove_duplicate=False))
+    written = written_names(list(masks), list(parameters))
+    masks = {written[name]: mask for name, mask in masks.items()}
     if unknown := [name for name in masks if name not in parameters]:
         raise InvalidValueError(
             expected="masks of the model's parameters",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_sparse.network.dtensor import shard_of, to_local
 from lightning_sparse.network.masks import Masks
-from lightning_sparse.selection.patterns import as_patterns, name_list, plain_name
+from lightning_sparse.selection.names import named_parameters
+from lightning_sparse.selection.patterns import as_patterns, name_list
 from lightning_sparse.selection.weight import Weight
 from lightning_sparse.selection.weights import weights_by_reason, why_unmasked
 from lightning_sparse.topology.layer import NonFiniteError
@@ -103,7 +104,7 @@ class MaskedModel:
                 got=repr(copy),
                 cure="pass the copy itself",
             )
-        self._masks.apply_to({plain_name(name): parameter for name, parameter in copy.named_parameters()})
+        self._masks.apply_to(dict(named_parameters(copy)))
 
     def check_finite(self) -> None:
         """Raise if a masked weight is NaN or infinite: masked, it would stay so. Every process must call this.
@@ -123,7 +124,7 @@ class MaskedModel:
 
     def _examine(self) -> None:
         """Search the whole model, and raise unless the maskable weights are those of the constructor."""
-        own = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
+        own = dict(named_parameters(self.model))
         include, exclude = self._choice["include"], self._choice["exclude"]
         maskable = weights_by_reason(self.model, include, exclude)
         new = [name for name in maskable if name not in self._parameters]

@@ -15,7 +15,7 @@ from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
-from lightning_sparse.network.state import check_network_state, with_checksum
+from lightning_sparse.network.state import check_network_state, under_written_names, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_patterns
 from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.layer import LayerView
@@ -249,6 +249,7 @@ class SparseNetwork(MaskedModel):
                 is changed.
         """
         shapes = {name: self._parameters[name].shape for name in self._masks.names}
+        state = under_written_names(state, list(shapes))
         counts = check_network_state(state, shapes, sum(self._active[name] for name in shapes))
         self._signals.check_state_dict(state)
         self._masks.load(state["masks"])

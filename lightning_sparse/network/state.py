@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sparse.selection.names import written_names
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.topology.packing import unpack_mask
 from lightning_sparse.validation.errors import InvalidValueError
@@ -15,6 +16,7 @@ from lightning_sparse.validation.errors import InvalidValueError
 # Raised whenever an older version of this package could not read the state.
 VERSION = 1
 _CONTENT = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
+_SOURCE = "state_dict() of a SparseNetwork"
 
 
 def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +61,28 @@ def verify_checksum(state: Mapping[str, Any], expected: set[str], source: str) -
         )
 
 
+def under_written_names(state: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """Return a network's state under the names that the user wrote; older versions saved those of some wrappers.
+
+    Args:
+        state: Result of `SparseNetwork.state_dict`, possibly of another model, or damaged.
+        names: Names of the masked weights of the network that is to take it over.
+
+    Raises:
+        ValueError: If the state has other names and is damaged.
+    """
+    saved = state.get("shapes") if isinstance(state, Mapping) else None
+    if not isinstance(saved, Mapping) or set(saved) <= set(names) or not all(isinstance(name, str) for name in saved):
+        return state
+    verify_checksum(state, _CONTENT, _SOURCE)
+    _check_types(state)
+    written = written_names(list(saved), names)
+    content = {name: entry for name, entry in state.items() if name not in ("version", "checksum")}
+    by_name = ("masks", "shapes", "averages", "gradients")
+    content |= {kind: {written.get(name, name): entry for name, entry in state[kind].items()} for kind in by_name}
+    return with_checksum(content)
+
+
 def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], budget: int) -> dict[str, int]:
     """Return the number of active weights by name in the state of a network.
 
@@ -70,7 +94,7 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
     Raises:
         ValueError: If the state is damaged, or that of another model, choice of layers or density.
     """
-    verify_checksum(state, _CONTENT, "state_dict() of a SparseNetwork")
+    verify_checksum(state, _CONTENT, _SOURCE)
     _check_types(state)
     ours = {name: list(shape) for name, shape in shapes.items()}
     if state["shapes"] != ours or set(state["masks"]) != set(ours):

@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from lightning_sparse.selection.names import named_modules
 from lightning_sparse.selection.obstacles import is_metric
-from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, name_list, plain_name
+from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, name_list
 from lightning_sparse.validation.errors import InvalidValueError
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
@@ -37,11 +38,7 @@ def find_layers(model: nn.Module, patterns: Patterns | None = None) -> dict[str,
     """
     of_metrics = {id(inner) for module in model.modules() if is_metric(module) for inner in module.modules()}
     # A wrapper and the module that it wraps share a name; the wrapped one comes later, and is called by the wrapper.
-    modules = {
-        plain_name(f"{path}.")[:-1]: module
-        for path, module in model.named_modules()
-        if path and id(module) not in of_metrics
-    }
+    modules = {name: module for name, module in named_modules(model) if name and id(module) not in of_metrics}
     wanted = as_included(patterns) or CONVOLUTIONS
     matched = {
         pattern: [name for name, module in modules.items() if _matches(pattern, name, module)] for pattern in wanted

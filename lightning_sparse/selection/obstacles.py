@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from lightning_sparse.selection.patterns import plain_name
+from lightning_sparse.selection.names import named_modules
 from lightning_sparse.selection.weight import Place, Weight
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -40,16 +40,18 @@ def examined(model: nn.Module) -> Iterator[tuple[Weight, str]]:
 def _places(model: nn.Module) -> list[tuple[nn.Parameter, list[Place]]]:
     """Return all parameters and where each is, in the order of the model."""
     found: dict[int, tuple[nn.Parameter, list[Place]]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in named_modules(model, remove_duplicate=False):
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            place = Place(plain_name(f"{path}.{local}" if path else local), module)
+            place = Place(f"{path}.{local}" if path else local, module)
             if is_lazy(parameter):
                 raise InvalidValueError(
                     expected="initialized parameters",
                     got=f"the lazy {place.name!r}",
                     cure="run one forward pass before",
                 )
-            found.setdefault(id(parameter), (parameter, []))[1].append(place)
+            places = found.setdefault(id(parameter), (parameter, []))[1]
+            if place not in places:  # a wrapper may hold the same module twice
+                places.append(place)
     return list(found.values())
 
 

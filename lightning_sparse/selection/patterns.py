@@ -12,8 +12,6 @@ Pattern = str | type[nn.Module]
 Patterns = Pattern | Sequence[Pattern]
 # Stands for the layers that are masked (or measured) by default, among patterns of others.
 DEFAULT = "default"
-# What wrappers put into module paths; the weights keep the names that the user wrote.
-_WRAPPERS = ("_orig_mod.",)
 
 
 def as_patterns(patterns: Patterns | None) -> tuple[Pattern, ...]:
@@ -51,13 +49,6 @@ def as_included(include: Patterns | None) -> tuple[Pattern, ...]:
             cure="None stands for the default layers",
         )
     return included
-
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without what wrappers such as `torch.compile` add."""
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def name_list(names: Sequence[str]) -> str:

@@ -6,16 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from lightning_sparse.selection.names import named_modules
 from lightning_sparse.selection.obstacles import FROZEN, examined, inside_metrics, obstacle_at
-from lightning_sparse.selection.patterns import (
-    DEFAULT,
-    Pattern,
-    Patterns,
-    as_included,
-    as_patterns,
-    name_list,
-    plain_name,
-)
+from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, as_patterns, name_list
 from lightning_sparse.selection.weight import Place, Weight
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
@@ -92,12 +85,12 @@ def find_trained(
 
 
 def _pruned(model: nn.Module) -> Iterator[Weight]:
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         for buffer, _ in module.named_buffers(recurse=False):
             local, _, kind = buffer.rpartition("_")
             parameter = module._parameters.get(f"{local}_orig")
             if kind == "mask" and parameter is not None and parameter.requires_grad and parameter.dim() > 1:
-                yield Weight(plain_name(f"{path}.{local}" if path else local), module, parameter)
+                yield Weight(f"{path}.{local}" if path else local, module, parameter)
 
 
 def weights_by_reason(
@@ -143,7 +136,7 @@ def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | No
 
 def _obstacles(model: nn.Module, pattern: Pattern) -> str:
     """Return what a pattern means that can't be masked, and why, as a list; empty if it means nothing."""
-    metrics, modules = inside_metrics(model), {plain_name(path): module for path, module in model.named_modules()}
+    metrics, modules = inside_metrics(model), dict(named_modules(model))
     found = {}
     for weight, reason in examined(model):
         # A weight that is parametrized is meant by the name that it had before.

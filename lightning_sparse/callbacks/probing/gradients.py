@@ -16,7 +16,7 @@ from lightning_sparse.callbacks.probing.evaluation_batches import sample_indices
 from lightning_sparse.callbacks.probing.forward_pass import transfer_batch
 from lightning_sparse.callbacks.probing.isolation import not_compiled
 from lightning_sparse.callbacks.probing.module_copy import detached_copy
-from lightning_sparse.selection.patterns import plain_name
+from lightning_sparse.selection.names import named_parameters
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 Loss = Callable[[LightningModule, Any], Tensor]
@@ -60,8 +60,7 @@ class GradientProbe:
                 with torch.enable_grad(), trainer.precision_plugin.forward_context():
                     loss = self._loss_of(model_copy, batch, index)
                 torch.autograd.backward(loss * scale / len(self._batches))
-            named = model_copy.named_parameters(remove_duplicate=False)
-            parameters = {plain_name(name): parameter for name, parameter in named}
+            parameters = dict(named_parameters(model_copy, remove_duplicate=False))
             return [_mean(trainer, parameters[name]) / scale for name in names]
 
     def _loss_of(self, model_copy: LightningModule, batch: Any, index: int) -> Tensor:

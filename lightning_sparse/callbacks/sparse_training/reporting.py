@@ -12,7 +12,8 @@ from lightning_sparse._compat import Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.probing.logging import log_now
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.selection.patterns import name_list, plain_name
+from lightning_sparse.selection.names import named_parameters
+from lightning_sparse.selection.patterns import name_list
 
 
 def log_sparsity(trainer: Trainer, network: SparseNetwork, record: UpdateRecord | None = None) -> None:
@@ -75,7 +76,7 @@ def masked_table(network: SparseNetwork) -> Table:
 
 def dense_table(network: SparseNetwork) -> Table:
     """Return a table of the parameters that have no mask, by reason."""
-    sizes = {plain_name(name): parameter.numel() for name, parameter in network.model.named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in named_parameters(network.model)}
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in network.why_unmasked.items():
         by_reason[reason].append(name)

@@ -876,6 +876,14 @@ def test_compiled_modules_are_measured(part: str) -> None:
     assert graphs[0] > 0
 
 
+def test_wrapped_networks_are_measured_under_the_names_of_the_user() -> None:
+    module = Images()
+    module.net = nn.DataParallel(module.net)  # type: ignore[assignment]  # it stands in for it
+    callback = ClassSpecializationCallback(layers=["net.first", "net.s*"])
+    fit(callback, module=module)
+    assert list(measured(callback)) == CONVOLUTIONS
+
+
 @pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="before PyTorch 2.6, hooks recompile code")
 @pytest.mark.parametrize("part", ["module", "network", "layer"])
 def test_nothing_is_compiled_for_a_measurement(part: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -537,9 +538,10 @@ def test_damaged_and_foreign_states_are_refused(tmp_path: Path) -> None:
         other.load_state_dict({**state, "probed": 7})
 
 
-def test_compiled_layers_are_measured_under_their_plain_names() -> None:
+@pytest.mark.parametrize("wrap", [partial(torch.compile, backend="eager"), torch.nn.DataParallel])
+def test_wrapped_layers_are_measured_under_their_plain_names(wrap: Callable[[Any], Any]) -> None:
     module = TinyModule()
-    module.net = torch.compile(module.net, backend="eager")  # type: ignore[assignment]  # it stands in for it
+    module.net = wrap(module.net)  # it stands in for it
     flow, every = GradientFlowCallback(every_n_steps=1), SparseMomentumCallback(density=0.3)
     fit(flow, every, module=module)
     assert all(set(record.layers) == set(WEIGHTS) for record in flow.history)
