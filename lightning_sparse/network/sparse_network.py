@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_sparse.network.budget import Density, LayerDensity, as_density, initial_counts
+from lightning_sparse.network.coverage import Coverage, count_weights, warn_of_dense_weights
 from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.seeding import check_seed, mask_generator
@@ -83,12 +84,15 @@ class SparseNetwork(MaskedModel):
         self._active = initial_counts(weights, density, distribution, kept_dense, min_active)
         self._min_active = int(min_active)
         self._generator = mask_generator(torch.initial_seed() if seed is None else seed)
-        self._signals = Signals({name: self._parameters[name] for name in self._masks.names})
+        masked = {name: self._parameters[name] for name in self._masks.names}
+        self._signals = Signals(masked)
         if state is None:
             self._masks.draw_random({name: self._active[name] for name in self._masks.names}, self._generator)
             self.enforce()
         else:
             self.load_state_dict(state)
+        if self.density < 1:
+            warn_of_dense_weights(model, masked, self._choice)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: a copy is not attached to any optimizer."""
@@ -116,8 +120,21 @@ class SparseNetwork(MaskedModel):
 
     @property
     def density(self) -> float:
-        """Active fraction of all maskable weights, in (0, 1]."""
+        """Active fraction of all maskable weights, in (0, 1]; see `overall_density` for that of the whole model."""
         return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
+
+    @property
+    def coverage(self) -> Coverage:
+        """Numbers of active and of all trainable weights in parameters with two or more dimensions, maskable or not."""
+        return count_weights(self.model, self._parameters, self._active)
+
+    @property
+    def overall_density(self) -> float:
+        """Active fraction of all trainable weights in parameters with two or more dimensions, in (0, 1].
+
+        Layers that can't be masked (embeddings) or are not (LSTMs, unless included) count as dense, tied weights once.
+        """
+        return self.coverage.density
 
     @property
     def steps(self) -> int:

@@ -46,7 +46,13 @@ def density(runs: Sequence[RunLog]) -> str:
     """Active weights of each layer, at the start and at the end."""
     layers = [run.by_layer("sparsity/density") for run in runs]
     names = list(dict.fromkeys(name for by_layer in layers for name in by_layer))
-    rows = [["all layers", *(_percent(run.columns.get("sparsity/density"), at) for run in runs for at in (0, -1))]]
+    whole = {"all layers": "sparsity/density", "all trainable weights": "sparsity/overall_density"}
+    logged = {row: [run.columns.get(metric) for run in runs] for row, metric in whole.items()}
+    rows = [
+        [row, *(_percent(points, at) for points in of_runs for at in (0, -1))]
+        for row, of_runs in logged.items()
+        if any(of_runs)
+    ]
     rows += [[name, *(_percent(by_layer.get(name), at) for by_layer in layers for at in (0, -1))] for name in names]
     head = ["density"] + [f"{when}, {run.name}" for run in runs for when in ("first", "last")]
     figures = [

@@ -82,7 +82,7 @@ def test_all_sections_of_a_run_are_there_with_its_numbers(run: Path, tmp_path: P
         assert title in text
     assert "Class specialization" not in text
     assert f"val/accuracy {log.last('val/accuracy'):.5g}" in text
-    assert "all layers 50 % 50 %" in text
+    assert "all layers 50 % 50 % all trainable weights 50 % 50 %" in text
     grown = [f"{point.value:,.0f}" for point in log.columns["sparsity/grown"]]
     assert f"3 updates of {log.name} epoch step prune rate pruned grown 1 4 0.5 {grown[0]} {grown[0]}" in text
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", out.read_text())

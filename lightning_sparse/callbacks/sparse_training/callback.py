@@ -22,9 +22,10 @@ from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
-from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, print_summary, warn_of_untrained
+from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.starting_masks import starting_network
+from lightning_sparse.callbacks.sparse_training.summary import print_summary
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density

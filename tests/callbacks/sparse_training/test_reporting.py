@@ -22,7 +22,7 @@ from lightning_sparse import SparseMomentumCallback
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
 
 LAYERS = ("net.0.weight", "net.3.weight")
-AT_START = {"sparsity/density", *(f"sparsity/density/{name}" for name in LAYERS)}
+AT_START = {"sparsity/density", "sparsity/overall_density", *(f"sparsity/density/{name}" for name in LAYERS)}
 AT_UPDATES = {
     *AT_START,
     "sparsity/prune_rate",
@@ -70,6 +70,9 @@ class Recount(At):
         counts = {name: int(mask.sum()) for name, mask in masks.items()}
         row = {f"sparsity/density/{name}": counts[name] / mask.numel() for name, mask in masks.items()}
         row["sparsity/density"] = sum(counts.values()) / sum(mask.numel() for mask in masks.values())
+        matrices = {name: weight for name, weight in module.named_parameters() if weight.dim() > 1}
+        left = sum(int(masks[name].sum()) if name in masks else weight.numel() for name, weight in matrices.items())
+        row["sparsity/overall_density"] = left / sum(weight.numel() for weight in matrices.values())
         if len(self._sparse.history) > self._updates:
             self._updates += 1
             record = self._sparse.history[-1]
@@ -123,11 +126,13 @@ def test_callback_metrics_have_every_number_at_every_batch() -> None:
     assert set(run.callback_metrics) >= AT_UPDATES
 
 
-def test_the_density_is_in_the_progress_bar() -> None:
-    callback, seen = SparseMomentumCallback(density=DENSITY), []
-    spy = At("on_train_batch_end", lambda run, _: seen.append(run.progress_bar_metrics.get("sparsity/density")))
+def test_both_densities_are_in_the_progress_bar() -> None:
+    callback, seen = SparseMomentumCallback(density=DENSITY, exclude="net.3"), []
+    spy = At("on_train_batch_end", lambda run, _: seen.append({**run.progress_bar_metrics}))
     fit(callback, spy)
-    assert seen == [pytest.approx(0.3)] * 9
+    # 14 of the 48 weights of the one layer, and all 32 of the other.
+    expected = {"sparsity/density": 14 / 48, "sparsity/overall_density": (14 + 32) / 80}
+    assert [{name: shown.get(name) for name in expected} for shown in seen] == [pytest.approx(expected)] * 9
 
 
 def test_no_step_waits_for_a_number_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +214,9 @@ def test_the_summary_lists_masked_weights_and_why_others_are_dense(
     wanted = {
         *callback.network.layers,
         *callback.network.why_unmasked.values(),
-        "Sparse training: 40 of 80 weights active, density 0.5",
+        "Sparse training: 40 of 80 weights active, density 0.5, overall density 0.692",
+        # Besides these 40, the 15 weights of the excluded layer and the 35 of the embedding.
+        "Overall density: 0.692, 90 of the 130 trainable weights",
         "net.0.weight 8 x 6 48",
         "excluded on request left_out.weight 15",
     }
