@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import pytest
 import torch
@@ -67,6 +68,27 @@ def test_a_sparse_checkpoint_is_smaller() -> None:
     counts = count_bytes(network.model, network.masks)
     assert counts.csr < 0.12 * counts.dense
     assert counts.bitmask < counts.csr
+
+
+def test_without_masks_zeros_of_weights_are_inactive_and_bytes_are_those_with_their_masks() -> None:
+    network = SparseNetwork(nn.Sequential(nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 10)), density=0.1)
+    assert count_bytes(network.model, None) == count_bytes(network.model, network.masks)
+
+
+def test_without_masks_weights_without_zeros_are_dense_and_so_are_biases_of_zeros() -> None:
+    model = nn.Linear(8, 4)
+    nn.init.zeros_(model.bias)
+    counts = count_bytes(model, None)
+    assert counts.dense == counts.bitmask == counts.csr
+
+
+def test_a_file_of_csr_tensors_takes_the_indices_of_twice_as_many_bits_and_those_of_rows_too() -> None:
+    network = SparseNetwork(nn.Linear(400, 300, bias=False), density=0.1)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of CSR being in beta
+        torch.save(network.model.weight.to_sparse_csr(), buffer)  # type: ignore[operator]  # of a linear layer
+    assert buffer.tell() / count_bytes(network.model, network.masks).csr == pytest.approx(2.5, abs=0.1)
 
 
 def test_a_tied_weight_is_stored_once_and_computed_by_each_layer() -> None:
