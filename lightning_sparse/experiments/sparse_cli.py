@@ -6,9 +6,11 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning_sparse import callbacks, configs, data, models
 from lightning_sparse._compat import LightningCLI, LightningDataModule, LightningModule, SaveConfigCallback
+from lightning_sparse.experiments.option_names import check_option_names
 from lightning_sparse.validation.errors import InvalidValueError, UsageError
 
 _USAGE_ERROR = re.compile(r"Expected .+; got .+\. Cure: .+")
@@ -59,13 +61,19 @@ def _with_config_files(arguments: Sequence[str]) -> list[str]:
         flag, equals, name = argument.partition("=")
         try:
             if replaced and replaced[-1] in ("--config", "-c"):
-                argument = str(configs.find(argument))
+                argument = str(_checked(argument))
             elif flag in ("--config", "-c") and equals:
-                argument = f"{flag}={configs.find(name)}"
+                argument = f"{flag}={_checked(name)}"
         except ValueError as error:
             sys.exit(f"lightning-sparse: {error}")
         replaced.append(argument)
     return replaced
+
+
+def _checked(name: str) -> Path:
+    path = configs.find(name)
+    check_option_names(path)
+    return path
 
 
 # Importing them makes the class names known to the command line.

@@ -68,10 +68,14 @@ def _complement(sparsity: float, where: str = "") -> float:
         raise InvalidValueError(
             expected=f"a sparsity in [0, 1), the fraction of weights that are zero{where}",
             got=repr(sparsity),
-            cure="for a density of 5 % the sparsity is 0.95, a number",
+            cure="for a density of 5 % the sparsity is 0.95, a number" + _cure_of_tensor(sparsity),
         )
     # In decimals, so that 1 - 0.95 is 0.05 and not a little more.
     return float(1 - Decimal(repr(float(sparsity))))
+
+
+def _cure_of_tensor(value: object) -> str:
+    return "; item() returns that of a tensor" if hasattr(value, "item") else ""
 
 
 def _is_number(value: object) -> bool:
@@ -154,7 +158,7 @@ def _check_density(density: float, where: str = "") -> None:
         raise InvalidValueError(
             expected=f"a density in (0, 1], the fraction of weights that stay active{where}",
             got=repr(density),
-            cure="for a sparsity of 95 % the density is 0.05, a number",
+            cure="for a sparsity of 95 % the density is 0.05, a number" + _cure_of_tensor(density),
         )
 
 

@@ -26,6 +26,7 @@ from lightning_sparse.callbacks.gradient_flow.records import (
 from lightning_sparse.callbacks.gradient_flow.step_measurement import StepMeasurement
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
+from lightning_sparse.callbacks.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.errors import InvalidValueError
@@ -154,7 +155,7 @@ class GradientFlowCallback(Callback):
         """
         return average(self.history, self._root)
 
-    @property
+    @StateKey
     def state_key(self) -> str:
         """Name of the state in checkpoints, which differs between callbacks of this class."""
         return self._generate_state_key(

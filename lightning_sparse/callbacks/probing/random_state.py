@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.callbacks.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 
 
@@ -32,6 +33,11 @@ class RandomStateCallback(Callback):
         super().__init__()
         self._device: torch.device | None = None
         self._saved: dict[str, Any] | None = None
+
+    @StateKey
+    def state_key(self) -> str:
+        """Name of the state in checkpoints: that of the class."""
+        return type(self).__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the device that the module will be on."""

@@ -9,6 +9,7 @@ from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.sparse_training.averages import mask_averages
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.callbacks.state_key import StateKey
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
@@ -38,6 +39,11 @@ class ResumableCallback(Callback):
         # A state that was loaded and waits for the module to be ready for it.
         self._restored: dict[str, Any] | None = None
         self._resumes_without_state = False
+
+    @StateKey
+    def state_key(self) -> str:
+        """Name of the state in checkpoints: that of the class."""
+        return type(self).__qualname__
 
     @property
     def history(self) -> list[UpdateRecord]:

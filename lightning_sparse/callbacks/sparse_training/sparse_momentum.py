@@ -14,6 +14,7 @@ from lightning_sparse.topology.pruning import PRUNING
 from lightning_sparse.topology.redistribution import REDISTRIBUTION
 from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.validation.errors import InvalidTypeError
 
 
 class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
@@ -45,6 +46,7 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
 
     Raises:
         ValueError: If an argument is out of range or unknown.
+        TypeError: If there is no such option.
 
     >>> callback = SparseMomentumCallback(density=0.05, growth="random")
     """
@@ -58,6 +60,12 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
         keep_regrown: bool = False,
         **options: Any,
     ) -> None:
+        if "recipe" in options:
+            raise InvalidTypeError(
+                expected="rules, as the recipe of this callback is sparse momentum with some of them exchanged",
+                got=f"recipe={options['recipe']!r}",
+                cure="SparseTrainingCallback takes a recipe; here pruning, redistribution and growth are given",
+            )
         recipe = Recipe(
             prune=resolve("pruning rule", pruning, PRUNING),
             redistribute=resolve(

@@ -1,0 +1,47 @@
+"""The state key of a callback, and what Lightning's check of its callbacks finds out with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_sparse._compat import ConfigurationError
+
+# Lightning's function that asks every callback with a state for its key, before any hook is called.
+_CHECK = "_validate_callbacks_list"
+
+
+class StateKey(property):
+    """Property `state_key` that explains mistakes in a Trainer's list of callbacks.
+
+    Lightning compares the keys of the callbacks when a Trainer is made, and says of two equal ones only that they are
+    not supported; a class in place of an instance it finds no fault with, and fails later. There is no hook at this
+    moment, so the property looks at who asks for it.
+    """
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == _CHECK:
+            self._check_listed(instance, owner, caller.f_locals.get("callbacks", ()))
+        return super().__get__(instance, owner)
+
+    def _check_listed(self, instance: Any, owner: type | None, callbacks: Sequence[object]) -> None:
+        if instance is None:
+            name = getattr(owner, "__name__", "callback")
+            raise ConfigurationError(
+                expected=f"an instance of {name} in the Trainer's callbacks",
+                got="the class",
+                cure=f"callbacks=[{name}(...)]",
+            )
+        same_class = [other for other in callbacks if type(other) is type(instance)]
+        key = self.__get__(instance, type(instance))
+        equal = [other for other in same_class if self.__get__(other, type(other)) == key]
+        if len(equal) > 1:
+            named = hasattr(instance, "_name")
+            raise ConfigurationError(
+                expected=f"one {type(instance).__name__} among the Trainer's callbacks"
+                + (", or several of different names or options" if named else ""),
+                got="the same object twice" if equal[0] is equal[1] else f"{len(equal)}" + " that are alike" * named,
+                cure="keep one, or give each a name of its own" if named else "keep one",
+            )
