@@ -26,7 +26,7 @@ from lightning_sparse.callbacks.gradient_flow.records import (
 from lightning_sparse.callbacks.gradient_flow.step_measurement import StepMeasurement
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
-from lightning_sparse.callbacks.state_key import StateKey
+from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.errors import InvalidValueError

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
-from lightning_sparse.callbacks.state_key import StateKey
+from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 
 

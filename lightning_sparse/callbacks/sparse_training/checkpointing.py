@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.callbacks.sparse_training.averages import mask_averages
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
-from lightning_sparse.callbacks.state_key import StateKey
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
