@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -156,9 +156,10 @@ class ClassSpecialization(Metric):
     higher_is_better = None
     full_state_update = False
 
-    activity: Tensor
-    images: Tensor
-    invalid: Tensor
+    if TYPE_CHECKING:  # annotations of a class that are strings end torch.jit.script of a module with such a metric
+        activity: Tensor
+        images: Tensor
+        invalid: Tensor
 
     def __init__(self, num_classes: int, drop_fraction: float = 0.0, balanced: bool = False, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dist_sync_fn": kwargs.get("dist_sync_fn") or _gather})
@@ -189,6 +190,7 @@ class ClassSpecialization(Metric):
         invalid = (~activity.isfinite()).any(1).sum(), len(labels) - counts.sum()
         self.invalid = self.invalid + torch.stack(invalid)
 
+    @torch.jit.unused
     def forward(self, features: Tensor, labels: Tensor) -> Any:
         """Add a batch and return the result of this batch alone."""
         check_batch(features, labels)

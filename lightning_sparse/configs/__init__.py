@@ -11,7 +11,7 @@ _FOLDER = Path(__file__).parent
 
 def available() -> dict[str, str]:
     """Return what each shipped configuration is, by name: the comment in its first line."""
-    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(_FOLDER.glob("*.yaml"))}
+    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(_FOLDER.glob("[!.]*.yaml"))}
 
 
 def find(name: str) -> Path:

@@ -13,7 +13,7 @@ from lightning_sparse.validation.errors import InvalidValueError, MissingFileErr
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the sorted names of a folder's subfolders, one per class.
+    """Return the sorted names of a folder's subfolders, one per class; those that begin with a dot are no classes.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -25,7 +25,7 @@ def class_folders(folder: Path) -> list[str]:
             got="none",
             cure="give the folder that contains train and val as data_dir",
         )
-    entries = list(folder.iterdir())
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     classes = sorted(entry.name for entry in entries if entry.is_dir())
     if not classes:
         raise InvalidValueError(

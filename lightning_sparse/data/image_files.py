@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 # Errors that Pillow raises for unreadable files, such as those deleted since the folder was listed.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
+# Begins the name of a file or folder that systems and editors make beside the user's: `._1.png`, `.ipynb_checkpoints`.
+_HIDDEN = f"{os.sep}."
 
 SeededImage = tuple[int, int]
 """Number of an image in its data set, and the seed of its augmentation."""
@@ -27,6 +30,8 @@ SeededImage = tuple[int, int]
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
     """Data set of the images in a folder with one folder per class, listed like torchvision's ``ImageFolder``.
+
+    Files and folders that begin with a dot are left out: notebooks, archives and file systems make them.
 
     Args:
         folder: Folder of class folders with images in formats that torchvision knows.
@@ -41,7 +46,10 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
         self.folder, self.classes, self.transform = folder, classes, transform
         labels = {name: label for label, name in enumerate(classes)}
-        self.samples: list[tuple[str, int]] = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+        listed = make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+        self.samples: list[tuple[str, int]] = [
+            (path, label) for path, label in listed if _HIDDEN not in path[len(str(folder)) :]
+        ]
 
     def transformed_by(self, transform: Callable[[Any], Tensor]) -> ImageFiles:
         """Return the same images with another transform, without listing the folder again."""

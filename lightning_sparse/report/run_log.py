@@ -56,7 +56,7 @@ class RunLog:
             folder=newest,
             columns=_columns(newest / "metrics.csv"),
             settings=settings,
-            figures=sorted((newest / "figures").rglob("*.png")),
+            figures=sorted(path for path in (newest / "figures").rglob("*.png") if not _is_hidden(path, newest)),
             unread=unread,
         )
 
@@ -75,6 +75,8 @@ def _newest(folder: Path) -> Path:
     if (folder / "metrics.csv").exists():
         return folder
     logs = [file.parent for file in folder.rglob("metrics.csv")] if folder.is_dir() else []
+    # Copies that systems and editors keep in hidden folders, unless the user keeps the logs in one.
+    logs = [log for log in logs if not _is_hidden(log, folder)] or logs
     if not logs:
         raise MissingFileError(
             expected="the folder of a run, with a metrics.csv",
@@ -85,6 +87,11 @@ def _newest(folder: Path) -> Path:
             ),
         )
     return max(logs, key=lambda log: (log / "metrics.csv").stat().st_mtime)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Tell whether a name below a folder begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _name(folder: Path) -> str:

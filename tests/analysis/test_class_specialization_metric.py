@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from topology.pretend_device import DEVICE, DeviceTensor, PretendDevice
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sparse import ClassSpecialization
 from lightning_sparse.analysis import class_specialization as module
@@ -272,6 +273,34 @@ def test_a_collection_computes_all_and_shares_their_states() -> None:
     assert len(collection.compute_groups) == 1
     collection.reset()
     assert_same(collection(*batches[0]), collection.compute())
+
+
+class WithMetric(nn.Module):
+    """Has a metric that its forward pass doesn't call."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.layer, self.metric = nn.Linear(3, 2), metric
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(features)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.filterwarnings("ignore:This property will be removed in 2.0.0")  # which TorchScript reads
+@pytest.mark.parametrize("updated", [False, True])
+@pytest.mark.parametrize("kind", [ClassSpecialization, MulticlassAccuracy])
+def test_a_module_with_it_can_be_scripted_as_with_a_metric_of_torchmetrics(kind: type[Metric], updated: bool) -> None:
+    model = WithMetric(kind(num_classes=2))
+    if updated:
+        model.metric.update(torch.rand(4, 2), torch.tensor([0, 1, 1, 0]))
+    scripted = torch.jit.script(model)
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    features = torch.rand(5, 3)
+    for copy in (scripted, torch.jit.load(file)):
+        assert torch.equal(copy(features), model(features))
 
 
 @pytest.mark.parametrize("saved", [True, False])

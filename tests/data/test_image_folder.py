@@ -104,6 +104,24 @@ def test_folders_are_counted_as_classes_at_setup(root: Path) -> None:
     assert ImageNetDataModule(root).num_classes == 1000
 
 
+@pytest.mark.parametrize("dot", [".", ""])
+def test_files_and_folders_that_begin_with_a_dot_are_neither_classes_nor_images(dot: str, root: Path) -> None:
+    before = {split: [path for path, _ in ready(root)._files[split].samples] for split in ("train", "val")}
+    for folder in (root / "train", root / "val"):
+        write_image(folder / f"{dot}checkpoints" / "0.png", 0)  # a class, as notebooks make one
+        write_image(folder / "a" / f"{dot}checkpoints" / "0.png", 0)
+        (folder / "a" / f"{dot}_0.png").write_bytes(b"AppleDouble")
+    module = ready(root)
+    added = {split: len(module._files[split]) - len(paths) for split, paths in before.items()}
+    assert module.num_classes == (3 if dot else 4)
+    assert added == dict.fromkeys(before, 0 if dot else 3)
+
+
+def test_a_folder_below_a_hidden_one_is_read(root: Path) -> None:
+    module = ready(root.rename(root.with_name(".cache")))
+    assert len(module._files["train"]) == 11
+
+
 def test_a_test_folder_of_its_own_is_read(root: Path) -> None:
     write_image(root / "exam" / "c" / "1.png", 7)
     module = ready(root, test_folder="exam")

@@ -296,6 +296,23 @@ def test_the_newest_run_below_a_folder_is_taken(run: Path, tmp_path: Path) -> No
     assert RunLog.read(older).columns == {"loss": [Point(0, 1, 1)]}
 
 
+@pytest.mark.parametrize("dot", [".", ""])
+def test_copies_that_systems_keep_in_hidden_folders_and_files_are_left_out(dot: str, tmp_path: Path) -> None:
+    older = write(tmp_path / "version_0", "epoch,step,loss\n0,1,1\n")
+    os.utime(older / "metrics.csv", (1, 1))
+    newer = write(tmp_path / f"{dot}trash" / "version_1", "epoch,step,loss\n0,1,2\n")
+    for folder in (older, newer):
+        (folder / "figures").mkdir()
+        (folder / "figures" / f"{dot}_layers.png").write_bytes(b"AppleDouble")
+    log = RunLog.read(tmp_path)
+    assert (log.folder, len(log.figures)) == ((older, 0) if dot else (newer, 1))
+
+
+def test_logs_that_are_all_in_a_hidden_folder_are_found(tmp_path: Path) -> None:
+    folder = write(tmp_path / ".logs" / "version_0", "epoch,step,loss\n0,1,1\n")
+    assert RunLog.read(tmp_path).folder == folder
+
+
 def test_numbers_that_are_not_finite_are_shown_as_they_are(tmp_path: Path) -> None:
     rows = "epoch,step,val/loss,gradient_flow/egf_l2\n0,1,1,1\n1,2,nan,inf\n"
     report(write(tmp_path / "run", rows), out=tmp_path / "report.html")

@@ -185,7 +185,7 @@ def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": record.epoch}, step=record.step)
+                logger.log_metrics(metrics={**metrics, "epoch": record.epoch}, step=record.step)
 
 
 def warn_of_flags(trainer: Trainer, records: Sequence[GradientFlowRecord], warned: set[tuple[str, str]]) -> None:

@@ -15,4 +15,4 @@ def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
     if trainer.is_global_zero:
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
         for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
+            logger.log_metrics(metrics={**metrics, "epoch": trainer.current_epoch}, step=step)
