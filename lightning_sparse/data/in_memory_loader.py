@@ -93,8 +93,8 @@ class InMemoryLoader(ResumableLoader):
             return self.augment.apply(images, torch.cat(draws))
         return self.augment(images, generators[0])  # type: ignore[misc]  # not None, for a single batch
 
-    def _order(self, epoch: int) -> Tensor:
-        return super()._order(epoch).to(self.images.device)
+    def _order(self, epoch: int, seed: int) -> Tensor:
+        return super()._order(epoch, seed).to(self.images.device)
 
 
 def _split_into_batches(images: Tensor, labels: Tensor, planned: Sequence[BatchPlan]) -> Iterable[Batch]:

@@ -15,6 +15,9 @@ from lightning_sparse.data.normalize import Batch
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import check_integer
 
+# Entries of a position that every state has.
+_POSITION = ("epoch", "batch", "offset", "seed")
+
 
 class BatchPlan(NamedTuple):
     """Images of a batch, and the seed of its random numbers.
@@ -36,7 +39,9 @@ class ResumableLoader(ABC):
     only after its position was restored with `load_state_dict`.
 
     Lightning saves and restores the state and passes each epoch's number to ``loader.sampler.set_epoch``, so that a run
-    resumed at any step sees the batches of the uninterrupted run.
+    resumed at any step sees the batches of the uninterrupted run. Where epochs are numbered that way, another ``iter``
+    within one is a further pass over the images, as Lightning makes of the shorter of several loaders (`CombinedLoader`
+    with ``mode="max_size_cycle"``): each pass has an order and random numbers of its own.
 
     Args:
         count: Number of images, >= 1.
@@ -78,7 +83,9 @@ class ResumableLoader(ABC):
                 cure="lower batch_size, set drop_last=False, or use fewer processes",
             )
         self._epoch = 0
-        self._batch = 0  # batches yielded in this epoch
+        self._pass = 0  # number of the pass over the images within this epoch
+        self._is_numbered = False  # whether the user of this loader numbers the epochs
+        self._batch = 0  # batches yielded in this pass
         self._resumes = False  # whether the next iteration continues within the epoch
         self._offset = 0  # our number of an epoch minus Lightning's
 
@@ -93,8 +100,11 @@ class ResumableLoader(ABC):
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing happens before the first next(): Lightning calls iter() to probe the loader,
         # and again before it restores the state and calls set_epoch.
+        if self._is_numbered and self._resumes and self._batch == len(self):
+            self._resumes = False
+            return  # this pass had ended, and whoever combines loaders decides whether there is another one
         self._begin()
-        for count, batch in enumerate(self._fetch(self._plans(self._epoch, self._batch)), self._batch + 1):
+        for count, batch in enumerate(self._fetch(self._plans(self._epoch, self._pass, self._batch)), self._batch + 1):
             self._batch = count
             yield batch
 
@@ -108,11 +118,12 @@ class ResumableLoader(ABC):
 
         The epoch starts at the first batch, unless a restored state is within this epoch.
         """
+        self._is_numbered = True
         if not self._resumes:
-            self._epoch, self._batch = epoch + self._offset, 0
+            self._epoch, self._pass, self._batch = epoch + self._offset, 0, 0
         elif epoch + self._offset != self._epoch:
             if self._batch > 0:  # the restored epoch has ended, even if not at its last batch
-                self._epoch, self._batch = self._epoch + 1, 0
+                self._epoch, self._pass, self._batch = self._epoch + 1, 0, 0
             # With max_steps, Lightning runs an epoch without batches after a checkpoint from the end of an epoch, and
             # its epoch numbers are one too high from then on.
             self._offset = self._epoch - epoch
@@ -120,14 +131,15 @@ class ResumableLoader(ABC):
     def from_start(self) -> ResumableLoader:
         """Return a copy at the beginning of its first epoch; the position of this loader doesn't change."""
         other = copy.copy(self)
-        other._epoch = other._batch = other._offset = 0
+        other._epoch = other._pass = other._batch = other._offset = 0
         other._resumes = False
         return other
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position and all that it depends on as plain Python values, the same in every process."""
         position = {"epoch": self._epoch, "batch": self._batch, "offset": self._offset, "seed": self.seed}
-        return {**position, **self._layout()}
+        further = {"pass": self._pass} if self._pass else {}
+        return {**position, **further, **self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a position: the next iteration yields the batches after it, in the order of the saved seed.
@@ -142,27 +154,34 @@ class ResumableLoader(ABC):
         _check_state(state_dict, self._layout(), len(self), type(self).__name__)
         self._epoch, self._batch = state_dict["epoch"], state_dict["batch"]
         self._offset, self.seed = state_dict["offset"], state_dict["seed"]
+        self._pass = state_dict.get("pass", 0)
         self._resumes = True
 
     def _begin(self) -> None:
         finished = self._batch == len(self)
         if finished or (self._batch > 0 and not self._resumes):
-            self._epoch, self._batch = self._epoch + 1, 0
+            self._batch = 0
+            if self._is_numbered:
+                self._pass += 1
+            else:
+                self._epoch += 1
         self._resumes = False
 
-    def _plans(self, epoch: int, first: int) -> Iterator[BatchPlan]:
-        """Yield the plans of the epoch's batches from `first` on."""
-        order = self._order(epoch)
+    def _plans(self, epoch: int, number: int, first: int) -> Iterator[BatchPlan]:
+        """Yield the plans of the batches from `first` on of a pass of an epoch, by its number from 0 on."""
+        # Another seed for further passes; the first one has the numbers that it had before there were others.
+        seed = _hash(self.seed, number, epoch, "pass") if number else self.seed
+        order = self._order(epoch, seed)
         for batch in range(first, len(self)):
             images = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield BatchPlan(images, _hash(self.seed, epoch, batch, self.rank))
+            yield BatchPlan(images, _hash(seed, epoch, batch, self.rank))
 
-    def _order(self, epoch: int) -> Tensor:
-        """Return this process' share of the epoch's images, in order."""
+    def _order(self, epoch: int, seed: int) -> Tensor:
+        """Return this process' share of the images of a pass, in order."""
         # Every world_size-th image, wrapping around at the end to fill up shares if these must be even.
         places = (self.rank + torch.arange(self._share) * self.world_size) % self.count
         if self.shuffle:
-            generator = torch.Generator().manual_seed(_hash(self.seed, epoch))
+            generator = torch.Generator().manual_seed(_hash(seed, epoch))
             places = torch.randperm(self.count, generator=generator)[places]
         return places
 
@@ -177,7 +196,7 @@ class ResumableLoader(ABC):
         }
 
 
-def _hash(*numbers: int) -> int:
+def _hash(*numbers: int | str) -> int:
     # Not the sum, with which the second epoch of seed 0 would equal the first of seed 1. A hash, because PyTorch's
     # CPU generator uses only the low 32 bits.
     text = "/".join(map(str, numbers))
@@ -195,7 +214,7 @@ def _check_batch_size_and_rank(batch_size: int, rank: int, world_size: int) -> N
 
 
 def _check_state(state: dict[str, Any], layout: dict[str, Any], batches: int, loader: str) -> None:
-    missing = {"epoch", "batch", "offset", "seed", *layout} - set(state if isinstance(state, dict) else ())
+    missing = {*_POSITION, *layout} - set(state if isinstance(state, dict) else ())
     if missing:
         raise InvalidValueError(
             expected=f"the state of an {loader}",
@@ -209,13 +228,14 @@ def _check_state(state: dict[str, Any], layout: dict[str, Any], batches: int, lo
             got=f"one with {', '.join(differing)}",
             cure="use the same data and options, or resume from a checkpoint at the end of an epoch",
         )
-    numbers = all(isinstance(state[key], int) for key in ("epoch", "batch", "offset", "seed"))
-    if not numbers or state["epoch"] < 0 or not 0 <= state["batch"] <= batches:
+    further = state.get("pass", 0)  # absent in states of a first pass
+    numbers = all(isinstance(number, int) for number in (*(state[key] for key in _POSITION), further))
+    if not numbers or state["epoch"] < 0 or further < 0 or not 0 <= state["batch"] <= batches:
         raise InvalidValueError(
             expected=f"integers, epoch >= 0 and 0 <= batch <= {batches}",
             got=(
                 f"epoch={state['epoch']!r}, batch={state['batch']!r}, offset={state['offset']!r}, "
-                f"seed={state['seed']!r}"
+                f"seed={state['seed']!r}" + (f", pass={further!r}" if further else "")
             ),
             cure="the state is damaged, resume from another checkpoint",
         )
