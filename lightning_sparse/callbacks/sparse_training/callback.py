@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, ClassVar
 
 from lightning_sparse._compat import LightningModule, Trainer
-from lightning_sparse.callbacks.cadence import Position, counted_per_step, run_length
+from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.sparse_training.averages import has_averages, mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
@@ -22,6 +22,7 @@ from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
+from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
 from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.starting_masks import starting_network
@@ -33,7 +34,6 @@ from lightning_sparse.network.seeding import check_seed
 from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
-from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.options import forwarded_signature
 
 
@@ -159,7 +159,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._enforce()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out how many updates the run will have, and print what is masked.
+        """Plan the updates of the run, and print what is masked and planned.
 
         Raises:
             ValueError: If the prune rate is to decay over a run without a known end, or a weight is not finite.
@@ -168,27 +168,13 @@ class SparseTrainingCallback(ResumableCallback):
         self._apply_restored(trainer)
         if self.network is None:
             return
-        self._plan_updates(trainer)
+        prunes = self._recipe.prune is not None
+        plan = plan_updates(trainer, self._max_epochs, self._cadence, self._counters, self._prune_rate, prunes)
+        self._total_updates = plan.total
         if trainer.world_size > 1:
             check_agreement(trainer, self.network, "at the start of training")
         self.network.check_finite()
-        print_summary(trainer, self.network)
-
-    def _plan_updates(self, trainer: Trainer) -> None:
-        self._total_updates = self._cadence.boundaries(run_length(trainer, self._max_epochs), self._counters.first)
-        decays = not self._prune_rate.is_constant and self._recipe.prune is not None
-        if self._total_updates == inf and decays:
-            raise InvalidValueError(
-                expected="a run of known length for a prune rate that decays",
-                got=(
-                    f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, "
-                    f"{trainer.num_training_batches} batches per epoch"
-                ),
-                cure=(
-                    "set max_epochs for updates in epochs, max_steps for updates in steps (or "
-                    "limit_train_batches), or schedule='constant'"
-                ),
-            )
+        print_summary(trainer, self.network, [plan.sentence()])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Carry out the topology update of a boundary that has been passed.
