@@ -65,9 +65,10 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
     A layer prunes `round(prune_rate * active)` weights. What all layers lost is apportioned by their claims: a layer
     takes at most its inactive and just-pruned positions, and the excess goes in equal parts to the layers with room.
     A layer that would grow although its sparsity is below the prune rate prunes at most the fraction of its sparsity
-    (Dettmers & Zettlemoyer 2019, Algorithm 1 and the two edge cases of section 3.2). Claims that are zero everywhere
-    say nothing: then each layer regrows what it lost. A network without inactive weights has no topology to change,
-    nor has such a layer where each layer regrows what it lost.
+    (Dettmers & Zettlemoyer 2019, Algorithm 1 and the two edge cases of section 3.2). A claim of exactly zero says
+    nothing, as that of a layer without any gradient: such a layer is left as it is, and where all are zero, each layer
+    regrows what it lost. A network without inactive weights has no topology to change, nor has such a layer where each
+    layer regrows what it lost.
 
     Args:
         layers: The evidence; claims for all layers or for none.
@@ -91,6 +92,7 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
         pruned = [lost if layer.inactive else 0 for layer, lost in zip(layers, pruned, strict=True)]
         grown, claims = pruned, [float(lost) for lost in pruned]
     else:
+        pruned = [lost if claim else 0 for lost, claim in zip(pruned, claims, strict=True)]
         pruned = _prune_less_where_nearly_dense(layers, pruned, claims)
         grown = _redistribute(layers, pruned, claims, min_active)
     all_claims = sum(claims) or 1.0
@@ -114,7 +116,8 @@ def _prune_less_where_nearly_dense(
 def _redistribute(
     layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float], min_active: int
 ) -> list[int]:
-    room = [layer.inactive + lost for layer, lost in zip(layers, pruned, strict=True)]
+    # What layers without a claim would get of the excess, the others have room for: it is what they lost themselves.
+    room = [layer.inactive + lost if claim else 0 for layer, lost, claim in zip(layers, pruned, claims, strict=True)]
     needed = [
         max(0, min(min_active, layer.active) - (layer.active - lost))
         for layer, lost in zip(layers, pruned, strict=True)

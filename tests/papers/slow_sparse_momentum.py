@@ -106,12 +106,14 @@ def counts(
         # A full layer that regrows what it lost would only forget values.
         pruned = [0 if layer.zeros == 0 else lost for layer, lost in zip(layers, pruned, strict=True)]
         return pruned, list(pruned)
+    # Not in the paper: a layer that claims nothing, as it has no gradient, stays as it is.
+    pruned = [lost if each else 0 for lost, each in zip(pruned, claims, strict=True)]
     pruned = [
         _spare_if_growing(layer, lost, quota)
         for layer, lost, quota in zip(layers, pruned, _quotas(sum(pruned), claims), strict=True)
     ]
     lows = [_least_growth(layer, lost, min_active) for layer, lost in zip(layers, pruned, strict=True)]
-    caps = [layer.zeros + lost for layer, lost in zip(layers, pruned, strict=True)]
+    caps = [layer.zeros + lost if each else 0 for layer, lost, each in zip(layers, pruned, claims, strict=True)]
     total = sum(pruned)
     return pruned, largest_remainder(total, share_out(total, _quotas(total, claims), lows, caps))
 

@@ -121,8 +121,8 @@ def test_edge_case_2_leaves_a_dense_growing_layer_alone_and_lets_a_dense_shrinki
 
 
 def test_a_layer_keeps_the_minimum_and_the_others_pay_for_it_in_equal_parts() -> None:
-    # Everything is pruned. Quotas of 2 + 4 + 6 = 12: 0, 6, 6; the first must get one back.
-    layers = [LayerEvidence("a", 20, 2, 0.0), LayerEvidence("b", 20, 4, 1.0), LayerEvidence("c", 20, 6, 1.0)]
+    # Everything is pruned. Quotas of 2 + 4 + 6 = 12: almost 0, 6, 6; the first must get one back.
+    layers = [LayerEvidence("a", 20, 2, 1e-30), LayerEvidence("b", 20, 4, 1.0), LayerEvidence("c", 20, 6, 1.0)]
     # b (6 > 4) is growing: it prunes min(4, 4 * 16 / 20 = 3.2) = 3, so 11: 0, 5.5, 5.5 -> 1, 5, 5.
     assert moved(plan_changes(layers, prune_rate=1.0)) == [(2, 1), (3, 5), (6, 5)]
     assert moved(plan_changes(layers, prune_rate=1.0, min_active=0)) == [(2, 0), (3, 6), (6, 5)]

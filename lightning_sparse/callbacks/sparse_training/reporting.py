@@ -39,7 +39,7 @@ def warn_of_untrained(trainer: Trainer, network: SparseNetwork) -> None:
     if trainer.is_global_zero and (names := network.untrained):
         warnings.warn(
             f"Expected a gradient for every masked weight before the first topology update; got none for "
-            f"{name_list(names)}: they lose weights, and what they regain is not trained. Cure: exclude them, or "
-            "freeze them with requires_grad=False.",
+            f"{name_list(names)}: they keep their number of active weights, which are not trained, while other layers "
+            "could use them. Cure: exclude them, or freeze them with requires_grad=False before the fit.",
             stacklevel=2,
         )
