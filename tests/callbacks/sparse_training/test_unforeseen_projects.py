@@ -316,7 +316,7 @@ def test_the_network_of_a_metric_is_never_masked() -> None:
 def test_a_masked_layer_that_nothing_trains_is_warned_of() -> None:
     module = TinyModule()
     module.teacher = nn.Linear(6, 6)
-    with pytest.warns(UserWarning, match=r"got none for teacher\.weight: they keep their number.*Cure: exclude them"):
+    with pytest.warns(UserWarning, match=r"got none for teacher\.weight: they keep their.*Cure: exclude them"):
         fit(sparse(), module=module)
 
 
