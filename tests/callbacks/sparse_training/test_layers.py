@@ -154,9 +154,7 @@ def test_a_frozen_layer_stays_as_it_is_and_does_not_count() -> None:
 
 
 def test_layers_without_a_gradient_in_a_step_keep_zeros_and_budget() -> None:
-    with pytest.warns(
-        UserWarning, match=r"got none for net\.never\.weight: they keep their.*Cure: exclude them"
-    ):
+    with pytest.warns(UserWarning, match=r"got none for net\.never\.weight: they keep their.*Cure: exclude them"):
         callback = watched(Sometimes(), round(0.3 * 72), every_n_steps=2)
     assert list(masks_of(callback)) == ["net.always.weight", "net.seldom.weight", "net.never.weight"]
     assert callback.network is not None
