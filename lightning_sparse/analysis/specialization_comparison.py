@@ -12,6 +12,7 @@ import torch
 
 from lightning_sparse.analysis.anova import Anova, Effect, Values, two_way_anova
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsFields
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class LayerDifference:
         return self.sparse_mean - self.dense_mean
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(ShowsFields):
     """Two networks compared; as a string it is a table of layers and one of effects.
 
     Attributes:

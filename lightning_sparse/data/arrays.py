@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 from lightning_sparse.validation.numbers import check_integer
+from lightning_sparse.validation.representation import short_text
 
 # Resizing with sharp filters leaves pixels a little below black or above white, unlike bytes or normalized pixels.
 _SLACK = 0.5
@@ -41,6 +42,10 @@ class ImageArrays(NamedTuple):
     white: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={short_text(value)}" for name, value in self._asdict().items())
+        return f"{type(self).__name__}({shown})"
 
 
 def image_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_classes: int | None = None) -> ImageArrays:

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import check_integer
+from lightning_sparse.validation.representation import ShowsOptions
 
 
-class PadCropFlip:
+class PadCropFlip(ShowsOptions):
     """Pads each image with its own reflection, crops it back to its size at a random place, and flips half of them.
 
     The customary augmentation for CIFAR: padding 4 and flips, as in Dettmers & Zettlemoyer (2019), section 4. Each

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_sparse.data.normalize import Batch
 from lightning_sparse.data.resumable_loader import BatchPlan, ResumableLoader
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsOptions
 
 # Errors that Pillow raises for unreadable files, such as those deleted since the folder was listed.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
@@ -28,7 +29,7 @@ SeededImage = tuple[int, int]
 """Number of an image in its data set, and the seed of its augmentation."""
 
 
-class ImageFiles(Dataset[tuple[Tensor, int]]):
+class ImageFiles(ShowsOptions, Dataset[tuple[Tensor, int]]):
     """Data set of the images in a folder with one folder per class, listed like torchvision's ``ImageFolder``.
 
     Files and folders that begin with a dot are left out: notebooks, archives and file systems make them.

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import is_real
+from lightning_sparse.validation.representation import ShowsOptions
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, channels, height, width)`` and int64 labels ``(batch,)``."""
 
 
-class Normalize:
+class Normalize(ShowsOptions):
     """Maps the images of a batch to float32: ``(pixel / white - mean) / std``, channel by channel.
 
     Args:

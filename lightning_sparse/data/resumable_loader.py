@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_sparse.data.normalize import Batch
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import check_integer
+from lightning_sparse.validation.representation import ShowsOptions
 
 # Entries of a position that every state has.
 _POSITION = ("epoch", "batch", "offset", "seed")
@@ -31,7 +32,7 @@ class BatchPlan(NamedTuple):
     seed: int
 
 
-class ResumableLoader(ABC):
+class ResumableLoader(ShowsOptions, ABC):
     """Loader of ``(images, labels)`` batches, in another order in each epoch, that can resume within an epoch.
 
     The batches of an epoch are a pure function of ``seed``, the epoch's number and the process, independent of the

@@ -10,6 +10,7 @@ import torch
 from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 from lightning_sparse.validation.numbers import check_integer, is_integer
+from lightning_sparse.validation.representation import ShowsOptions
 
 
 class LoaderOptions(TypedDict):
@@ -20,7 +21,7 @@ class LoaderOptions(TypedDict):
     world_size: int
 
 
-class SeededDataModule(LightningDataModule):
+class SeededDataModule(ShowsOptions, LightningDataModule):
     """Data module whose training batches depend on one seed, set by `settle_seed` and saved in checkpoints.
 
     Args:

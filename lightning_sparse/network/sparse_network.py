@@ -17,6 +17,7 @@ from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
 from lightning_sparse.network.state import check_network_state, under_written_names, with_checksum
+from lightning_sparse.network.table import network_table
 from lightning_sparse.selection.patterns import Patterns, as_patterns
 from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.layer import LayerView
@@ -102,6 +103,9 @@ class SparseNetwork(MaskedModel):
         super().__setstate__(state)
         self._generator = torch.Generator()
         self._generator.set_state(state["_generator"])
+
+    def __repr__(self) -> str:
+        return network_table(type(self.model).__name__, self.layers, self.overall_density)
 
     @property
     def layers(self) -> dict[str, LayerDensity]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_sparse.topology.sharding import Shard, total
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
+from lightning_sparse.validation.representation import ShowsFields
 
 SIGNALS = ("momentum", "gradient")
 
@@ -29,8 +30,8 @@ class NonFiniteError(InvalidValueError):
     """A weight, signal or score that a topology update depends on is NaN or infinite."""
 
 
-@dataclass(frozen=True)
-class LayerView:
+@dataclass(frozen=True, repr=False)
+class LayerView(ShowsFields):
     """The evidence about one masked weight that a rule decides by.
 
     With a shard, every tensor holds this process's part of what is split over processes; the part may be empty.

@@ -28,12 +28,13 @@ from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.topology.sharding import Shard
 from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.representation import ShowsFields
 
 _Mask = TypeVar("_Mask")
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(ShowsFields):
     """A published method: what to keep, how to share the freed budget out, what to grow.
 
     Attributes:
@@ -87,8 +88,8 @@ class Recipe:
         return not self.unshardable
 
 
-@dataclass(frozen=True)
-class Rewiring(Generic[_Mask]):
+@dataclass(frozen=True, repr=False)
+class Rewiring(ShowsFields, Generic[_Mask]):
     """The outcome of one update, by layer name.
 
     Attributes:

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsFields
 
 
 class ShardingError(InvalidValueError):
     """A weight is split over processes in a way, or for a recipe, that can't be worked with."""
 
 
-@dataclass(frozen=True)
-class Shard:
+@dataclass(frozen=True, repr=False)
+class Shard(ShowsFields):
     """Where a part lies in a weight that is split over processes, and how to reduce numbers over all parts.
 
     Every process updates its own part, and all of them make the same reductions in the same order.

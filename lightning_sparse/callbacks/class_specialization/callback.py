@@ -90,6 +90,8 @@ class ClassSpecializationCallback(ForwardPassCallback):
         TypeError: If `dataloader` can be iterated only once, or `layers` are no patterns.
     """
 
+    _options_in = ("_measurement", "_cadence")
+
     def __init__(
         self,
         layers: Patterns | None = None,

@@ -30,12 +30,13 @@ from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsOptions
 
 # Fetch from the device at the latest after this many measurements.
 _MAX_WAITING = 50
 
 
-class GradientFlowCallback(Callback):
+class GradientFlowCallback(ShowsOptions, Callback):
     """Measure how gradients flow through the weights that exist, in any project, sparse or dense.
 
     Logs ``gradient_flow/egf_l1`` and ``egf_l2`` (Effective Gradient Flow: the mean over layers of the norm of the
@@ -88,6 +89,8 @@ class GradientFlowCallback(Callback):
     Raises:
         ValueError: If an argument is out of range or unknown.
     """
+
+    _options_in = ("_schedule", "_thresholds")
 
     def __init__(
         self,

@@ -14,13 +14,14 @@ from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import norm_name
 from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.validation.numbers import check_real
+from lightning_sparse.validation.representation import ShowsFields
 
 # First part of all names of metrics.
 ROOT = "gradient_flow"
 
 
-@dataclass(frozen=True)
-class GradientFlowRecord:
+@dataclass(frozen=True, repr=False)
+class GradientFlowRecord(ShowsFields):
     """Gradient norms of one measurement.
 
     Attributes:

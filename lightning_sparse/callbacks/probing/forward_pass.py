@@ -13,9 +13,10 @@ from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.analysis.specialization_inputs import check_labels
 from lightning_sparse.callbacks.probing.evaluation_batches import data_module
 from lightning_sparse.validation.errors import InvalidTypeError
+from lightning_sparse.validation.representation import ShowsOptions
 
 
-class ForwardPassCallback(Callback):
+class ForwardPassCallback(ShowsOptions, Callback):
     """Run forward passes of images through the module; subclasses may override how."""
 
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
+from lightning_sparse.validation.representation import ShowsOptions
 
 
-class RandomStateCallback(Callback):
+class RandomStateCallback(ShowsOptions, Callback):
     """Save the global random states of PyTorch, Python and NumPy in checkpoints, and resume from them.
 
     Lightning doesn't: in a resumed run, dropout and other random draws start over from the seed. With this callback

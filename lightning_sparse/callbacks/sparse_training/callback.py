@@ -71,6 +71,7 @@ class SparseTrainingCallback(ResumableCallback):
     """
 
     __signature__: ClassVar[Signature]
+    _options_in = ("_network_options", "_cadence")
 
     def __init__(
         self,

@@ -14,11 +14,12 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsOptions
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
 
 
-class ResumableCallback(Callback):
+class ResumableCallback(ShowsOptions, Callback):
     """Keeps a sparse network and the counters of its run in the checkpoints of Lightning.
 
     Attributes:

@@ -21,12 +21,13 @@ from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.validation.representation import ShowsOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class SparsityPictures(Callback):
+class SparsityPictures(ShowsOptions, Callback):
     """Draw where the active weights of sparse training are and went, and send the pictures to the Trainer's loggers.
 
     Add it to the Trainer's callbacks, before or after `SparseMomentumCallback` or another `SparseTrainingCallback`.
@@ -47,6 +48,8 @@ class SparsityPictures(Callback):
     Raises:
         ValueError: If the period is not a positive integer.
     """
+
+    _options_in = ("_cadence",)
 
     def __init__(self, every_n_epochs: int | None = None) -> None:
         super().__init__()

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning_sparse.topology.plan import LayerChange
+from lightning_sparse.validation.representation import ShowsFields
 
 # Of epochs, steps or weights.
 _TOO_MANY = 2**63
 
 
-@dataclass(frozen=True)
-class UpdateRecord:
+@dataclass(frozen=True, repr=False)
+class UpdateRecord(ShowsFields):
     """One topology update.
 
     Attributes:

@@ -10,6 +10,7 @@ from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.topology.registry import resolve
 from lightning_sparse.topology.schedule import SCHEDULES, Schedule
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import short_text
 
 
 def update_cadence(every_n_epochs: int | None, every_n_steps: int | None) -> Cadence:
@@ -44,6 +45,9 @@ class PruneRate:
         self._schedule: Schedule = resolve("schedule", schedule, SCHEDULES)
         for progress in (0.0, 1.0):  # the first update and the last: a wrong schedule is wrong there, most likely
             self.at(progress)
+
+    def __repr__(self) -> str:
+        return f"{self.initial} ({short_text(self._schedule)})"
 
     @property
     def is_constant(self) -> bool:
