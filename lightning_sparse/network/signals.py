@@ -11,7 +11,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_sparse.network.dtensor import full_tensor, local_part, to_local
-from lightning_sparse.network.optimizer_steps import OptimizerStepObserver
+from lightning_sparse.network.momentum_families import MomentumFamily
+from lightning_sparse.network.momentum_observer import MomentumObserver, examine
+from lightning_sparse.network.momentum_summary import momentum_lines
 from lightning_sparse.validation.errors import InvalidValueError
 
 # Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
@@ -19,45 +21,26 @@ DECAY = 0.9
 
 
 def has_momentum(optimizer: Optimizer, parameter: Parameter) -> bool:
-    """Tell whether `read_momentum` would find something, without computing it."""
+    """Tell whether an optimizer's state shows that a weight had a gradient, by the usual names of its entries."""
     state = optimizer.state.get(parameter, {})
-    return state.get("momentum_buffer") is not None or state.get("exp_avg") is not None
+    return isinstance(state, Mapping) and any(state.get(key) is not None for key in ("momentum_buffer", "exp_avg"))
 
 
 def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
-    """Return the momentum that the optimizer's state holds for a parameter, or None if it holds none.
+    """Return the momentum that the optimizer's state holds for a parameter, or None if it holds none that is known.
 
-    Of a sharded parameter it is the local part.
-
-    Read by what the state contains, so that subclasses and look-alikes of PyTorch's optimizers work too:
-
-    - `momentum_buffer` (SGD, RMSprop with momentum), as it is. It lacks the factor `1 - alpha` of the paper, which
-      changes no rank and no share, and has weight decay in it, which is zero for inactive weights;
-    - `exp_avg / (sqrt(exp_avg_sq) + eps)` (Adam, AdamW, NAdam, RAdam), without bias correction, as in the original
-      authors' library;
-    - `exp_avg / (exp_inf + eps)` (Adamax); `exp_avg` alone where there is no second moment (Lion and others).
+    Of a sharded parameter it is the local part. `momentum_families` has what is read of which optimizers.
     """
-    state = {
-        key: to_local(value) for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)
-    }
-    buffer = state.get("momentum_buffer")
-    if buffer is not None:
-        return buffer
-    first = state.get("exp_avg")
-    if first is None:
-        return None
-    groups = (group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
-    eps = next(groups, {}).get("eps", 1e-8)
-    scale = state["exp_avg_sq"].sqrt() if "exp_avg_sq" in state else state.get("exp_inf")
-    return first if scale is None else first / (scale + eps)
+    read = examine(optimizer, parameter, has_stepped=False).read
+    return None if read is None else read()
 
 
-class Signals(OptimizerStepObserver):
+class Signals(MomentumObserver):
     """What topology updates know about each weight besides its value.
 
-    Momentum is the optimizer's own where it has one, else an exponential moving average of gradients,
-    `0.9 * average + 0.1 * gradient` after every step (the paper's definition: Dettmers & Zettlemoyer 2019,
-    section 3.2). A weight that never had a gradient has momentum zero.
+    Momentum is that of the optimizers where all weights have one on the same scale, else an exponential moving average
+    of gradients, `0.9 * average + 0.1 * gradient` after every step (the paper's definition: Dettmers & Zettlemoyer
+    2019, section 3.2). `MomentumObserver` decides. A weight that never had a gradient has momentum zero.
 
     Args:
         parameters: The weights by name.
@@ -67,6 +50,8 @@ class Signals(OptimizerStepObserver):
         super().__init__(parameters)
         self._apply_masks: Callable[[Sequence[str]], None] | None = None
         self._tracks_momentum = self._tracks_gradients = False
+        # Steps of the run whose state was loaded.
+        self._steps_loaded = 0
         self._averages: dict[str, Tensor] = {}
         # With the version of each, which tells whether it was overwritten since.
         self._gradients: dict[str, tuple[Tensor, int]] = {}
@@ -108,15 +93,40 @@ class Signals(OptimizerStepObserver):
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
-        parameter, optimizers = self._parameters[name], self.optimizers_of(name)
-        for optimizer in optimizers:
-            momentum = read_momentum(optimizer, parameter)
-            if momentum is not None:
-                return momentum
+        finding, parameter = self._finding(name), self._parameters[name]
+        if finding is not None and finding.read is not None and not self._reads_averages():
+            return finding.read()
         if name in self._averages:
             return self._average(name)
+        if any(has_momentum(each, parameter) for each in self.optimizers_of(name)):
+            return self._owed(name)
         # Others have momentum, so steps were taken, but this weight never had a gradient.
-        return torch.zeros_like(to_local(parameter)) if any(map(self._has_begun, optimizers)) else None
+        begun = any(map(self._has_begun, self.optimizers_of(name)))
+        return torch.zeros_like(to_local(parameter)) if begun else None
+
+    def _reads_averages(self) -> bool:
+        """Tell whether averages are compared: not before each weight that had a gradient has one.
+
+        A run that an older version saved has the momentum of its optimizers only, and updates once by that.
+        """
+        without = [name for name in self._parameters if name not in self._averages]
+        findings = map(self._finding, without)
+        return self.averages_all and all(finding is None or finding.read is None for finding in findings)
+
+    def _owed(self, name: str) -> Tensor | None:
+        """Return the first moment in a state that isn't known, for the update that a loaded run owes; else None.
+
+        Older versions read that, and kept no average.
+        """
+        parameter = self._parameters[name]
+        if self.steps != self._steps_loaded or not self.steps:
+            return None
+        states = [optimizer.state.get(parameter) for optimizer in self.optimizers_of(name)]
+        for state in (state for state in states if isinstance(state, Mapping)):
+            for entry in (MomentumFamily("", key) for key in ("momentum_buffer", "exp_avg")):
+                if not entry.why_unreadable(state, parameter):
+                    return entry.read(state, {})
+        return None
 
     def _has_begun(self, optimizer: Optimizer) -> bool:
         return any(
@@ -137,7 +147,10 @@ class Signals(OptimizerStepObserver):
         if trained is not None:
             self._hold_gradients(names)
             if self._tracks_momentum:
-                self._update_averages(optimizer, trained)
+                if self._note_step(optimizer, trained):
+                    self._update_averages(trained)
+                elif self._averages:  # of steps before it was known whose momentum is read
+                    self._averages.clear()
         if self._apply_masks is not None:
             self._apply_masks(names)
 
@@ -155,11 +168,12 @@ class Signals(OptimizerStepObserver):
                 self._gradients[name] = (gradient, gradient._version)
 
     @torch.no_grad()
-    def _update_averages(self, optimizer: Optimizer, names: Sequence[str]) -> None:
+    def _update_averages(self, names: Sequence[str]) -> None:
         for name in names:
-            parameter = self._parameters[name]
-            if not has_momentum(optimizer, parameter) and parameter.grad is not None:
-                self._average(name).lerp_(to_local(parameter.grad), 1 - DECAY)
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                dense = to_local(gradient) if gradient.layout == torch.strided else gradient.to_dense()
+                self._average(name).lerp_(dense, 1 - DECAY)
 
     def _average(self, name: str) -> Tensor:
         """Return the average of a weight's gradients, zero at first, where the weight is now and in its dtype."""
@@ -168,6 +182,12 @@ class Signals(OptimizerStepObserver):
         average = torch.zeros_like(home) if average is None else average.to(home.device, home.dtype)
         self._averages[name] = average
         return average
+
+    def momentum_sources(self) -> list[str]:
+        """Return a line for each optimizer: what is read of it, or what is kept instead and in how much memory."""
+        local = {name: to_local(parameter) for name, parameter in self._parameters.items()}
+        sizes = {name: part.numel() * part.element_size() for name, part in local.items()}
+        return momentum_lines(self._findings(), sizes, averages=self.averages_all) if self._tracks_momentum else []
 
     def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
         """Return copies of what neither the model nor the optimizers save, of sharded weights as a whole.
@@ -213,7 +233,7 @@ class Signals(OptimizerStepObserver):
         }
         self._averages = copies["averages"]
         self._gradients = {name: (gradient, gradient._version) for name, gradient in copies["gradients"].items()}
-        self.steps = int(state["steps"])
+        self.steps = self._steps_loaded = int(state["steps"])
 
     def _part(self, name: str, whole: Tensor) -> Tensor:
         home = to_local(self._parameters[name])

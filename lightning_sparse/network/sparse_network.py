@@ -153,8 +153,8 @@ class SparseNetwork(MaskedModel):
 
         Args:
             optimizer: An optimizer that steps some or all of the masked weights. Call once for each.
-            track_momentum: Whether to keep, for an optimizer without momentum, an exponential moving average of
-                gradients (smoothing factor 0.9, one tensor per weight).
+            track_momentum: Whether to keep, where optimizers have no momentum that can be compared, an exponential
+                moving average of gradients (smoothing factor 0.9, one tensor per weight). See `momentum_sources`.
             track_gradients: Hold on to the gradients of each step until the next one, for a recipe that decides by
                 them after they were set to None.
 
@@ -164,6 +164,11 @@ class SparseNetwork(MaskedModel):
         self._signals.follow(
             optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._masks.apply
         )
+
+    @property
+    def momentum_sources(self) -> list[str]:
+        """What is read as momentum, in a line for each attached optimizer; with the memory of averages kept instead."""
+        return self._signals.momentum_sources()
 
     def is_stepped_by(self, optimizer: Optimizer) -> bool:
         """Tell whether the optimizer steps at least one masked weight."""

@@ -23,7 +23,7 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
     After every epoch but the last: prune the smallest weights of each layer, hand the freed budget to the layers by
     the mean momentum magnitude of their active weights, and regrow where momentum is largest. The number of active
     weights is exact at all times; inactive weights are exactly zero after every optimizer step. Momentum is read from
-    the optimizer, or kept by the callback where the optimizer has none (`lightning_sparse.network.signals`).
+    the optimizers, or kept by the callback where they have none that can be compared (the summary says which).
 
     Each of the three rules can be exchanged, which is how the paper's ablation (Table 5) is run:
     `redistribution="none", growth="random"`, for instance. A rule is a name, an import path or a function of one

@@ -25,7 +25,7 @@ def print_summary(trainer: Trainer, network: SparseNetwork, lines: Iterable[str]
         for table in (masked_table(network), dense_table(network)):
             if table.row_count:
                 get_console().print(table)
-        for line in (coverage_line(network), *lines):
+        for line in (coverage_line(network), *network.momentum_sources, *lines):
             get_console().print(line, highlight=False, markup=False)
 
 
