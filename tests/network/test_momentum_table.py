@@ -132,9 +132,7 @@ VARIANTS: dict[str, Any] = {
 }
 # Of these PyTorch needs an accelerator, or weights that are computed.
 ELSEWHERE = {"capturable": True, "differentiable": True}
-CLASSES = sorted(
-    name for name in torch.optim.__all__ if inspect.isclass(getattr(torch.optim, name)) and name != "Optimizer"
-)
+CLASSES = sorted(name for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name != "Optimizer")
 
 
 def parameters_of(name: str) -> set[str]:
