@@ -144,7 +144,7 @@ def test_the_check_sees_the_imports_that_the_package_has() -> None:
     assert {
         "torch.nn",
         "lightning_sparse.topology.rewire.Recipe",
-        "lightning_sparse.selection.weights.find_weights",
+        "lightning_sparse.selection.patterns.Patterns",
     } <= seen
     assert len(list(ROOT.rglob("*.py"))) > 20
 

@@ -20,6 +20,7 @@ MOST_ARGUMENTS = 7  # of a constructor
 # Public classes whose options are flat, as YAML and the command line name them; what takes the options of one of these
 # forwards them (`**options`).
 FLAT_OPTIONS = {
+    "SparseTrainingCallback",
     "GradientFlowCallback",
     "ClassSpecializationCallback",
     "SparseNetwork",

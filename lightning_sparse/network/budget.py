@@ -63,6 +63,11 @@ def as_density(density: Density | None, sparsity: Density | None) -> Density:
     return _complement(sparsity)
 
 
+def optional_density(density: Density | None, sparsity: Density | None) -> Density | None:
+    """Return the density that is meant by one of the two, as `as_density` does; None if neither is given."""
+    return None if density is None and sparsity is None else as_density(density, sparsity)
+
+
 def _complement(sparsity: float, where: str = "") -> float:
     if not _is_number(sparsity) or not 0 <= sparsity < 1:
         raise InvalidValueError(

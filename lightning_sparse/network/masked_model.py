@@ -70,11 +70,18 @@ class MaskedModel:
         return self._masks.stored(name) if name in self._masks.names else None
 
     @property
+    def maskable(self) -> dict[str, nn.Parameter]:
+        """The weights that have a mask or are kept dense on request, by name, in the order of the model."""
+        return dict(self._parameters)
+
+    @property
     def why_unmasked(self) -> dict[str, str]:
         """Why each parameter that has no mask has none, by parameter name."""
         reasons = why_unmasked(self.model, self._choice["include"], self._choice["exclude"])
         kept = (name for name in self._parameters if name not in self._masks.names)
-        return {**dict.fromkeys(kept, "kept dense on request"), **reasons}
+        # Masks may have been given for weights that the options alone leave out.
+        masked = {name: reason for name, reason in reasons.items() if name not in self._parameters}
+        return {**dict.fromkeys(kept, "kept dense on request"), **masked}
 
     @property
     def left_dense(self) -> dict[str, str]:
@@ -121,6 +128,20 @@ class MaskedModel:
                     got=f"NaN or infinity in {int(bad)} of {parameter.numel()}",
                     cure="initialize the weight, or load one from before training diverged",
                 )
+
+    def check_weights(self) -> None:
+        """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
+
+        Raises:
+            ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
+        """
+        current = list(self.model.named_parameters())
+        unchanged = len(current) == len(self._examined) and all(
+            name == known_name and parameter is reference() and parameter.requires_grad == was_trained
+            for (name, parameter), (known_name, reference, was_trained) in zip(current, self._examined, strict=True)
+        )
+        if not unchanged:
+            self._examine()
 
     def _examine(self) -> None:
         """Search the whole model, and raise unless the maskable weights are those of the constructor."""

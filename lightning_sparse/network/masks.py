@@ -44,6 +44,11 @@ class Masks:
         """Replace a mask by the local part of one for the whole weight."""
         self[name] = local_part(whole, self._parameters[name])
 
+    def set_all(self, masks: Mapping[str, Tensor]) -> None:
+        """Replace masks by the local parts of those given, each of a whole weight."""
+        for name, mask in masks.items():
+            self.set_whole(name, mask)
+
     def draw_random(self, counts: Mapping[str, int], generator: torch.Generator) -> None:
         """Replace masks by random ones with the given numbers of active weights."""
         for name, active in counts.items():

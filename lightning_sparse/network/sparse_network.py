@@ -7,19 +7,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.network.budget import Density, LayerDensity, as_density, initial_counts
-from lightning_sparse.network.coverage import Coverage, count_weights, warn_of_dense_weights
+from lightning_sparse.network.budget import Density, optional_density
+from lightning_sparse.network.budgeted_model import BudgetedModel
+from lightning_sparse.network.coverage import warn_of_dense_weights
 from lightning_sparse.network.dtensor import to_local
-from lightning_sparse.network.masked_model import MaskedModel
+from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
+from lightning_sparse.network.known_masks.saved_masks import MaskSource
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
+from lightning_sparse.network.starting_point import starting_point
 from lightning_sparse.network.state import check_network_state, under_written_names, with_checksum
 from lightning_sparse.network.table import network_table
-from lightning_sparse.selection.patterns import Patterns, as_patterns
-from lightning_sparse.selection.weights import find_weights
+from lightning_sparse.selection.patterns import Patterns
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
@@ -28,7 +30,7 @@ from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.validation.deprecation import renamed_argument
 
 
-class SparseNetwork(MaskedModel):
+class SparseNetwork(BudgetedModel):
     """A model whose weights are sparse, and stay as sparse while they train and move.
 
     The weights remain ordinary parameters of an ordinary module. Initially every layer gets a random mask with an
@@ -49,12 +51,15 @@ class SparseNetwork(MaskedModel):
         dense: Patterns of layers that stay dense but count in N: the other layers share the rest of the budget.
         min_active: Minimum number of active weights per layer.
         seed: Seed for the random masks and random growth; default: PyTorch's current initial seed.
+        masks: Masks to take over, with their density, instead of drawing some: a mapping of parameter names to bool
+            tensors, True = active; another `SparseNetwork`; or the path of a checkpoint. Weights outside become zero.
+            Names may have a prefix more or less than the model's; frozen weights may have masks, too.
         state: Result of `state_dict`, to restore instead of drawing masks. Load the model's weights before:
             random masks would zero some of them.
         minimum: Old name of `min_active`, for one more version.
 
     Raises:
-        ValueError: If nothing matches, or the density is out of reach (with the feasible range).
+        ValueError: If nothing matches, the density is out of reach (with the feasible range), or masks don't fit.
 
     >>> network = SparseNetwork(torch.nn.Linear(40, 10), density=0.05)
     >>> network.layers["weight"].active, network.density
@@ -73,27 +78,55 @@ class SparseNetwork(MaskedModel):
         dense: Patterns | None = None,
         min_active: int = 1,
         seed: int | None = None,
+        masks: MaskSource | None = None,
         state: Mapping[str, Any] | None = None,
         minimum: int | None = None,
     ) -> None:
         min_active = renamed_argument("minimum", minimum, "min_active", min_active, default=1)
         seed = check_seed(seed)
-        density = as_density(density, sparsity)
-        weights = find_weights(model, include, exclude)
-        kept_dense = as_patterns(dense)
-        super().__init__(model, weights, {"include": include, "exclude": exclude, "dense": dense})
-        self._active = initial_counts(weights, density, distribution, kept_dense, min_active)
+        choice = {"include": include, "exclude": exclude, "dense": dense}
+        start = starting_point(model, masks, choice, optional_density(density, sparsity), distribution, min_active)
+        super().__init__(model, start.weights, start.choice, start.active)
         self._min_active = int(min_active)
         self._generator = mask_generator(torch.initial_seed() if seed is None else seed)
         masked = {name: self._parameters[name] for name in self._masks.names}
         self._signals = Signals(masked)
-        if state is None:
-            self._masks.draw_random({name: self._active[name] for name in self._masks.names}, self._generator)
-            self.enforce()
-        else:
+        if state is not None:
             self.load_state_dict(state)
+        else:
+            self._start_with(start.masks)
         if self.density < 1:
             warn_of_dense_weights(model, masked, self._choice)
+
+    def _start_with(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Take over masks, or draw random ones."""
+        if masks is None:
+            self._masks.draw_random({name: self._active[name] for name in self._masks.names}, self._generator)
+        else:
+            self._masks.set_all(masks)
+        self.enforce()
+
+    @classmethod
+    def from_checkpoint(
+        cls, model: nn.Module, path: CheckpointSource, *, weights: bool = False, **options: Any
+    ) -> SparseNetwork:
+        """Return a network with the masks of a checkpoint, its random state, and its averages in place of momentum.
+
+        No weight is lost: weights that are not zero where the masks are inactive were not saved with them, which is an
+        error. `SparseNetwork(model, masks=path)` applies the masks alone, to weights of any origin.
+
+        Args:
+            model: Module that was trained, the network in it, or one that has all of its masked weights.
+            path: Path of a Lightning checkpoint of a run with one of this package's callbacks, or of a file with what
+                `state_dict` returned; or the content of such a file.
+            weights: Whether to load the model's weights from the Lightning checkpoint, too.
+            options: Arguments of the constructor. `exclude` leaves out a layer that is new, or that is gone.
+
+        Raises:
+            ValueError: If the file is damaged, has no masks, or doesn't fit the model. Then nothing is changed.
+            FileNotFoundError: If there is no such file.
+        """
+        return network_from_checkpoint(cls, model, path, weights, options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: a copy is not attached to any optimizer."""
@@ -106,39 +139,6 @@ class SparseNetwork(MaskedModel):
 
     def __repr__(self) -> str:
         return network_table(type(self.model).__name__, self.layers, self.overall_density)
-
-    @property
-    def layers(self) -> dict[str, LayerDensity]:
-        """Sizes and active counts by parameter name, in the order of the model."""
-        return {
-            name: LayerDensity(
-                tuple(parameter.shape), parameter.numel(), self._active[name], dense=name not in self._masks.names
-            )
-            for name, parameter in self._parameters.items()
-        }
-
-    @property
-    def layer_densities(self) -> dict[str, float]:
-        """Active fraction of each maskable weight, in [0, 1], by parameter name."""
-        return {name: self._active[name] / parameter.numel() for name, parameter in self._parameters.items()}
-
-    @property
-    def density(self) -> float:
-        """Active fraction of all maskable weights, in (0, 1]; see `overall_density` for that of the whole model."""
-        return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
-
-    @property
-    def coverage(self) -> Coverage:
-        """Numbers of active and of all trainable weights in parameters with two or more dimensions, maskable or not."""
-        return count_weights(self.model, self._parameters, self._active)
-
-    @property
-    def overall_density(self) -> float:
-        """Active fraction of all trainable weights in parameters with two or more dimensions, in (0, 1].
-
-        Layers that can't be masked (embeddings) or are not (LSTMs, unless included) count as dense, tied weights once.
-        """
-        return self.coverage.density
 
     @property
     def steps(self) -> int:
@@ -182,26 +182,12 @@ class SparseNetwork(MaskedModel):
 
     @property
     def untrained(self) -> list[str]:
-        """Names of the masked weights that never had a gradient in a step, though others had."""
-        return self._signals.untrained()
+        """Names of the masked weights that never had a gradient in a step, though others had; but for frozen ones."""
+        return [name for name in self._signals.untrained() if self._parameters[name].requires_grad]
 
     def detach(self) -> None:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
         self._signals.detach()
-
-    def check_weights(self) -> None:
-        """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
-
-        Raises:
-            ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
-        """
-        current = list(self.model.named_parameters())
-        unchanged = len(current) == len(self._examined) and all(
-            name == known_name and parameter is reference() and parameter.requires_grad == was_trained
-            for (name, parameter), (known_name, reference, was_trained) in zip(current, self._examined, strict=True)
-        )
-        if not unchanged:
-            self._examine()
 
     def rewire(self, recipe: str | Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.

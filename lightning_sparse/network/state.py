@@ -117,6 +117,24 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
     return counts
 
 
+def unpacked_masks(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the masks of whole weights in the state of a network, bool, by name.
+
+    Raises:
+        ValueError: If the state is damaged.
+    """
+    verify_checksum(state, _CONTENT, "state_dict() of a SparseNetwork")
+    _check_types(state)
+    _check_generator(state["generator"])
+    if set(state["masks"]) != set(state["shapes"]):
+        raise InvalidValueError(
+            expected="a shape for every mask of a state",
+            got=f"masks of {sorted(state['masks'])[:4]} and shapes of {sorted(state['shapes'])[:4]}",
+            cure="load what state_dict() of a SparseNetwork returned",
+        )
+    return {name: unpack_mask(packed, tuple(state["shapes"][name])) for name, packed in state["masks"].items()}
+
+
 def _check_types(state: Mapping[str, Any]) -> None:
     expected = {"masks": Tensor, "shapes": list, "averages": Tensor, "gradients": Tensor}
     for name, kind in expected.items():

@@ -158,7 +158,7 @@ def _cure(weights: dict[str, Weight]) -> str:
 
 def why_unmasked(model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None) -> dict[str, str]:
     """Return why `find_weights` leaves a parameter out, by name, for each that it leaves out."""
-    chosen = find_weights(model, include, exclude)
+    chosen = weights_by_reason(model, include, exclude)
     excluded = as_patterns(exclude)
     reasons = {}
     for weight, obstacle in examined(model):

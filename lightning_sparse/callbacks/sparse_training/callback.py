@@ -15,7 +15,6 @@ from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCa
 from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_agreement,
     check_alone,
-    check_finetuning,
     check_shardable,
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
@@ -25,13 +24,13 @@ from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimiz
 from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
 from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
-from lightning_sparse.callbacks.sparse_training.starting_masks import starting_network
+from lightning_sparse.callbacks.sparse_training.starting_masks import MasksAtStart, starting_network, weights_at_stake
 from lightning_sparse.callbacks.sparse_training.summary import print_summary
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.network.known_masks.saved_masks import MaskSource, check_mask_source
 from lightning_sparse.network.seeding import check_seed
-from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.validation.options import forwarded_signature
@@ -43,7 +42,8 @@ class SparseTrainingCallback(ResumableCallback):
     An update belongs to the boundary of an epoch (or to a number of optimizer steps) and is carried out at the first
     training batch after it. So the weights that were validated are those that a checkpoint saves, the last boundary
     has no update, and a run resumes exactly from any checkpoint. Masks and counters are in the callback's state.
-    Fitting the same module again with the same callback continues with its masks; another module gets new ones.
+    Fitting the same module again with the same callback, or another one that holds the same parameters, continues with
+    its masks; a module with other parameters gets new ones.
 
     A checkpoint that is resumed or evaluated with this callback is refused if its file was damaged. Files of others may
     hold code: PyTorch 2.6 and later runs none unless told to, older ones and Lightning on checkpoints at http
@@ -59,6 +59,9 @@ class SparseTrainingCallback(ResumableCallback):
             path of a function, or a function of progress in [0, 1] that returns a factor in [0, 1].
         every_n_epochs: Update period in epochs; 1 if neither period is set.
         every_n_steps: Update period in optimizer steps, instead.
+        masks_from: Masks to take over, with their density, instead of new ones: the path of a checkpoint of a run with
+            one of this package's callbacks, a `SparseNetwork`, or masks by parameter name. Weights outside become zero;
+            load the module's weights before. A run that is resumed keeps its own masks.
         seed: Seed for random masks and growth. Default: the seed of PyTorch (`seed_everything`).
         options: Options of `SparseNetwork`: `sparsity`, `distribution`, `include`, `exclude`, `dense`, `min_active`.
 
@@ -82,6 +85,7 @@ class SparseTrainingCallback(ResumableCallback):
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
         *,
+        masks_from: MaskSource | None = None,
         seed: int | None = None,
         **options: Any,
     ) -> None:
@@ -91,7 +95,10 @@ class SparseTrainingCallback(ResumableCallback):
         self._prune_rate = PruneRate(prune_rate, schedule)
         self._cadence = update_cadence(every_n_epochs, every_n_steps)
         self._seed = check_seed(seed)
-        options = check_network_options(type(self).__name__, density, options)
+        if masks_from is not None:
+            check_mask_source(masks_from)
+        self._masks_from = masks_from
+        options = check_network_options(type(self).__name__, density, options, takes_masks_over=masks_from is not None)
         self._network_options = options
         self._undo: Rollback | None = None
         self._reset()
@@ -136,13 +143,16 @@ class SparseTrainingCallback(ResumableCallback):
             MisconfigurationException: If weights are split over processes and a rule can't work on parts of them.
         """
         self._check_resumable(trainer)
-        choice = (self._network_options["include"], self._network_options["exclude"])
-        check_finetuning(trainer, pl_module, *choice)
         if self._undo is not None:
-            self._undo.keep(weight.parameter for weight in find_weights(pl_module, *choice).values())
+            choice = (self._network_options["include"], self._network_options["exclude"])
+            self._undo.keep(weights_at_stake(pl_module, *choice, takes_masks_over=self._masks_from is not None))
         # The command line follows the options through this call.
         self.network = starting_network(
-            trainer, pl_module, self.network, self._restored, self._seed, **self._network_options
+            trainer,
+            pl_module,
+            MasksAtStart(self._restored, self.network, self._masks_from),
+            self._seed,
+            **self._network_options,
         )
         if self._restored is not None:
             self._restore_counters(self._restored)

@@ -11,7 +11,7 @@ from lightning_sparse.callbacks.sparse_training.averages import mask_averages
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.checkpoint_file import verify_checkpoint_file
+from lightning_sparse.network.known_masks.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.representation import ShowsOptions
@@ -100,8 +100,9 @@ class ResumableCallback(ShowsOptions, Callback):
                 expected=f"the state of {self.state_key} in the checkpoint to resume from",
                 got="none",
                 cure=(
-                    "resume from a full checkpoint of a run with this callback, or load dense weights into "
-                    "the module and fit without ckpt_path to start sparse training from them"
+                    "resume from a full checkpoint of a run with this callback; or load weights into the module and "
+                    "fit without ckpt_path: dense ones to start sparse training, or sparse ones with masks_from= their "
+                    "full checkpoint (a weights-only one has no masks)"
                 ),
             )
 

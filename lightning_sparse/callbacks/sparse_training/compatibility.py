@@ -40,19 +40,23 @@ def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) ->
 
 
 def check_finetuning(
-    trainer: Trainer, model: LightningModule, include: Patterns | None, exclude: Patterns | None
+    trainer: Trainer,
+    model: LightningModule,
+    network: SparseNetwork,
+    include: Patterns | None,
+    exclude: Patterns | None,
 ) -> None:
-    """Refuse callbacks that unfreeze layers during training, if these would have been masked.
+    """Refuse callbacks that unfreeze layers during training, if these would have been masked and are not.
 
     Raises:
         MisconfigurationException: If there is such a callback and such a layer.
     """
     callbacks = [type(callback).__name__ for callback in callbacks_of(trainer) if is_a(callback, "BaseFinetuning")]
-    frozen = weights_by_reason(model, include, exclude, FROZEN)
+    frozen = [name for name in weights_by_reason(model, include, exclude, FROZEN) if name not in network.maskable]
     if callbacks and frozen:
         raise ConfigurationError(
             expected="layers that stay frozen or are masked from the start",
-            got=f"{callbacks[0]}, which unfreezes layers during training, and {name_list(list(frozen))}, frozen",
+            got=f"{callbacks[0]}, which unfreezes layers during training, and {name_list(frozen)}, frozen",
             cure="exclude them from sparse training, or unfreeze them before it",
         )
 
@@ -85,8 +89,8 @@ def check_was_dense(nonzero: float, density: float) -> None:
                 f"{100 * density:.3g} % of the rest"
             ),
             cure=(
-                "fit with the callback that trained these weights, resume with ckpt_path from a full "
-                "checkpoint of it, or start from dense weights"
+                "fit with the callback that trained these weights, take its masks over (masks_from= its full "
+                "checkpoint or its network), resume with ckpt_path, or start from dense weights"
             ),
         )
 

@@ -6,13 +6,13 @@ from inspect import signature
 from typing import Any
 
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.budget import Density, as_density, check_density_options
+from lightning_sparse.network.budget import Density, as_density, check_density_options, optional_density
 from lightning_sparse.selection.patterns import as_included, as_patterns
 from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError
 
 # Arguments of `SparseNetwork` that a callback sets itself when a fit starts.
-SET_AT_START = ("model", "seed", "state")
+SET_AT_START = ("model", "seed", "masks", "state")
 _DEFAULTS = {
     name: parameter.default
     for name, parameter in signature(SparseNetwork).parameters.items()
@@ -20,13 +20,16 @@ _DEFAULTS = {
 }
 
 
-def check_network_options(owner: str, density: Density | None, options: dict[str, Any]) -> dict[str, Any]:
+def check_network_options(
+    owner: str, density: Density | None, options: dict[str, Any], *, takes_masks_over: bool = False
+) -> dict[str, Any]:
     """Return the options of a `SparseNetwork`, checked as far as they can be without a model.
 
     Args:
         owner: Class name of the callback, for the message.
         density: Density, or None for the default.
         options: Further options by name.
+        takes_masks_over: Whether masks are given: then the default is their density.
 
     Raises:
         ValueError: If an option is out of range.
@@ -43,8 +46,10 @@ def check_network_options(owner: str, density: Density | None, options: dict[str
     checked["min_active"] = renamed_argument(
         "minimum", minimum, "min_active", checked["min_active"], default=_DEFAULTS["min_active"], stacklevel=4
     )
-    checked["density"] = as_density(density, checked.pop("sparsity"))
-    check_density_options(checked["density"], checked["distribution"], checked["min_active"])
+    given = optional_density(density, checked.pop("sparsity"))
+    or_default = as_density(given, None)
+    check_density_options(or_default, checked["distribution"], checked["min_active"])
+    checked["density"] = given if takes_masks_over else or_default
     as_included(checked["include"])
     for name in ("exclude", "dense"):
         as_patterns(checked[name])

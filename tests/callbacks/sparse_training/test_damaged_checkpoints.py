@@ -46,7 +46,7 @@ from tiny_training import (
 from torch import Tensor
 
 from lightning_sparse import SparseMomentumCallback
-from lightning_sparse.network.checkpoint_file import verify_checkpoint_file
+from lightning_sparse.network.known_masks.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import with_checksum
 from lightning_sparse.testing.equality import deep_copy
 

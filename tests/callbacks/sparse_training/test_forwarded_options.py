@@ -16,7 +16,7 @@ from tiny_training import TinyModule, fit, rates
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 
-SCHEDULE = ["prune_rate", "schedule", "every_n_epochs", "every_n_steps", "seed"]
+SCHEDULE = ["prune_rate", "schedule", "every_n_epochs", "every_n_steps", "masks_from", "seed"]
 NETWORK = ["density", "sparsity", "distribution", "include", "exclude", "dense", "min_active", "minimum"]
 RULES = ["pruning", "redistribution", "growth", "keep_regrown"]
 
@@ -146,7 +146,7 @@ def test_a_configuration_with_an_option_that_there_is_not_is_refused(
 
 
 @pytest.mark.parametrize("cls", [SparseTrainingCallback, SparseMomentumCallback, WithPatience])
-@pytest.mark.parametrize("name", ["densty", "model", "state"])
+@pytest.mark.parametrize("name", ["densty", "model", "masks", "state"])
 def test_an_option_that_there_is_not_is_refused_by_the_constructor(cls: Any, name: str) -> None:
     with pytest.raises(TypeError, match=rf"options of {cls.__name__}; got an unexpected keyword argument '{name}'"):
         cls(**{name: 1})
@@ -165,6 +165,7 @@ def test_an_option_that_there_is_not_is_refused_by_the_constructor(cls: Any, nam
         {"min_active": -1},
         {"min_active": 2, "minimum": 3},
         {"seed": "five"},
+        {"masks_from": 3},
         {"prune_rate": 2},
         {"every_n_steps": 0},
         {"every_n_steps": 1, "every_n_epochs": 1},
