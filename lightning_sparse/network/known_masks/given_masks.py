@@ -27,7 +27,7 @@ class GivenMasks:
     Attributes:
         weights: The maskable weights by name, in the order of the model: those with a mask, and those kept dense.
         masks: Masks of the whole weights, bool, by name in the model.
-        exclude: Those of the patterns of weights to leave out that mean a weight of the model.
+        exclude: Patterns of weights to leave out, without those that mean no weight of the model.
         renamed: Name in the model of each mask that is used, by the name that it came with.
     """
 
@@ -158,7 +158,7 @@ def _chosen(
     if found := [f"{fault} {name_list(names)}" for fault, names in faults.items() if names]:
         layers = sorted({name.rpartition(".")[0] or name for name in missing})
         raise InvalidValueError(
-            expected=f"masks for all weights of {type(model).__name__} that are to be masked, and for no others",
+            expected=f"masks for all weights of {type(model).__name__} to mask, and for no others",
             got=" and ".join(found),
             cure=(
                 f"exclude={layers[:8]} trains these layers densely (dense= counts them in the density, too)"

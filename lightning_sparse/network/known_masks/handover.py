@@ -23,7 +23,7 @@ CheckpointSource = str | PathLike[str] | Mapping[str, Any]
 
 
 class _Network(Protocol):
-    """What is asked of a `SparseNetwork` here."""
+    """A `SparseNetwork`, as far as it is needed here."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

@@ -125,7 +125,7 @@ def without_masks(saved: Mapping[str, Any], where: str) -> InvalidValueError:
     """Return the error that there are no masks in what was saved.
 
     Args:
-        saved: What was loaded.
+        saved: Content of a file.
         where: Place of it, for the message: "", or " in 'path'".
     """
     holds = ", ".join(map(str, list(saved)[:6])) or "nothing"
