@@ -65,10 +65,18 @@ class RunLog:
         points = self.columns.get(metric)
         return points[-1].value if points else None
 
-    def by_layer(self, prefix: str) -> dict[str, list[Point]]:
-        """Return the metrics below a name, by the rest of their names: by layer for `sparsity/density`."""
-        start = f"{prefix}/"
-        return {name.removeprefix(start): points for name, points in self.columns.items() if name.startswith(start)}
+    def by_layer(self, *folders: str) -> dict[str, list[Point]]:
+        """Return the metrics below a name, by the rest of their names: by layer for `sparsity/layer_density`.
+
+        Args:
+            folders: The name, and older ones, of which the first counts that the log has.
+        """
+        for folder in folders:
+            start = f"{folder}/"
+            below = {name.removeprefix(start): its for name, its in self.columns.items() if name.startswith(start)}
+            if below:
+                return below
+        return {}
 
 
 def _newest(folder: Path) -> Path:

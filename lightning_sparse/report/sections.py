@@ -22,7 +22,8 @@ from lightning_sparse.report.run_log import Point, RunLog
 
 _OURS = ("sparsity/", "gradient_flow/", "specialization/")
 # The root of a callback's names (with its name or an optimizer's), a measure, and its layer.
-_FLOW = re.compile(r"(gradient_flow(?:/.+?)??)/(?:(egf_l[\d.e+]+|egf_linf)/(.+)|([^/]+))")
+# Of layers as they are logged now, and as version 0 did.
+_FLOW = re.compile(r"(gradient_flow(?:/.+?)??)/(?:(?:layer_)?(egf_l[\d.e+]+|egf_linf)/(.+)|([^/]+))")
 
 
 def results(runs: Sequence[RunLog]) -> str:
@@ -44,7 +45,7 @@ def results(runs: Sequence[RunLog]) -> str:
 
 def density(runs: Sequence[RunLog]) -> str:
     """Active weights of each layer, at the start and at the end."""
-    layers = [run.by_layer("sparsity/density") for run in runs]
+    layers = [run.by_layer("sparsity/layer_density", "sparsity/density") for run in runs]
     names = list(dict.fromkeys(name for by_layer in layers for name in by_layer))
     whole = {"all layers": "sparsity/density", "all trainable weights": "sparsity/overall_density"}
     logged = {row: [run.columns.get(metric) for run in runs] for row, metric in whole.items()}
@@ -73,7 +74,9 @@ def updates(runs: Sequence[RunLog]) -> str:
         ]
         shown = table(["epoch", "step", "prune rate", "pruned", "grown"], rows)
         tables.append(folded(f"{len(rows)} updates of {run.name}", shown) if rows else "")
-        figures.append(_figure(run, run.by_layer("sparsity/share"), plot_redistribution, "redistribution"))
+        figures.append(
+            _figure(run, run.by_layer("sparsity/layer_share", "sparsity/share"), plot_redistribution, "redistribution")
+        )
     return section("Topology updates", *tables, figure_grid(figures))
 
 

@@ -321,8 +321,9 @@ def test_numbers_that_are_not_finite_are_shown_as_they_are(tmp_path: Path) -> No
     assert "egf_l2 1" in text  # the mean of the finite numbers
 
 
-def test_updates_within_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:
-    rows = "epoch,step,sparsity/share/a,sparsity/density/a\n0,1,1,0.5\n0,2,1,0.5\n0,3,1,0.4\n"
+@pytest.mark.parametrize("prefix", ["layer_", ""])  # the names of today and of version 0
+def test_updates_within_an_epoch_are_drawn_over_steps(prefix: str, tmp_path: Path) -> None:
+    rows = f"epoch,step,sparsity/{prefix}share/a,sparsity/{prefix}density/a\n0,1,1,0.5\n0,2,1,0.5\n0,3,1,0.4\n"
     report(write(tmp_path / "run", rows), out=tmp_path / "report.html")
     assert "Density per layer" in text_of(tmp_path / "report.html")
 

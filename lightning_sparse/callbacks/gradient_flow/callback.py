@@ -26,6 +26,7 @@ from lightning_sparse.callbacks.gradient_flow.records import (
 from lightning_sparse.callbacks.gradient_flow.step_measurement import StepMeasurement
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
+from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
@@ -41,9 +42,9 @@ class GradientFlowCallback(ShowsOptions, Callback):
 
     Logs ``gradient_flow/egf_l1`` and ``egf_l2`` (Effective Gradient Flow: the mean over layers of the norm of the
     masked gradient; Tessera et al. 2021), ``gradient_flow/l1`` and ``l2`` (the norm of the unmasked gradient of all
-    layers), and ``gradient_flow/egf_l2/<layer>``, the norm of each layer. With several optimizers, each has its own:
-    ``gradient_flow/optimizer_0/...``. The callback doesn't change the run, bit for bit. Norms are computed in 32 bits,
-    or in 64 where gradients are.
+    layers), and ``gradient_flow/layer_egf_l2/<layer>``, the norm of each layer. With several optimizers, each has its
+    own: ``gradient_flow/optimizer_0/...``. The callback doesn't change the run, bit for bit. Norms are computed in 32
+    bits, or in 64 where gradients are.
 
     Layers are the trained weights of linear and convolutional layers; biases and normalization don't count. Masks are
     found without being named: those of our callbacks, or of ``torch.nn.utils.prune``; else the network is dense. The
@@ -82,6 +83,7 @@ class GradientFlowCallback(ShowsOptions, Callback):
         pictures: Whether to send pictures to the loggers at the end of training (files beside the log for those that
             take none): the metrics, and the norm of each layer with its flags, over the run.
         name: Name for several of these callbacks in one Trainer, which then log ``gradient_flow/<name>/...``.
+        old_metric_names: Whether to log layers as ``gradient_flow/egf_l2/<layer>``, for one more version.
 
     Attributes:
         history: One `GradientFlowRecord` per measurement.
@@ -110,6 +112,7 @@ class GradientFlowCallback(ShowsOptions, Callback):
         exploding: float = 10.0,
         pictures: bool = False,
         name: str | None = None,
+        old_metric_names: bool = False,
     ) -> None:
         super().__init__()
         self._schedule = MeasurementSchedule(every_n_steps, every_n_epochs, spread_over_epochs)
@@ -123,7 +126,7 @@ class GradientFlowCallback(ShowsOptions, Callback):
         as_patterns(exclude)
         self._batches, self._loss, self._seed = as_batches(batches), loss, seed
         self._per_layer = per_layer
-        self._pictures = pictures
+        self._pictures, self._old_metric_names = pictures, warn_of_old_names(old_metric_names)
         self._name, self._root = name, ROOT if name is None else f"{ROOT}/{name}"
         self._is_fitting = False
         self._reset()
@@ -231,7 +234,7 @@ class GradientFlowCallback(ShowsOptions, Callback):
         records = self._records(first=self._logged)
         self._logged += len(records)
         warn_of_flags(trainer, records, self._warned)
-        log_records(trainer, records, per_layer=self._per_layer, root=self._root)
+        log_records(trainer, records, per_layer=self._per_layer, root=self._root, old_names=self._old_metric_names)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Log the measurements that the checkpoint has, since a run resumed from it does not log them again."""

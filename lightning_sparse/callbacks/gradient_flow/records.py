@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import norm_name
+from lightning_sparse.callbacks.probing.logging import under_old_names
 from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.validation.numbers import check_real
 from lightning_sparse.validation.representation import ShowsFields
@@ -51,7 +52,7 @@ class GradientFlowRecord(ShowsFields):
         metrics[f"{root}/flagged"] = float(len(self.flags))
         if per_layer:
             for layer, norms in self.layers.items():
-                metrics |= {f"{root}/egf_{norm}/{layer}": norms[norm] for norm in self.effective}
+                metrics |= {f"{root}/layer_egf_{norm}/{layer}": norms[norm] for norm in self.effective}
         return metrics
 
 
@@ -177,12 +178,15 @@ def root_of(optimizer: int | None, root: str = ROOT) -> str:
     return root if optimizer is None else f"{root}/optimizer_{optimizer}"
 
 
-def log_records(trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str) -> None:
+def log_records(
+    trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str, old_names: bool = False
+) -> None:
     """Send metrics to the loggers, at the steps they are from, and the latest ones to the Trainer's metrics."""
     if trainer.barebones:
         return
     for record in records:
         metrics = record.metrics(per_layer=per_layer, root=root)
+        metrics = under_old_names(metrics) if old_names else metrics
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         if trainer.is_global_zero:
             for logger in trainer.loggers:

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from lightning_sparse._compat import Trainer
+
+# Beginnings of names, new and old. The old ones made a value a folder at the same time (`sparsity/density` and
+# `sparsity/density/<layer>`), which loggers with nested stores can't keep.
+_OLD_BEGINNINGS = {
+    "sparsity/layer_density/": "sparsity/density/",
+    "sparsity/layer_share/": "sparsity/share/",
+    "/layer_egf_": "/egf_",
+}
+
+
+def under_old_names(metrics: dict[str, float]) -> dict[str, float]:
+    """Return metrics of layers by the names that they had before version 1.
+
+    >>> under_old_names({"sparsity/density": 0.1, "sparsity/layer_density/fc1": 0.2})
+    {'sparsity/density': 0.1, 'sparsity/density/fc1': 0.2}
+    """
+    renamed = {}
+    for name, value in metrics.items():
+        for new, old in _OLD_BEGINNINGS.items():
+            name = name.replace(new, old, 1)
+        renamed[name] = value
+    return renamed
+
+
+def warn_of_old_names(wanted: bool) -> bool:
+    """Warn, if old names are asked for, that they will go, and return whether they are."""
+    if wanted:
+        warnings.warn(
+            "old_metric_names will be removed with the old names: read sparsity/layer_density/<layer>, "
+            "sparsity/layer_share/<layer> and gradient_flow/layer_egf_.../<layer> instead.",
+            DeprecationWarning,
+            stacklevel=4,
+        )
+    return wanted
 
 
 def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:

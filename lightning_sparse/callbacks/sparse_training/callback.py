@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
+from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.sparse_training.averages import has_averages, mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
@@ -63,6 +64,8 @@ class SparseTrainingCallback(ResumableCallback):
             one of this package's callbacks, a `SparseNetwork`, or masks by parameter name. Weights outside become zero;
             load the module's weights before. A run that is resumed keeps its own masks.
         seed: Seed for random masks and growth. Default: the seed of PyTorch (`seed_everything`).
+        old_metric_names: Whether to log densities and shares of layers as `sparsity/density/<layer>` and
+            `sparsity/share/<layer>`, for one more version.
         options: Options of `SparseNetwork`: `sparsity`, `distribution`, `include`, `exclude`, `dense`, `min_active`.
 
     Attributes:
@@ -87,6 +90,7 @@ class SparseTrainingCallback(ResumableCallback):
         *,
         masks_from: MaskSource | None = None,
         seed: int | None = None,
+        old_metric_names: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -94,7 +98,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._holds_gradients = "gradient" in self._recipe.signals
         self._prune_rate = PruneRate(prune_rate, schedule)
         self._cadence = update_cadence(every_n_epochs, every_n_steps)
-        self._seed = check_seed(seed)
+        self._seed, self._old_metric_names = check_seed(seed), warn_of_old_names(old_metric_names)
         if masks_from is not None:
             check_mask_source(masks_from)
         self._masks_from = masks_from
@@ -205,7 +209,7 @@ class SparseTrainingCallback(ResumableCallback):
         if self._cadence.is_passed(now, last) and now[1] > last[1]:
             self._update(trainer, self.network, now)
         elif not self._has_logged:
-            log_sparsity(trainer, self.network)
+            log_sparsity(trainer, self.network, old_names=self._old_metric_names)
         self._has_logged = True
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
@@ -221,7 +225,7 @@ class SparseTrainingCallback(ResumableCallback):
             mask_averages(trainer, network)
         if trainer.world_size > 1:
             check_agreement(trainer, network, f"after the topology update of step {now[1]}")
-        log_sparsity(trainer, network, history[-1])
+        log_sparsity(trainer, network, history[-1], old_names=self._old_metric_names)
 
     def _enforce(self) -> None:
         if self.network is not None and self._is_fitting:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 
 from lightning_sparse._compat import Trainer
-from lightning_sparse.callbacks.probing.logging import log_now
+from lightning_sparse.callbacks.probing.logging import log_now, under_old_names
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.selection.patterns import name_list
 
 
-def log_sparsity(trainer: Trainer, network: SparseNetwork, record: UpdateRecord | None = None) -> None:
+def log_sparsity(
+    trainer: Trainer, network: SparseNetwork, record: UpdateRecord | None = None, *, old_names: bool = False
+) -> None:
     """Log densities, and a topology update, to the Trainer's loggers and callback metrics at once.
 
     Densities and shares are in [0, 1], pruned and grown are numbers of weights. Updates are rare, and would mostly fall
@@ -24,14 +26,14 @@ def log_sparsity(trainer: Trainer, network: SparseNetwork, record: UpdateRecord 
         return
     shown = {"sparsity/density": network.density, "sparsity/overall_density": network.overall_density}
     metrics = dict(shown)
-    metrics |= {f"sparsity/density/{name}": density for name, density in network.layer_densities.items()}
+    metrics |= {f"sparsity/layer_density/{name}": density for name, density in network.layer_densities.items()}
     if record is not None:
         changes = record.layers.values()
         metrics["sparsity/prune_rate"] = record.prune_rate
         metrics |= {f"sparsity/{kind}": float(sum(getattr(c, kind) for c in changes)) for kind in ("pruned", "grown")}
-        metrics |= {f"sparsity/share/{change.name}": change.share for change in changes}
+        metrics |= {f"sparsity/layer_share/{change.name}": change.share for change in changes}
     trainer.progress_bar_metrics.update(shown)
-    log_now(trainer, metrics)
+    log_now(trainer, under_old_names(metrics) if old_names else metrics)
 
 
 def warn_of_untrained(trainer: Trainer, network: SparseNetwork) -> None:

@@ -416,12 +416,12 @@ def test_metrics_are_logged_with_the_numbers_of_the_history(tmp_path: Path) -> N
     run = fit(flow, logger=logger)
     metrics = run.callback_metrics
     assert metrics["gradient_flow/egf_l2"].item() == pytest.approx(flow.history[-1].effective["l2"])
-    assert metrics["gradient_flow/egf_l1/net.3.weight"].item() == pytest.approx(
+    assert metrics["gradient_flow/layer_egf_l1/net.3.weight"].item() == pytest.approx(
         flow.history[-1].layers["net.3.weight"]["l1"]
     )
     rows = [row for row in logger.experiment.metrics if "gradient_flow/l1" in row]
     text = (Path(logger.log_dir) / "metrics.csv").read_text()
-    assert "gradient_flow/egf_l1/net.0.weight" in text.splitlines()[0]
+    assert "gradient_flow/layer_egf_l1/net.0.weight" in text.splitlines()[0]
     written = text.count("\n") - 1 + len(rows)
     assert written >= len(flow.history) > 2
 

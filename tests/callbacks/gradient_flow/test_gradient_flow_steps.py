@@ -197,7 +197,7 @@ def test_several_in_one_trainer_have_names() -> None:
     flows = [GradientFlowCallback(), GradientFlowCallback(include="net.0", name="first")]
     fit(*flows, logger=rows)
     assert {"gradient_flow/egf_l2", "gradient_flow/first/egf_l2"} <= rows.names
-    assert "gradient_flow/first/egf_l2/net.3.weight" not in rows.names
+    assert "gradient_flow/first/layer_egf_l2/net.3.weight" not in rows.names
     assert set(flows[1].summary()) == {
         *(f"gradient_flow/first/{name}" for name in ("egf_l1", "egf_l2", "l1", "l2", "flagged")),
         *("measured", "non_finite"),

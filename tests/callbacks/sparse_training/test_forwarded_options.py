@@ -16,7 +16,7 @@ from tiny_training import TinyModule, fit, rates
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 
-SCHEDULE = ["prune_rate", "schedule", "every_n_epochs", "every_n_steps", "masks_from", "seed"]
+SCHEDULE = ["prune_rate", "schedule", "every_n_epochs", "every_n_steps", "masks_from", "seed", "old_metric_names"]
 NETWORK = ["density", "sparsity", "distribution", "include", "exclude", "dense", "min_active", "minimum"]
 RULES = ["pruning", "redistribution", "growth", "keep_regrown"]
 

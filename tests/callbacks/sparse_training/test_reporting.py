@@ -22,13 +22,13 @@ from lightning_sparse import SparseMomentumCallback
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
 
 LAYERS = ("net.0.weight", "net.3.weight")
-AT_START = {"sparsity/density", "sparsity/overall_density", *(f"sparsity/density/{name}" for name in LAYERS)}
+AT_START = {"sparsity/density", "sparsity/overall_density", *(f"sparsity/layer_density/{name}" for name in LAYERS)}
 AT_UPDATES = {
     *AT_START,
     "sparsity/prune_rate",
     "sparsity/pruned",
     "sparsity/grown",
-    *(f"sparsity/share/{name}" for name in LAYERS),
+    *(f"sparsity/layer_share/{name}" for name in LAYERS),
 }
 needs_tensorboard = pytest.mark.skipif(find_spec("tensorboard") is None, reason="needs TensorBoard")
 
@@ -68,7 +68,7 @@ class Recount(At):
         masks = masks_of(self._sparse)
         weights = {name: module.get_parameter(name).detach().clone() for name in masks}
         counts = {name: int(mask.sum()) for name, mask in masks.items()}
-        row = {f"sparsity/density/{name}": counts[name] / mask.numel() for name, mask in masks.items()}
+        row = {f"sparsity/layer_density/{name}": counts[name] / mask.numel() for name, mask in masks.items()}
         row["sparsity/density"] = sum(counts.values()) / sum(mask.numel() for mask in masks.values())
         matrices = {name: weight for name, weight in module.named_parameters() if weight.dim() > 1}
         left = sum(int(masks[name].sum()) if name in masks else weight.numel() for name, weight in matrices.items())
@@ -84,7 +84,7 @@ class Recount(At):
                 int((mask & (~old_masks[name] | lost[name])).sum()) for name, mask in masks.items()
             )
             row["sparsity/prune_rate"] = record.prune_rate
-            row |= {f"sparsity/share/{name}": record.layers[name].share for name in masks}
+            row |= {f"sparsity/layer_share/{name}": record.layers[name].share for name in masks}
             self.found.append(row)
         elif not self.found:
             self.found.append(row)
@@ -113,7 +113,7 @@ def test_every_logged_number_equals_a_recount(period: dict[str, int], options: d
     assert rows == [pytest.approx(row) for row in recount.found]
     assert [set(row) for row in rows] == [AT_START, *[AT_UPDATES] * len(callback.history)]
     assert sum(row["sparsity/grown"] for row in rows[1:]) > 0
-    assert all(sum(row[f"sparsity/share/{name}"] for name in LAYERS) == pytest.approx(1) for row in rows[1:-1])
+    assert all(sum(row[f"sparsity/layer_share/{name}"] for name in LAYERS) == pytest.approx(1) for row in rows[1:-1])
     assert [step for step, _ in memory.ours] == [0, *(record.step for record in callback.history)]
 
 
@@ -154,7 +154,9 @@ def test_without_the_callback_nothing_is_said_of_sparsity() -> None:
     assert not [name for name in run.callback_metrics if name.startswith("sparsity")]
 
 
-@pytest.mark.parametrize("monitored", ["sparsity/density", "sparsity/density/net.0.weight", "sparsity/prune_rate"])
+@pytest.mark.parametrize(
+    "monitored", ["sparsity/density", "sparsity/layer_density/net.0.weight", "sparsity/prune_rate"]
+)
 def test_checkpoints_can_be_named_and_chosen_by_what_is_logged(tmp_path: Path, monitored: str) -> None:
     callback = SparseMomentumCallback(density=DENSITY, schedule="linear")
     saving = ModelCheckpoint(
