@@ -18,14 +18,15 @@ from torch import Tensor
 from lightning_sparse.topology.sharding import Shard, ShardingError
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
+    """Tell whether a process may hold a part of a tensor only."""
     # By name: the class has moved between modules, and importing it costs those who don't use it.
     return type(tensor).__name__ == "DTensor"
 
 
 def to_local(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds, sharing its memory; an ordinary tensor as it is."""
-    if not _is_dtensor(tensor):
+    if not is_dtensor(tensor):
         return tensor
     with torch.no_grad():
         part: Tensor = tensor.to_local()  # type: ignore[attr-defined]  # a DTensor
@@ -38,7 +39,7 @@ def shard_of(parameter: Tensor) -> Shard | None:
     Raises:
         ShardingError: If the parameter is spread in another way than in blocks along its dimensions.
     """
-    if not _is_dtensor(parameter):
+    if not is_dtensor(parameter):
         return None
     mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]  # a DTensor
     sizes, offset = list(parameter.shape), [0] * parameter.dim()
@@ -101,7 +102,7 @@ def whole_norms(norms: Tensor, orders: Sequence[float], parameters: Sequence[Ten
 
 def full_tensor(part: Tensor, parameter: Tensor) -> Tensor:
     """Return the whole of which each process holds a part laid out like the parameter's; every process must call it."""
-    if not _is_dtensor(parameter):
+    if not is_dtensor(parameter):
         return part
     whole: Tensor = (
         type(parameter)

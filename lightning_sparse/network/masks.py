@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.network.dtensor import full_tensor, local_part, shard_of, to_local
+from lightning_sparse.network.weight_aliases import WeightAliases
 from lightning_sparse.topology.digest import fingerprint
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.select import top_k_mask
@@ -31,6 +32,7 @@ class Masks:
         self.names = tuple(parameters)
         self._parameters = dict(parameters)
         self._masks = {name: torch.zeros_like(to_local(weight)) for name, weight in parameters.items()}
+        self._aliases = WeightAliases(self._parameters)
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight: bool, shape and device of its local part."""
@@ -62,12 +64,36 @@ class Masks:
             mask = self._masks[name] = mask.to(weight.device, weight.dtype)
         return mask
 
-    @torch.no_grad()
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Set the inactive weights to zero, of all masked weights or of those named."""
         chosen = self.names if names is None else tuple(names)
-        if chosen:
-            torch._foreach_mul_([to_local(self._parameters[name]) for name in chosen], [*map(self.stored, chosen)])
+        if not chosen:
+            return
+        weights, have_moved = self._aliases.of(chosen)
+        masks = [*map(self.stored, chosen)] if have_moved else [self._masks[name] for name in chosen]
+        torch._foreach_mul_(weights, masks)
+        self._aliases.note_versions(chosen)
+
+    def have_changed(self) -> bool:
+        """Tell whether a weight was written to since it was masked last, as far as PyTorch counts: not by `.data`."""
+        return self._aliases.have_changed()
+
+    def release(self) -> None:
+        """Let go of the memory where the weights were masked last, which they may have left."""
+        self._aliases.release()
+
+    @torch.no_grad()
+    def apply_to_gradients(self, names: Iterable[str]) -> None:
+        """Set the gradients of inactive weights to zero."""
+        for name in names:
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                to_local(gradient).mul_(self.stored(name))
+
+    def count_stray(self) -> int:
+        """Return how many inactive weights are not zero; of sharded weights, those that this process holds."""
+        weights = ((to_local(self._parameters[name]).detach(), self.stored(name)) for name in self.names)
+        return sum(int(torch.count_nonzero(weight * (1 - mask))) for weight, mask in weights)
 
     @torch.no_grad()
     def apply_to(self, copies: Mapping[str, Tensor]) -> None:

@@ -10,26 +10,39 @@ from typing import Any
 
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
 
+from lightning_sparse.network.evaluations import Evaluations, searches_along_gradients
+from lightning_sparse.network.step_hooks import unwatch_steps, watch_steps, watchers
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 
-@dataclass
-class _ObservedOptimizer:
-    """An optimizer that has stepped some of the parameters, or was attached to do so."""
+@dataclass(eq=False)
+class ObservedOptimizer:
+    """An optimizer that has begun a step, or was attached.
 
-    # Weak, since a user may replace it during training, and its state is not to live on here for long.
+    Attributes:
+        optimizer: Weak, since a user may replace it during training, and its state is not to live on here for long.
+        steps: Steps that it took with a gradient.
+        names: Names of the observed parameters that it has, as of its last step.
+        attached: Whether it was attached.
+        last: When it stepped last, in steps of all optimizers.
+        stepping: Whether a step has begun and was not yet counted.
+        nested: Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
+        held: All parameters that it has, by identity: only while they are the same are the names known.
+        evaluations: How often its present step has evaluated a closure.
+        masks_gradients: Whether it is to see zero as the gradients of inactive weights.
+    """
+
     optimizer: weakref.ref[Optimizer]
     steps: int
+    names: list[str] = field(default_factory=list)
     attached: bool = False
-    # When it stepped last, in steps of all optimizers.
     last: int = 0
-    # A step has begun and was not yet counted.
     stepping: bool = False
-    # Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
     nested: set[str] = field(default_factory=set)
+    held: list[int] = field(default_factory=list)
+    evaluations: int = 0
+    masks_gradients: bool = False
 
 
 class OptimizerStepObserver(ABC):
@@ -44,11 +57,13 @@ class OptimizerStepObserver(ABC):
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self._parameters = dict(parameters)
-        self._followed: list[_ObservedOptimizer] = []
+        # All optimizers that were seen, by identity, those of other parameters too: to tell them costs a moment.
+        self._seen: dict[int, ObservedOptimizer] = {}
         # The optimizer that stepped each parameter last: its momentum is needed even if the user drops it then.
         self._last: dict[str, Optimizer] = {}
-        self._steps_before = 0
+        self._steps = 0
         self._clock = 0
+        self.evaluations = Evaluations(self._parameters)
 
     @abstractmethod
     def _after_step(self, optimizer: Optimizer, names: Sequence[str], trained: Sequence[str] | None) -> None:
@@ -61,22 +76,26 @@ class OptimizerStepObserver(ABC):
                 this step was skipped, or is one that counted already.
         """
 
+    def _have_momentum(self, names: Sequence[str]) -> bool:
+        """Tell whether an optimizer has momentum of some of these parameters."""
+        return False
+
     @property
     def steps(self) -> int:
         """Steps taken with a gradient; with several optimizers, those of the busiest one."""
-        return max((followed.steps for followed in self._followed), default=self._steps_before)
+        return self._steps
 
     @steps.setter
     def steps(self, steps: int) -> None:
-        self._steps_before = steps
-        for followed in self._followed:
-            followed.steps = steps
+        self._steps = steps
+        for seen in self._seen.values():
+            seen.steps = steps
 
     @property
     def optimizers(self) -> list[Optimizer]:
         """The optimizers that are followed and still alive, those first that stepped last."""
-        ordered = sorted(self._followed, key=lambda followed: -followed.last)
-        return [optimizer for followed in ordered if (optimizer := followed.optimizer()) is not None]
+        followed = sorted((seen for seen in self._seen.values() if seen.names), key=lambda seen: -seen.last)
+        return [optimizer for seen in followed if (optimizer := seen.optimizer()) is not None]
 
     def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
         """Return the names of the parameters that an optimizer has now."""
@@ -105,88 +124,116 @@ class OptimizerStepObserver(ABC):
             ValueError: If it has none of the parameters, or is attached already.
             TypeError: If it is no optimizer.
         """
-        if not isinstance(optimizer, Optimizer):
-            raise InvalidTypeError(
-                expected="a torch.optim.Optimizer",
-                got=repr(optimizer),
-                cure="attach the optimizer itself",
-            )
-        if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
-            raise InvalidValueError(
-                expected="an optimizer that changes weights in its steps",
-                got=f"a {type(optimizer).__name__}, whose train()/eval() swap in unmasked weights",
-                cure="an optimizer that is not schedule-free",
-            )
+        check_optimizer(optimizer)
         if not self.names_stepped_by(optimizer):
             raise InvalidValueError(
                 expected="an optimizer of the masked weights",
                 got=f"a {type(optimizer).__name__} that steps none of them",
                 cure="build it from the parameters of the same model",
             )
-        followed = self._follow(optimizer)
-        if followed.attached:
+        seen = self._see(optimizer)
+        if seen.attached:
             raise InvalidValueError(
                 expected="each optimizer once",
                 got="one that is attached already",
                 cure="detach first",
             )
-        followed.attached = True
-        self._last |= dict.fromkeys(self.names_stepped_by(optimizer), optimizer)
-        _WATCHING.add(self)
-        if not _HANDLES:
-            _HANDLES.append(register_optimizer_step_pre_hook(_before_every_step))
-            _HANDLES.append(register_optimizer_step_post_hook(_after_every_step))
+        seen.attached = True
+        self._last |= dict.fromkeys(seen.names, optimizer)
+        watch_steps(self)
 
     def detach(self) -> None:
         """Stop following; the number of steps stays."""
-        self._steps_before = self.steps
-        self._followed.clear()
+        self._seen.clear()
         self._last.clear()
-        _WATCHING.discard(self)
-        while _HANDLES and not _WATCHING:
-            _HANDLES.pop().remove()
+        unwatch_steps(self)
 
-    def _follow(self, optimizer: Optimizer) -> _ObservedOptimizer:
-        for followed in self._followed:
-            if followed.optimizer() is optimizer:
-                return followed
-        self._steps_before = self.steps
-        self._followed = [followed for followed in self._followed if followed.optimizer() is not None]
-        self._followed.append(_ObservedOptimizer(weakref.ref(optimizer), self._steps_before))
-        return self._followed[-1]
+    def _see(self, optimizer: Optimizer) -> ObservedOptimizer:
+        """Return the entry of an optimizer, with the names of the parameters that it has now."""
+        seen = self._seen.get(id(optimizer))
+        if seen is None or seen.optimizer() is not optimizer:  # or an earlier one had the same id
+            self._seen = {key: each for key, each in self._seen.items() if each.optimizer() is not None}
+            seen = self._seen[id(optimizer)] = ObservedOptimizer(weakref.ref(optimizer), self._steps)
+            seen.masks_gradients = searches_along_gradients(optimizer)
+        # The observed parameters are alive as long as this is, so no other one gets the id of one of them.
+        held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        if held != seen.held:
+            if not seen.names:
+                seen.steps = self._steps
+            seen.held, seen.names = held, self.names_stepped_by(optimizer)
+        return seen
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Note that an optimizer begins a step."""
-        if self.names_stepped_by(optimizer):
-            followed = self._follow(optimizer)
-            if not followed.stepping:
-                followed.nested.clear()
-            followed.stepping = True
+    def before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Note that an optimizer begins a step; may return other arguments for it."""
+        seen = self._seen.get(id(optimizer))
+        if seen is None or not seen.names or seen.optimizer() is not optimizer:  # else names can wait until it has stepped
+            seen = self._see(optimizer)
+        if not seen.names:
+            return None
+        if not seen.stepping:
+            seen.nested.clear()
+            seen.evaluations = 0
+        seen.stepping = True
+        return self.evaluations.watch(seen, args, kwargs)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Count a step of an optimizer that has ended, and report it."""
-        names = self.names_stepped_by(optimizer)
-        if not names:
+        seen = self._see(optimizer)
+        if not seen.names:
             return
-        followed = self._follow(optimizer)
         # A step that calls the step of its base class ends twice.
-        counts = followed.stepping and not _has_skipped(optimizer)
-        followed.stepping = False
-        trained = [name for name in names if self._parameters[name].grad is not None] if counts else None
-        if trained:
-            followed.steps += 1
-            self._clock += 1
-            followed.last = self._clock
-            self._last |= dict.fromkeys(trained, optimizer)
-        for other in self._followed:
+        counts = seen.stepping and not _has_skipped(optimizer)
+        seen.stepping = False
+        for other in self._seen.values():
             if other.stepping:
-                other.nested.update(names)
-        not_nested = None if trained is None else [name for name in trained if name not in followed.nested]
-        self._after_step(optimizer, names, not_nested)
+                other.nested.update(seen.names)
+        self._after_step(optimizer, seen.names, self._count(seen, optimizer) if counts else None)
+        self.evaluations.end(seen)
+        if seen.evaluations > 1 and not seen.masks_gradients:
+            # Then it compares losses along gradients, too. One with momentum goes on to grow weights by it: it is one
+            # that looks at the neighbourhood, and needs no more than masked weights there.
+            seen.masks_gradients = not self._have_momentum(seen.names)
+
+    def _count(self, seen: ObservedOptimizer, optimizer: Optimizer) -> Sequence[str]:
+        """Count a step, and return the names of the parameters that it trained itself."""
+        names, parameters = seen.names, self._parameters
+        trained = [name for name in names if parameters[name].grad is not None]
+        if len(trained) == len(names):
+            trained = names  # the same list in every step, so that it is quickly compared
+        if trained:
+            seen.steps += 1
+            self._steps = max(self._steps, seen.steps)
+            self._clock += 1
+            seen.last = self._clock
+            self._last |= dict.fromkeys(trained, optimizer)
+        return [name for name in trained if name not in seen.nested] if seen.nested else trained
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
-        return {**self.__dict__, "_followed": [], "_last": {}, "_steps_before": self.steps}
+        return {**self.__dict__, "_seen": {}, "_last": {}}
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raise unless an optimizer changes weights in its steps only.
+
+    Raises:
+        TypeError: If it is no optimizer.
+        ValueError: If it exchanges weights elsewhere.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidTypeError(
+            expected="a torch.optim.Optimizer",
+            got=repr(optimizer),
+            cure="attach the optimizer itself",
+        )
+    if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
+        raise InvalidValueError(
+            expected="an optimizer that changes weights in its steps",
+            got=f"a {type(optimizer).__name__}, whose train()/eval() swap in unmasked weights",
+            cure="an optimizer that is not schedule-free",
+        )
 
 
 def _has_skipped(optimizer: Optimizer) -> bool:
@@ -196,22 +243,6 @@ def _has_skipped(optimizer: Optimizer) -> bool:
     return found is not None and bool(found)
 
 
-# All that watch, which one pair of hooks of PyTorch tells of every step of every optimizer. Not a pair for each: to
-# remove it when its owner is collected would change PyTorch's dictionary while a step goes through it.
-_WATCHING: weakref.WeakSet[OptimizerStepObserver] = weakref.WeakSet()
-_HANDLES: list[RemovableHandle] = []
-
-
 def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]:
     """Return what watches the steps of some of the optimizers."""
-    return [watch for watch in list(_WATCHING) if any(each in optimizers for each in watch.optimizers)]
-
-
-def _before_every_step(optimizer: Optimizer, *_: Any) -> None:
-    for watch in list(_WATCHING):
-        watch.before_step(optimizer)
-
-
-def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
-    for watch in list(_WATCHING):
-        watch.after_step(optimizer)
+    return [watch for watch in watchers() if any(each in optimizers for each in watch.optimizers)]

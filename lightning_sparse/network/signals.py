@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_sparse.network.dtensor import full_tensor, local_part, to_local
+from lightning_sparse.network.masks import Masks
 from lightning_sparse.network.momentum_families import MomentumFamily
 from lightning_sparse.network.momentum_observer import MomentumObserver, examine
 from lightning_sparse.network.momentum_summary import momentum_lines
@@ -61,7 +62,8 @@ class Signals(MomentumObserver):
         optimizer: Optimizer,
         *,
         track_momentum: bool,
-        after_step: Callable[[Sequence[str]], None],
+        after_step: Callable[[Sequence[str]], None] | None = None,
+        masks: Masks | None = None,
         track_gradients: bool = False,
     ) -> None:
         """Follow an optimizer and every other one that steps these weights from now on.
@@ -70,6 +72,7 @@ class Signals(MomentumObserver):
             optimizer: Optimizer of some or all of the weights.
             track_momentum: Keep averages of gradients where an optimizer has no momentum.
             after_step: Called after each step with the names of the weights that were stepped.
+            masks: Masks to apply after each step, and before each evaluation of a closure in it.
             track_gradients: Hold on to the gradients of each step until the next one.
 
         Raises:
@@ -77,7 +80,8 @@ class Signals(MomentumObserver):
             TypeError: If it is no optimizer.
         """
         self.attach(optimizer)
-        self._apply_masks = after_step
+        self._apply_masks = after_step if masks is None else masks.apply
+        self.evaluations.masks = masks
         self._tracks_momentum |= track_momentum
         self._tracks_gradients |= track_gradients
 
@@ -88,7 +92,9 @@ class Signals(MomentumObserver):
     def detach(self) -> None:
         """Stop following; the averages and the number of steps stay."""
         super().detach()
-        self._apply_masks = None
+        if self.evaluations.masks is not None:
+            self.evaluations.masks.release()
+        self._apply_masks = self.evaluations.masks = None
         self._tracks_momentum = self._tracks_gradients = False
 
     def momentum(self, name: str) -> Tensor | None:
@@ -128,6 +134,9 @@ class Signals(MomentumObserver):
                     return entry.read(state, {})
         return None
 
+    def _have_momentum(self, names: Sequence[str]) -> bool:
+        return any(has_momentum(each, self._parameters[name]) for name in names for each in self.optimizers_of(name))
+
     def _has_begun(self, optimizer: Optimizer) -> bool:
         return any(
             name in self._averages or has_momentum(optimizer, self._parameters[name])
@@ -161,16 +170,19 @@ class Signals(MomentumObserver):
 
     def _hold_gradients(self, names: Sequence[str]) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
+        if not self._tracks_gradients and not self._gradients and not self.evaluations.has_masked_gradients:
+            return
         for name in names:
-            gradient = self._parameters[name].grad
+            gradient = self.evaluations.dense_gradient(name)
             self._gradients.pop(name, None)
-            if self._tracks_gradients and gradient is not None:
+            is_held = self._tracks_gradients or self.evaluations.has_masked_gradients
+            if is_held and gradient is not None:
                 self._gradients[name] = (gradient, gradient._version)
 
     @torch.no_grad()
     def _update_averages(self, names: Sequence[str]) -> None:
         for name in names:
-            gradient = self._parameters[name].grad
+            gradient = self.evaluations.dense_gradient(name)
             if gradient is not None:
                 dense = to_local(gradient) if gradient.layout == torch.strided else gradient.to_dense()
                 self._average(name).lerp_(dense, 1 - DECAY)

@@ -162,7 +162,7 @@ class SparseNetwork(BudgetedModel):
             ValueError: If the optimizer steps none of the masked weights or is attached already.
         """
         self._signals.follow(
-            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, after_step=self._masks.apply
+            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks
         )
 
     @property

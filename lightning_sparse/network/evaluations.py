@@ -1,0 +1,121 @@
+"""Closures that optimizers call: every evaluation sees masked weights, and a line search sees masked gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import LBFGS, Optimizer
+
+from lightning_sparse.network.masks import Masks
+
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class SteppingOptimizer(Protocol):
+    """What is known of the optimizer of a step."""
+
+    names: list[str]
+    evaluations: int
+    masks_gradients: bool
+
+
+class Evaluations:
+    """Evaluations of closures in the steps of optimizers.
+
+    Optimizers may change weights before they evaluate a closure: to see how the loss changes in their neighbourhood
+    (sharpness-aware ones), at another point than the one that is kept (schedule-free ones), or along a direction
+    (L-BFGS). The forward pass is then made with masked weights, and a direction is made of masked gradients.
+
+    Args:
+        parameters: The observed parameters by name.
+
+    Attributes:
+        masks: Their masks; None while there is nothing to mask.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self._parameters = parameters
+        self.masks: Masks | None = None
+        # The gradients of a step's first evaluation before they were masked.
+        self._dense: dict[str, Tensor] = {}
+        self._are_running = False
+
+    def watch(self, optimizer: SteppingOptimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments | None:
+        """Return other arguments for a step (the first one is the optimizer), or None to leave them.
+
+        Args:
+            optimizer: The optimizer that steps.
+            args: Positional arguments of its step.
+            kwargs: Keyword arguments of its step.
+        """
+        if self.masks is None:
+            return None
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], _WatchedClosure(args[1], self, optimizer), *args[2:]), kwargs
+        closure = kwargs.get("closure")
+        return (args, {**kwargs, "closure": _WatchedClosure(closure, self, optimizer)}) if callable(closure) else None
+
+    def evaluate(self, closure: Callable[..., Any], optimizer: SteppingOptimizer, *args: Any, **kwargs: Any) -> Any:
+        """Call a closure, with masked weights; mask the gradients that it leaves, if the optimizer needs that."""
+        masks = self.masks
+        if masks is None or self._are_running:  # a wrapping optimizer has handed the closure on
+            return closure(*args, **kwargs)
+        optimizer.evaluations += 1
+        if optimizer.evaluations > 1 or masks.have_changed():
+            masks.apply()
+        self._are_running = True
+        try:
+            result = closure(*args, **kwargs)
+        finally:
+            self._are_running = False
+        if optimizer.masks_gradients:
+            self._mask_gradients(masks, optimizer)
+        return result
+
+    def _mask_gradients(self, masks: Masks, optimizer: SteppingOptimizer) -> None:
+        if optimizer.evaluations == 1:
+            found = {name: self._parameters[name].grad for name in optimizer.names}
+            self._dense = {name: gradient.detach().clone() for name, gradient in found.items() if gradient is not None}
+        masks.apply_to_gradients(optimizer.names)
+
+    def dense_gradient(self, name: str) -> Tensor | None:
+        """Return the gradient of a parameter in this step, that of inactive weights included."""
+        dense = self._dense.get(name)
+        return self._parameters[name].grad if dense is None else dense
+
+    @property
+    def has_masked_gradients(self) -> bool:
+        """Whether gradients of this step were masked."""
+        return bool(self._dense)
+
+    def end(self, optimizer: SteppingOptimizer) -> None:
+        """Forget the gradients of a step that has ended."""
+        if optimizer.masks_gradients:
+            self._dense = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: nobody steps it."""
+        return {**self.__dict__, "masks": None, "_dense": {}, "_are_running": False}
+
+
+class _WatchedClosure:
+    """The closure that was given to a step."""
+
+    __slots__ = ("_closure", "_evaluations", "_optimizer")
+
+    def __init__(self, closure: Callable[..., Any], evaluations: Evaluations, optimizer: SteppingOptimizer) -> None:
+        self._closure, self._evaluations, self._optimizer = closure, evaluations, optimizer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._evaluations.evaluate(self._closure, self._optimizer, *args, **kwargs)
+
+
+def searches_along_gradients(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer is known to compare losses along a direction that it makes of gradients: L-BFGS."""
+    # By name, too: there are several versions of it, most of them not derived from PyTorch's.
+    return isinstance(optimizer, LBFGS) or any("LBFGS" in base.__name__.upper() for base in type(optimizer).__mro__)
+
+

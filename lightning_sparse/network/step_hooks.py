@@ -1,0 +1,84 @@
+"""One pair of PyTorch's global step hooks, which tells everyone who watches of every step of every optimizer."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+
+class StepWatcher(Protocol):
+    """What is told of steps."""
+
+    def before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Take note that a step begins; return other arguments for it, or None."""
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Take note that a step has ended."""
+
+
+# All that watch, and one pair of hooks for them. Not a pair for each: to remove it when its owner is collected would
+# change PyTorch's dictionary while a step goes through it. References are weak, and the tuple is replaced and never
+# changed, as a watcher may come or go while steps are told.
+_watching: tuple[weakref.ref[StepWatcher], ...] = ()
+_handles: list[RemovableHandle] = []
+
+
+def watch_steps(watcher: StepWatcher) -> None:
+    """Tell a watcher of every step from now on; it isn't kept alive."""
+    global _watching
+    if watcher not in watchers():
+        _watching = (*_watching, weakref.ref(watcher, _forget))
+    if not _handles:
+        before, after = map(_outside_of_graphs, (_before_every_step, _after_every_step))
+        _handles.append(register_optimizer_step_pre_hook(before))
+        _handles.append(register_optimizer_step_post_hook(after))
+
+
+def unwatch_steps(watcher: StepWatcher) -> None:
+    """Tell a watcher no more."""
+    global _watching
+    _watching = tuple(reference for reference in _watching if reference() not in (watcher, None))
+    while _handles and not _watching:
+        _handles.pop().remove()
+
+
+def watchers() -> Sequence[Any]:
+    """Return all that watch."""
+    return [watcher for reference in _watching if (watcher := reference()) is not None]
+
+
+def _forget(reference: weakref.ref[StepWatcher]) -> None:
+    global _watching
+    _watching = tuple(each for each in _watching if each is not reference)
+
+
+def _before_every_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    changed = None
+    for reference in _watching:
+        watcher = reference()
+        if watcher is not None:
+            changed = watcher.before_step(optimizer, *(changed or (args, kwargs))) or changed
+    return changed
+
+
+def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
+    for reference in _watching:
+        watcher = reference()
+        if watcher is not None:
+            watcher.after_step(optimizer)
+
+
+def _outside_of_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a hook out of the graphs of a compiled `optimizer.step`: what it counts would be compiled in, as constants.
+
+    Then every step would be compiled anew.
+    """
+    return torch.compiler.disable(hook)
