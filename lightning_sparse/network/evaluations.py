@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import LBFGS, Optimizer
 
 from lightning_sparse.network.masks import Masks
 
@@ -111,11 +110,3 @@ class _WatchedClosure:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._evaluations.evaluate(self._closure, self._optimizer, *args, **kwargs)
-
-
-def searches_along_gradients(optimizer: Optimizer) -> bool:
-    """Tell whether an optimizer is known to compare losses along a direction that it makes of gradients: L-BFGS."""
-    # By name, too: there are several versions of it, most of them not derived from PyTorch's.
-    return isinstance(optimizer, LBFGS) or any("LBFGS" in base.__name__.upper() for base in type(optimizer).__mro__)
-
-

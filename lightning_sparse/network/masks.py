@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from lightning_sparse.network.dtensor import full_tensor, local_part, shard_of, to_local
-from lightning_sparse.network.weight_aliases import WeightAliases
+from lightning_sparse.network.watched_weights import WatchedWeights
 from lightning_sparse.topology.digest import fingerprint
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.errors import InvalidValueError
 
 
-class Masks:
+class Masks(WatchedWeights):
     """Masks by parameter name, all inactive at first.
 
     They have the dtype and device of their weight, since multiplying by them is then the fastest way to apply them,
@@ -26,13 +26,13 @@ class Masks:
 
     Attributes:
         names: Names of the weights, in the order given.
+        repairs: How often all weights were masked after some had changed.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self.names = tuple(parameters)
-        self._parameters = dict(parameters)
+        super().__init__(parameters)
         self._masks = {name: torch.zeros_like(to_local(weight)) for name, weight in parameters.items()}
-        self._aliases = WeightAliases(self._parameters)
+        self.repairs = 0
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight: bool, shape and device of its local part."""
@@ -69,18 +69,12 @@ class Masks:
         chosen = self.names if names is None else tuple(names)
         if not chosen:
             return
-        weights, have_moved = self._aliases.of(chosen)
-        masks = [*map(self.stored, chosen)] if have_moved else [self._masks[name] for name in chosen]
-        torch._foreach_mul_(weights, masks)
-        self._aliases.note_versions(chosen)
-
-    def have_changed(self) -> bool:
-        """Tell whether a weight was written to since it was masked last, as far as PyTorch counts: not by `.data`."""
-        return self._aliases.have_changed()
-
-    def release(self) -> None:
-        """Let go of the memory where the weights were masked last, which they may have left."""
-        self._aliases.release()
+        if names is None:
+            self.repairs += self.have_changed()
+        group, may_have_moved = self._group(chosen)
+        masks = [*map(self.stored, chosen)] if may_have_moved else [self._masks[name] for name in chosen]
+        torch._foreach_mul_(group.parts, masks)
+        self._note_versions(group)
 
     @torch.no_grad()
     def apply_to_gradients(self, names: Iterable[str]) -> None:
@@ -89,11 +83,6 @@ class Masks:
             gradient = self._parameters[name].grad
             if gradient is not None:
                 to_local(gradient).mul_(self.stored(name))
-
-    def count_stray(self) -> int:
-        """Return how many inactive weights are not zero; of sharded weights, those that this process holds."""
-        weights = ((to_local(self._parameters[name]).detach(), self.stored(name)) for name in self.names)
-        return sum(int(torch.count_nonzero(weight * (1 - mask))) for weight, mask in weights)
 
     @torch.no_grad()
     def apply_to(self, copies: Mapping[str, Tensor]) -> None:

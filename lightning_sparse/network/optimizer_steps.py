@@ -11,7 +11,14 @@ from typing import Any
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_sparse.network.evaluations import Evaluations, searches_along_gradients
+from lightning_sparse.network.evaluations import Evaluations
+from lightning_sparse.network.optimizer_kinds import (
+    check_optimizer,
+    has_skipped,
+    searches_along_gradients,
+    takes_two_calls,
+    unmasked_pass,
+)
 from lightning_sparse.network.step_hooks import unwatch_steps, watch_steps, watchers
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
@@ -25,7 +32,9 @@ class ObservedOptimizer:
         steps: Steps that it took with a gradient.
         names: Names of the observed parameters that it has, as of its last step.
         attached: Whether it was attached.
-        last: When it stepped last, in steps of all optimizers.
+        two_calls: Whether it was, and may change weights in a first of two calls.
+        last: When it stepped last, in steps of all optimizers; -1 if it never did.
+        trained: Names of the parameters that had a gradient then.
         stepping: Whether a step has begun and was not yet counted.
         nested: Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
         held: All parameters that it has, by identity: only while they are the same are the names known.
@@ -37,7 +46,9 @@ class ObservedOptimizer:
     steps: int
     names: list[str] = field(default_factory=list)
     attached: bool = False
-    last: int = 0
+    two_calls: bool = False
+    last: int = -1
+    trained: Sequence[str] = ()
     stepping: bool = False
     nested: set[str] = field(default_factory=set)
     held: list[int] = field(default_factory=list)
@@ -64,6 +75,10 @@ class OptimizerStepObserver(ABC):
         self._steps = 0
         self._clock = 0
         self.evaluations = Evaluations(self._parameters)
+        # Whether an attached optimizer may change weights in a first of two calls; and how often weights were masked
+        # in between, at the last step.
+        self._two_calls = False
+        self._repairs = 0
 
     @abstractmethod
     def _after_step(self, optimizer: Optimizer, names: Sequence[str], trained: Sequence[str] | None) -> None:
@@ -139,6 +154,8 @@ class OptimizerStepObserver(ABC):
                 cure="detach first",
             )
         seen.attached = True
+        seen.two_calls = takes_two_calls(optimizer)
+        self._two_calls |= seen.two_calls
         self._last |= dict.fromkeys(seen.names, optimizer)
         watch_steps(self)
 
@@ -146,6 +163,7 @@ class OptimizerStepObserver(ABC):
         """Stop following; the number of steps stays."""
         self._seen.clear()
         self._last.clear()
+        self._two_calls = False
         unwatch_steps(self)
 
     def _see(self, optimizer: Optimizer) -> ObservedOptimizer:
@@ -168,15 +186,28 @@ class OptimizerStepObserver(ABC):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Note that an optimizer begins a step; may return other arguments for it."""
         seen = self._seen.get(id(optimizer))
-        if seen is None or not seen.names or seen.optimizer() is not optimizer:  # else names can wait until it has stepped
+        if (
+            seen is None or not seen.names or seen.optimizer() is not optimizer
+        ):  # else names can wait until it has stepped
             seen = self._see(optimizer)
         if not seen.names:
             return None
         if not seen.stepping:
             seen.nested.clear()
             seen.evaluations = 0
+        if self._two_calls:
+            self._check_two_calls(seen)
         seen.stepping = True
         return self.evaluations.watch(seen, args, kwargs)
+
+    def _check_two_calls(self, seen: ObservedOptimizer) -> None:
+        """Raise if an optimizer has changed the weights for a forward pass between the last step and this one."""
+        masks = self.evaluations.masks
+        if masks is None or not masks.have_changed() or masks.repairs != self._repairs:
+            return
+        for other in self._seen.values():
+            if other.two_calls and not other.stepping and (optimizer := other.optimizer()) is not None:
+                raise unmasked_pass(optimizer)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Count a step of an optimizer that has ended, and report it."""
@@ -184,13 +215,15 @@ class OptimizerStepObserver(ABC):
         if not seen.names:
             return
         # A step that calls the step of its base class ends twice.
-        counts = seen.stepping and not _has_skipped(optimizer)
+        counts = seen.stepping and not has_skipped(optimizer)
         seen.stepping = False
         for other in self._seen.values():
             if other.stepping:
                 other.nested.update(seen.names)
         self._after_step(optimizer, seen.names, self._count(seen, optimizer) if counts else None)
         self.evaluations.end(seen)
+        if self._two_calls and self.evaluations.masks is not None:
+            self._repairs = self.evaluations.masks.repairs
         if seen.evaluations > 1 and not seen.masks_gradients:
             # Then it compares losses along gradients, too. One with momentum goes on to grow weights by it: it is one
             # that looks at the neighbourhood, and needs no more than masked weights there.
@@ -205,42 +238,16 @@ class OptimizerStepObserver(ABC):
         if trained:
             seen.steps += 1
             self._steps = max(self._steps, seen.steps)
+            if seen.last != self._clock or trained is not seen.trained:  # else it is known already
+                self._last |= dict.fromkeys(trained, optimizer)
+                seen.trained = trained
             self._clock += 1
             seen.last = self._clock
-            self._last |= dict.fromkeys(trained, optimizer)
         return [name for name in trained if name not in seen.nested] if seen.nested else trained
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
-        return {**self.__dict__, "_seen": {}, "_last": {}}
-
-
-def check_optimizer(optimizer: Optimizer) -> None:
-    """Raise unless an optimizer changes weights in its steps only.
-
-    Raises:
-        TypeError: If it is no optimizer.
-        ValueError: If it exchanges weights elsewhere.
-    """
-    if not isinstance(optimizer, Optimizer):
-        raise InvalidTypeError(
-            expected="a torch.optim.Optimizer",
-            got=repr(optimizer),
-            cure="attach the optimizer itself",
-        )
-    if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
-        raise InvalidValueError(
-            expected="an optimizer that changes weights in its steps",
-            got=f"a {type(optimizer).__name__}, whose train()/eval() swap in unmasked weights",
-            cure="an optimizer that is not schedule-free",
-        )
-
-
-def _has_skipped(optimizer: Optimizer) -> bool:
-    """Tell whether a fused optimizer left the weights alone in this step, as a gradient scaler told it to."""
-    # Only while such an optimizer steps, and for what else the scaler would have asked the device before the step.
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
+        return {**self.__dict__, "_seen": {}, "_last": {}, "_two_calls": False}
 
 
 def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]:

@@ -82,6 +82,7 @@ class Signals(MomentumObserver):
         self.attach(optimizer)
         self._apply_masks = after_step if masks is None else masks.apply
         self.evaluations.masks = masks
+        self._repairs = 0 if masks is None else masks.repairs
         self._tracks_momentum |= track_momentum
         self._tracks_gradients |= track_gradients
 
