@@ -11,15 +11,15 @@ from typing import Any
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_sparse.network.evaluations import Evaluations
-from lightning_sparse.network.optimizer_kinds import (
+from lightning_sparse.network.steps.evaluations import Evaluations
+from lightning_sparse.network.steps.hooks import unwatch_steps, watch_steps, watchers
+from lightning_sparse.network.steps.kinds import (
     check_optimizer,
     has_skipped,
     searches_along_gradients,
     takes_two_calls,
     unmasked_pass,
 )
-from lightning_sparse.network.step_hooks import unwatch_steps, watch_steps, watchers
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 

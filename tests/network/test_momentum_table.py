@@ -179,14 +179,16 @@ def train(build: Callable[[list[nn.Parameter]], Optimizer], is_sparse: bool = Fa
         loss.backward()
         for parameter in model.parameters() if is_sparse else ():
             parameter.grad = parameter.grad.to_sparse(1)
+        assert weight.grad is not None
+        evaluated.append(weight.grad.to_dense().clone())
         return loss
 
     for _ in range(STEPS):
+        evaluated: list[Tensor] = []
         inputs, labels = torch.randn(16, 8, dtype=torch.float64), torch.randint(4, (16,))
         before = weight.detach().clone()
         optimizer.step(closure)  # type: ignore[arg-type]  # one that returns a tensor
-        assert weight.grad is not None
-        steps.append(Step(weight.grad.to_dense().clone(), before))
+        steps.append(Step(evaluated[0], before))  # a line search evaluates again, elsewhere
     return Trained(network, steps)
 
 

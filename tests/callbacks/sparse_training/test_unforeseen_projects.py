@@ -122,12 +122,18 @@ class Lookahead(Optimizer):
         return self.base.step(closure)
 
 
+def network_of(run: Trainer) -> SparseNetwork:
+    (network,) = (each.network for each in run.callbacks if isinstance(each, SparseMomentumCallback))  # type: ignore[attr-defined]  # it has callbacks
+    assert network is not None
+    return network
+
+
 class Wrapping(TinyModule):
     """Trains with an optimizer that wraps another one."""
 
-    def __init__(self, make: Callable[[Any], Optimizer], manual: bool) -> None:
+    def __init__(self, make: Callable[[Any], Optimizer], manual: bool, enforces: bool = True) -> None:
         super().__init__()
-        self.make, self.automatic_optimization = make, not manual
+        self.make, self.automatic_optimization, self.enforces = make, not manual, enforces
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if self.automatic_optimization:
@@ -137,6 +143,8 @@ class Wrapping(TinyModule):
             optimizer.zero_grad()
             self.manual_backward(self.loss(batch))
             step()
+            if self.enforces:
+                network_of(self.trainer).enforce()
         return None
 
     def configure_optimizers(self) -> Optimizer:
@@ -151,6 +159,13 @@ def test_optimizers_may_wrap_others(name: str) -> None:
     }
     callback = check(module=Wrapping(makers[name], manual=name == "sharpness-aware"))
     assert [record.step for record in callback.history] == [3, 6, 9]
+
+
+def test_a_forward_pass_with_unmasked_weights_between_two_calls_is_an_error_with_the_cure_before_an_update() -> None:
+    callback, module = sparse(), Wrapping(Sharpness, manual=True, enforces=False)
+    with pytest.raises(ValueError, match=r"got a Sharpness, whose first_step\(\).*Cure: give its step\(\) a closure"):
+        fit(callback, module=module)
+    assert callback.history == []
 
 
 def test_a_second_optimizer_may_be_used_later_on_the_same_weights() -> None:
