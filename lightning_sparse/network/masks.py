@@ -26,7 +26,7 @@ class Masks(WatchedWeights):
 
     Attributes:
         names: Names of the weights, in the order given.
-        repairs: How often all weights were masked after some had changed.
+        repairs: Number of times that all weights were masked after some had changed.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:

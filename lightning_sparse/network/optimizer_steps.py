@@ -38,7 +38,7 @@ class ObservedOptimizer:
         stepping: Whether a step has begun and was not yet counted.
         nested: Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
         held: All parameters that it has, by identity: only while they are the same are the names known.
-        evaluations: How often its present step has evaluated a closure.
+        evaluations: Number of evaluations of a closure in its present step.
         masks_gradients: Whether it is to see zero as the gradients of inactive weights.
     """
 

@@ -79,6 +79,6 @@ def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
 def _outside_of_graphs(hook: Callable[..., Any]) -> Any:
     """Keep a hook out of the graphs of a compiled `optimizer.step`: what it counts would be compiled in, as constants.
 
-    Then every step would be compiled anew.
+    Then every step would need another graph.
     """
     return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # of some versions of PyTorch
