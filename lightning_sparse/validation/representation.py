@@ -26,6 +26,8 @@ def short_text(value: object) -> str:
     elif isinstance(value, (list, tuple)):
         entries = ", ".join(map(short_text, value))
         text = f"[{entries}]" if isinstance(value, list) else f"({entries}{',' * (len(value) == 1)})"
+    elif isinstance(value, (set, frozenset)):
+        text = "{" + ", ".join(sorted(map(short_text, value))) + "}"
     elif callable(value) and hasattr(value, "__name__"):
         text = value.__name__
     else:

@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 from lightning_sparse import GradientFlowCallback, SparseMomentumCallback, SparseNetwork
 from lightning_sparse.selection.layers import find_layers
 from lightning_sparse.selection.weights import find_trained, find_weights, why_unmasked
+from lightning_sparse.validation.representation import short_text
 
 
 class ScaledConv(nn.Conv2d):
@@ -81,7 +82,7 @@ BESIDE = {"conv.gain", "linear.adapter"}
         (["default", "LSTM"], WEIGHTS | LSTM),
         (["Experts", "default", "conv.gain"], WEIGHTS | EXPERTS | {"conv.gain"}),
     ],
-    ids=str,
+    ids=short_text,
 )
 def test_a_type_means_the_weight_of_its_modules_and_a_name_all_that_it_matches(
     pattern: Any, expected: set[str]
@@ -140,7 +141,7 @@ def test_layers_whose_channels_are_measured_can_be_added_to_the_default() -> Non
     assert list(find_layers(model, "default")) == list(find_layers(model)) == ["0"]
 
 
-@pytest.mark.parametrize("include", ["default", ["LSTM", "default"]], ids=str)
+@pytest.mark.parametrize("include", ["default", ["LSTM", "default"]], ids=short_text)
 def test_a_default_that_is_not_there_is_an_error(include: Any) -> None:
     with pytest.raises(ValueError, match=r"a pattern that matches .*got 'default'.*Cure: choose from weight_ih"):
         find_weights(nn.LSTM(4, 4), include)

@@ -18,6 +18,7 @@ from lightning_sparse.callbacks.cadence import Cadence, RunLength
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.planned_updates import PlannedUpdates, plan_updates
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate
+from lightning_sparse.validation.representation import short_text
 
 NONE = "at least one topology update"
 FEW_STEPS = "more optimizer steps between"
@@ -75,7 +76,7 @@ def planned(
         ({"moves": False, "epochs": inf}, "none, as the recipe moves no weights."),
         ({"prune_rate": 0.0}, "none, as the prune rate is 0."),
     ],
-    ids=str,
+    ids=short_text,
 )
 def test_the_sentence_says_how_many_when_and_which_prune_rates(options: dict[str, Any], sentence: str) -> None:
     assert planned(**options).sentence() == f"Planned topology updates: {sentence}"
@@ -122,7 +123,7 @@ def complaints(make: Callable[[], object]) -> list[str]:
         ({"epochs": 9, "done": (0.5, 0.5 + 0.5 / 7), "schedule": lambda p: 0.5 + p / 2, "prune_rate": 1.0}, []),
         ({"epochs": 4, "done": (0.5, 0.25, 0.0)}, []),
     ],
-    ids=str,
+    ids=short_text,
 )
 def test_what_is_hardly_meant_is_warned_of_and_nothing_else(options: dict[str, Any], kinds: list[str]) -> None:
     messages = list(planned(**options).complaints())
@@ -131,8 +132,10 @@ def test_what_is_hardly_meant_is_warned_of_and_nothing_else(options: dict[str, A
     assert all("; got" in message and " Cure: " in message for message in messages)
 
 
-@pytest.mark.parametrize("harmless", [{"moves": False}, {"prune_rate": 0.0}], ids=str)
-@pytest.mark.parametrize("options", [{"epochs": 1}, {"per_epoch": 1}, {"epochs": 9, "done": (0.5, 0.25, 0.0)}], ids=str)
+@pytest.mark.parametrize("harmless", [{"moves": False}, {"prune_rate": 0.0}], ids=short_text)
+@pytest.mark.parametrize(
+    "options", [{"epochs": 1}, {"per_epoch": 1}, {"epochs": 9, "done": (0.5, 0.25, 0.0)}], ids=short_text
+)
 def test_nothing_is_warned_of_where_no_weights_are_to_move(options: dict[str, Any], harmless: dict[str, Any]) -> None:
     assert list(planned(**options).complaints()) != []
     assert list(planned(**options, **harmless).complaints()) == []
@@ -148,7 +151,7 @@ def test_nothing_is_warned_of_where_no_weights_are_to_move(options: dict[str, An
         ({}, {"accumulate_grad_batches": 3}, FEW_STEPS),
         ({"prune_rate": 1.0}, {}, EVERYTHING),
     ],
-    ids=str,
+    ids=short_text,
 )
 def test_each_run_says_so_once(sparse: dict[str, Any], options: dict[str, Any], kind: str) -> None:
     assert complaints(lambda: fit(SparseMomentumCallback(density=0.3, **sparse), **options)) == [kind]
@@ -198,7 +201,7 @@ def test_rank_zero_alone_warns(rank: int) -> None:
         ({"every_n_steps": 3}, {"max_epochs": 6, "accumulate_grad_batches": 2}),
         ({}, {"max_epochs": 4, "loader": stream()}),
     ],
-    ids=str,
+    ids=short_text,
 )
 def test_the_summary_says_what_then_happens(
     sparse: dict[str, Any], options: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
