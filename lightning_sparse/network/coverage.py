@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
+from lightning_sparse.network.ranks import is_rank_zero
 from lightning_sparse.selection.obstacles import examined, inside_metrics
 from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_patterns
 from lightning_sparse.selection.weight import Weight
@@ -91,7 +91,7 @@ def warn_of_dense_weights(
         masked: Its masked parameters by name.
         choice: Patterns that chose them: "include", "exclude" and "dense".
     """
-    if choice["include"] is not None or not _is_rank_zero():
+    if choice["include"] is not None or not is_rank_zero():
         return
     wishes = (*as_patterns(choice["exclude"]), *as_patterns(choice["dense"]))
     dense = _dense_weights(model, masked, wishes)
@@ -110,11 +110,6 @@ def warn_of_dense_weights(
         f"{f'include={include!r} masks them, too; ' if largest else ''}include={DEFAULT!r} says that this is meant.",
         stacklevel=3,
     )
-
-
-def _is_rank_zero() -> bool:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or torch.distributed.get_rank() == 0
 
 
 def _dense_weights(

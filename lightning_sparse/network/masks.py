@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sparse.network.dtensor import full_tensor, local_part, shard_of, to_local
 from lightning_sparse.network.watched_weights import WatchedWeights
 from lightning_sparse.topology.digest import fingerprint
+from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.errors import InvalidValueError
@@ -41,6 +42,17 @@ class Masks(WatchedWeights):
     def __setitem__(self, name: str, mask: Tensor) -> None:
         """Replace the values of a mask, in place; shape of the local part."""
         self._masks[name].copy_(mask)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that the masks belong to, by name."""
+        return dict(self._parameters)
+
+    def dense_view(self, name: str, generator: torch.Generator) -> LayerView:
+        """Return the evidence about a weight before it has a mask: all of it is active."""
+        weight = to_local(self._parameters[name]).detach()
+        everything = torch.ones_like(weight, dtype=torch.bool)
+        return LayerView(name, weight, everything, generator, shard=shard_of(self._parameters[name]))
 
     def set_whole(self, name: str, whole: Tensor) -> None:
         """Replace a mask by the local part of one for the whole weight."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from lightning_sparse.network.budget import Density, optional_density
 from lightning_sparse.network.budgeted_model import BudgetedModel
 from lightning_sparse.network.coverage import warn_of_dense_weights
 from lightning_sparse.network.dtensor import to_local
+from lightning_sparse.network.first_masks.make_masks import make_masks
 from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
 from lightning_sparse.network.seeding import check_seed, mask_generator
@@ -22,6 +23,7 @@ from lightning_sparse.network.starting_point import starting_point
 from lightning_sparse.network.state import check_network_state, under_written_names, with_checksum
 from lightning_sparse.network.table import network_table
 from lightning_sparse.selection.patterns import Patterns
+from lightning_sparse.topology.initial_masks import as_initial_masks
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
@@ -50,12 +52,15 @@ class SparseNetwork(BudgetedModel):
         exclude: Patterns of weights to leave out; they don't count in N.
         dense: Patterns of layers that stay dense but count in N: the other layers share the rest of the budget.
         min_active: Minimum number of active weights per layer.
+        initial_masks: Weights that are active at first, in the numbers that density and distribution give each layer:
+            "random"; "magnitude", the largest, for weights that were trained before; "signed_magnitude"; the import
+            path of a function; or a function of one `LayerView` that returns scores, of which the highest count.
         seed: Seed for the random masks and random growth; default: PyTorch's current initial seed.
         masks: Masks to take over, with their density, instead of drawing some: a mapping of parameter names to bool
             tensors, True = active; another `SparseNetwork`; or the path of a checkpoint. Weights outside become zero.
             Names may have a prefix more or less than the model's; frozen weights may have masks, too.
         state: Result of `state_dict`, to restore instead of drawing masks. Load the model's weights before:
-            random masks would zero some of them.
+            new masks would zero some of them.
         minimum: Old name of `min_active`, for one more version.
 
     Raises:
@@ -77,13 +82,14 @@ class SparseNetwork(BudgetedModel):
         exclude: Patterns | None = None,
         dense: Patterns | None = None,
         min_active: int = 1,
+        initial_masks: str | Callable[[LayerView], Tensor] = "random",
         seed: int | None = None,
         masks: MaskSource | None = None,
         state: Mapping[str, Any] | None = None,
         minimum: int | None = None,
     ) -> None:
         min_active = renamed_argument("minimum", minimum, "min_active", min_active, default=1)
-        seed = check_seed(seed)
+        rule, seed = as_initial_masks(initial_masks), check_seed(seed)
         choice = {"include": include, "exclude": exclude, "dense": dense}
         start = starting_point(model, masks, choice, optional_density(density, sparsity), distribution, min_active)
         super().__init__(model, start.weights, start.choice, start.active)
@@ -94,17 +100,13 @@ class SparseNetwork(BudgetedModel):
         if state is not None:
             self.load_state_dict(state)
         else:
-            self._start_with(start.masks)
+            if start.masks is None:
+                make_masks(model, self._masks, self._active, rule, self._generator)
+            else:
+                self._masks.set_all(start.masks)
+            self.enforce()
         if self.density < 1:
             warn_of_dense_weights(model, masked, self._choice)
-
-    def _start_with(self, masks: Mapping[str, Tensor] | None) -> None:
-        """Take over masks, or draw random ones."""
-        if masks is None:
-            self._masks.draw_random({name: self._active[name] for name in self._masks.names}, self._generator)
-        else:
-            self._masks.set_all(masks)
-        self.enforce()
 
     @classmethod
     def from_checkpoint(

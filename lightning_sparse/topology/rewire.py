@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import isfinite, isnan
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -14,18 +13,16 @@ from torch import Tensor
 from lightning_sparse.topology.layer import (
     LayerClaim,
     LayerView,
-    NonFiniteError,
     WeightScore,
     is_shardable,
     signals_of,
-    unchanged,
 )
-from lightning_sparse.topology.measure import check_signals, fetch, measure_layers
+from lightning_sparse.topology.measure import measure_layers
 from lightning_sparse.topology.plan import LayerChange, plan_changes
-from lightning_sparse.topology.reduction import extremes, join_ranges
+from lightning_sparse.topology.reduction import extremes
 from lightning_sparse.topology.registry import takes_one_argument
+from lightning_sparse.topology.scores import ScoreRange, check_scores, scores_of
 from lightning_sparse.topology.select import top_k_mask
-from lightning_sparse.topology.sharding import Shard
 from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 from lightning_sparse.validation.representation import ShowsFields
@@ -139,13 +136,6 @@ def rewire(
     return rewire_into(views, recipe, prune_rate, store=lambda mask: mask, min_active=min_active)
 
 
-class _ScoreRange(NamedTuple):
-    """Minimum and maximum of one layer's scores, on its device: fetching them would synchronize."""
-
-    shard: Shard | None
-    extremes: Tensor
-
-
 def rewire_into(
     layers: Sequence[Callable[[], LayerView]],
     recipe: Recipe,
@@ -164,64 +154,29 @@ def rewire_into(
     evidence = measure_layers(layers, recipe.redistribute, recipe.unshardable)
     changes = plan_changes(evidence, prune_rate if recipe.prune else 0.0, min_active)
     survivors, masks = {}, {}
-    ranges: list[tuple[Callable[[], LayerView], _ScoreRange]] = []
+    ranges: list[tuple[Callable[[], LayerView], ScoreRange]] = []
     for view, change in zip(layers, changes, strict=True):
         # No name is bound to a layer or its masks here: they would live on while the next layer is built.
         survivors[change.name], masks[change.name], of_layer = _rewire_layer(view(), recipe, change, store)
         ranges += [(view, scores) for scores in of_layer]
-    _check_scores(ranges)
+    check_scores(ranges)
     return Rewiring(survivors, masks, changes)
-
-
-def _check_scores(ranges: Sequence[tuple[Callable[[], LayerView], _ScoreRange]]) -> None:
-    shards, rows = [scores.shard for _, scores in ranges], [scores.extremes for _, scores in ranges]
-    if any(shard is not None for shard in shards):
-        rows = join_ranges(rows, shards)
-    for (view, _), (lowest, highest) in zip(ranges, fetch(rows), strict=True):
-        if not (isfinite(lowest) and isfinite(highest)):
-            check_signals(view())
-        if isnan(lowest) or isnan(highest):
-            raise NonFiniteError(
-                expected=f"scores without NaN for layer {view().name!r}",
-                got="NaN from a rule",
-                cure="mend the rule, which may divide zero by zero",
-            )
 
 
 def _rewire_layer(
     layer: LayerView, recipe: Recipe, change: LayerChange, store: Callable[[Tensor], _Mask]
-) -> tuple[_Mask, _Mask, list[_ScoreRange]]:
+) -> tuple[_Mask, _Mask, list[ScoreRange]]:
     """Return survivors, new mask, and the ranges of the scores."""
     ranges = []
     survivors = mask = layer.mask
     if recipe.prune and change.pruned:
-        scores = _scores(recipe.prune, layer)
-        ranges.append(_ScoreRange(layer.shard, extremes(scores)))
+        scores = scores_of(recipe.prune, layer)
+        ranges.append(ScoreRange(layer.shard, extremes(scores)))
         survivors = mask = top_k_mask(scores, change.before - change.pruned, layer.mask, layer.shard)
     if recipe.grow and change.grown:
-        scores = _scores(recipe.grow, layer)
-        ranges.append(_ScoreRange(layer.shard, extremes(scores)))
+        scores = scores_of(recipe.grow, layer)
+        ranges.append(ScoreRange(layer.shard, extremes(scores)))
         mask = survivors | top_k_mask(scores, change.grown, ~survivors, layer.shard)
     if recipe.keep_regrown:
         survivors = mask & layer.mask
     return store(survivors), store(mask), ranges
-
-
-def _scores(rule: WeightScore, layer: LayerView) -> Tensor:
-    with unchanged(layer, rule):
-        scores = rule(layer)
-    weight = layer.weight
-    usable = isinstance(scores, Tensor) and scores.shape == weight.shape and scores.device == weight.device
-    if usable and not scores.is_complex():
-        return scores.detach()
-    raise InvalidValueError(
-        expected=f"one score per weight of layer {layer.name!r}, shape {tuple(weight.shape)}",
-        got=f"{_brief(scores)} from {rule!r}",
-        cure="return real numbers, of the weight's shape and on its device",
-    )
-
-
-def _brief(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
-    return "None" if value is None else f"a {type(value).__name__}"

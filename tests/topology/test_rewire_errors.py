@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +10,21 @@ import torch
 from topology_helpers import network, random_layer
 from torch import Tensor
 
-from lightning_sparse.topology import RECIPES, LayerView, MissingSignalError, NonFiniteError, Recipe, rewire, uses
+from lightning_sparse.topology import (
+    RECIPES,
+    LayerView,
+    MissingSignalError,
+    NonFiniteError,
+    Recipe,
+    rewire,
+    scores,
+    uses,
+)
 from lightning_sparse.topology.growth import momentum as momentum_growth
 from lightning_sparse.topology.pruning import magnitude
 from lightning_sparse.topology.redistribution import mean_momentum
 
 SPARSE_MOMENTUM = RECIPES["sparse_momentum"]
-# The module: the package has a function of this name.
-rewiring = sys.modules[rewire.__module__]
 
 
 def spoiled(kind: str, value: float, active: bool = True) -> list[LayerView]:
@@ -140,7 +146,7 @@ def test_a_signal_that_is_not_finite_at_an_inactive_weight_is_named(bad: float) 
 
 def test_signals_are_searched_for_the_cause_only_where_scores_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     searched: list[str] = []
-    monkeypatch.setattr(rewiring, "check_signals", lambda layer: searched.append(layer.name))
+    monkeypatch.setattr(scores, "check_signals", lambda layer: searched.append(layer.name))
     layers = network([(8, 9), (5, 6)])
     rewire(layers, SPARSE_MOMENTUM, 0.5)
     assert searched == []

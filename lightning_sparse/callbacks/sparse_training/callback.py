@@ -66,7 +66,8 @@ class SparseTrainingCallback(ResumableCallback):
         seed: Seed for random masks and growth. Default: the seed of PyTorch (`seed_everything`).
         old_metric_names: Whether to log densities and shares of layers as `sparsity/density/<layer>` and
             `sparsity/share/<layer>`, for one more version.
-        options: Options of `SparseNetwork`: `sparsity`, `distribution`, `include`, `exclude`, `dense`, `min_active`.
+        options: Options of `SparseNetwork`: `sparsity`, `distribution`, `include`, `exclude`, `dense`, `min_active`,
+            `initial_masks`.
 
     Attributes:
         network: The `SparseNetwork`, from the start of fit on.

@@ -14,13 +14,11 @@ from lightning_sparse._compat import (
     is_a,
 )
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.dtensor import shard_of, to_local
 from lightning_sparse.selection.obstacles import FROZEN
 from lightning_sparse.selection.patterns import Patterns, name_list
-from lightning_sparse.selection.weights import find_weights, weights_by_reason
+from lightning_sparse.selection.weights import weights_by_reason
 from lightning_sparse.topology.rewire import Recipe
-from lightning_sparse.topology.sharding import total
-from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
+from lightning_sparse.validation.errors import InvalidStateError
 
 
 def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) -> None:
@@ -58,40 +56,6 @@ def check_finetuning(
             expected="layers that stay frozen or are masked from the start",
             got=f"{callbacks[0]}, which unfreezes layers during training, and {name_list(frozen)}, frozen",
             cure="exclude them from sparse training, or unfreeze them before it",
-        )
-
-
-def fraction_of_nonzero(model: LightningModule, include: Patterns | None, exclude: Patterns | None) -> float:
-    """Return the part, in [0, 1], of the weights to mask that are not zero; layers of nothing but zeros don't count."""
-    nonzero = size = 0
-    for weight in find_weights(model, include, exclude).values():
-        active = total(torch.count_nonzero(to_local(weight.parameter)).reshape(1), shard_of(weight.parameter)).item()
-        if active:  # else the layer starts from zero as a whole, which masks don't change
-            nonzero, size = nonzero + int(active), size + weight.parameter.numel()
-    return nonzero / max(1, size)
-
-
-def check_was_dense(nonzero: float, density: float) -> None:
-    """Refuse new masks for weights that are sparse already, as another run left them: few would be in both.
-
-    Args:
-        nonzero: Fraction of the weights that was not zero.
-        density: Density of the new masks.
-
-    Raises:
-        ValueError: If many weights were zero.
-    """
-    if density < 1 and 1 - nonzero > max(0.05, min(0.5, 0.9 * (1 - density))):
-        raise InvalidValueError(
-            expected="dense weights to draw masks for",
-            got=(
-                f"{100 * (1 - nonzero):.3g} % zeros. Masks are never read off zeros, and new ones would leave "
-                f"{100 * density:.3g} % of the rest"
-            ),
-            cure=(
-                "fit with the callback that trained these weights, take its masks over (masks_from= its full "
-                "checkpoint or its network), resume with ckpt_path, or start from dense weights"
-            ),
         )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density, as_density, check_density_options, optional_density
 from lightning_sparse.selection.patterns import as_included, as_patterns
+from lightning_sparse.topology.initial_masks import as_initial_masks
 from lightning_sparse.validation.deprecation import renamed_argument
-from lightning_sparse.validation.errors import InvalidTypeError
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 # Arguments of `SparseNetwork` that a callback sets itself when a fit starts.
 SET_AT_START = ("model", "seed", "masks", "state")
@@ -51,6 +52,13 @@ def check_network_options(
     check_density_options(or_default, checked["distribution"], checked["min_active"])
     checked["density"] = given if takes_masks_over else or_default
     as_included(checked["include"])
+    as_initial_masks(checked["initial_masks"])
+    if takes_masks_over and checked["initial_masks"] != _DEFAULTS["initial_masks"]:
+        raise InvalidValueError(
+            expected="masks to take over or a rule for new ones",
+            got=f"masks_from and initial_masks={checked['initial_masks']!r}",
+            cure="drop one of them",
+        )
     for name in ("exclude", "dense"):
         as_patterns(checked[name])
     return checked

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from lightning_sparse._compat import LightningModule, Trainer
-from lightning_sparse.callbacks.sparse_training.compatibility import (
-    check_finetuning,
-    check_was_dense,
-    fraction_of_nonzero,
-)
+from lightning_sparse.callbacks.sparse_training.compatibility import check_finetuning
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.first_masks.make_masks import provisional
+from lightning_sparse.network.first_masks.training_signs import has_stepped, signs_of_training, warn_of_random_masks
 from lightning_sparse.network.known_masks.handover import renamed_state, same_parameters
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
 from lightning_sparse.selection.obstacles import FROZEN
 from lightning_sparse.selection.patterns import Patterns
 from lightning_sparse.selection.weights import weights_by_reason
+from lightning_sparse.topology.growth import random
+from lightning_sparse.topology.initial_masks import as_initial_masks
 
 
 class MasksAtStart(NamedTuple):
@@ -45,7 +45,7 @@ def starting_network(
         trainer: Trainer that starts a fit.
         model: Module to train.
         at_start: Masks that there are already.
-        seed: Seed for new masks. Default: the seed of PyTorch.
+        seed: Seed for new masks and random growth. Default: the seed of PyTorch.
         options: Options of `SparseNetwork`.
 
     Raises:
@@ -54,9 +54,10 @@ def starting_network(
         MisconfigurationException: If a callback unfreezes layers that would have been masked.
     """
     # No call but that of SparseNetwork may mention the options: the command line follows them through it.
-    include, exclude = options["include"], options["exclude"]
+    include, exclude, initial_masks = options["include"], options["exclude"], options["initial_masks"]
+    is_random = as_initial_masks(initial_masks) is random
     restored, kept, masks = at_start
-    state = names = nonzero = None
+    state = names = None
     if restored is not None:
         state = restored["network"]
         masks = None if masks is None else state  # with its density, whatever the user gave at first
@@ -66,16 +67,36 @@ def starting_network(
         return kept
     elif kept is not None and (names := same_parameters(kept, model)) is not None:
         masks = {names[name]: mask for name, mask in kept.masks.items() if kept.local_mask(name) is not None}
-    elif masks is None:
-        nonzero = fraction_of_nonzero(model, include, exclude)
+    elif _state_is_to_come(trainer):
+        # Until then, masks of the right density for weights that may be sparse already.
+        options["initial_masks"], is_random = provisional, False
+        masks = None if masks is None else trainer.ckpt_path
+    if state is None:
         seed = trainer.strategy.broadcast(torch.initial_seed() if seed is None else seed)
     network = SparseNetwork(model, **options, seed=seed, masks=masks, state=state)
     if names is not None and kept is not None:
         network.load_state_dict(renamed_state(kept.state_dict(), network, names))
-    if nonzero is not None:
-        check_was_dense(nonzero, network.density)
+    elif is_random and state is None and masks is None:
+        _warn_of_trained(trainer, network, kept)
     check_finetuning(trainer, model, network, include, exclude)
     return network
+
+
+def _warn_of_trained(trainer: Trainer, network: SparseNetwork, kept: SparseNetwork | None) -> None:
+    """Warn of new random masks for weights that the run has stepped before, unless the network itself has shown it."""
+    signs = []
+    if trainer.global_step and kept is None:  # else the earlier steps were those of another module
+        signs.append(f"{trainer.global_step} steps that this Trainer has taken")
+    weights = [each for name, each in network.maskable.items() if network.local_mask(name) is not None]
+    if stepping := [type(each).__name__ for each in trainer.optimizers if any(has_stepped(each, w) for w in weights)]:
+        signs.append(f"the state of {' and '.join(stepping)}, of earlier steps")
+    if signs and network.density < 1 and not signs_of_training(network.model, network.maskable):
+        warn_of_random_masks(signs, network.density)
+
+
+def _state_is_to_come(trainer: Trainer) -> bool:
+    """Tell whether the strategy restores a checkpoint only after the start of fit, as those that split weights do."""
+    return trainer.ckpt_path is not None and trainer.strategy.restore_checkpoint_after_setup
 
 
 def weights_at_stake(

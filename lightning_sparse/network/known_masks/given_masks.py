@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.network.budget import Density, initial_counts
-from lightning_sparse.network.freshness import check_sparse_weights
+from lightning_sparse.network.first_masks.freshness import check_sparse_weights
 from lightning_sparse.network.known_masks.mask_names import matches_name, names_in_model
 from lightning_sparse.network.known_masks.saved_masks import MaskSource, read_masks
 from lightning_sparse.selection.obstacles import FROZEN, examined

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor, nn
 
 from lightning_sparse.network.dtensor import shard_of
-from lightning_sparse.network.freshness import check_zero_outside
+from lightning_sparse.network.first_masks.freshness import check_zero_outside
 from lightning_sparse.network.known_masks.given_masks import fit_masks
 from lightning_sparse.network.known_masks.saved_masks import network_state, read_file, without_masks
 from lightning_sparse.network.masked_model import MaskedModel

@@ -17,7 +17,17 @@ from tiny_training import TinyModule, fit, rates
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 
 SCHEDULE = ["prune_rate", "schedule", "every_n_epochs", "every_n_steps", "masks_from", "seed", "old_metric_names"]
-NETWORK = ["density", "sparsity", "distribution", "include", "exclude", "dense", "min_active", "minimum"]
+NETWORK = [
+    "density",
+    "sparsity",
+    "distribution",
+    "include",
+    "exclude",
+    "dense",
+    "min_active",
+    "minimum",
+    "initial_masks",
+]
 RULES = ["pruning", "redistribution", "growth", "keep_regrown"]
 
 
@@ -114,6 +124,7 @@ distribution: erdos_renyi
 exclude: [net.9]
 dense: [net.7]
 min_active: 3
+initial_masks: magnitude
 pruning: signed_magnitude
 redistribution: none
 growth: random
@@ -132,6 +143,7 @@ def test_a_configuration_takes_every_option(tmp_path: Path) -> None:
         "exclude": ["net.9"],
         "dense": ["net.7"],
         "min_active": 3,
+        "initial_masks": "magnitude",
     }
     assert (callback._seed, callback._cadence.every_n_steps, callback._recipe.keep_regrown) == (5, 2, True)
 

@@ -35,6 +35,39 @@ def is_sparse(zeros: int, weight: Tensor) -> bool:
     return allowed < zeros < weight.numel()
 
 
+def check_fresh(weights: Mapping[str, Tensor]) -> None:
+    """Raise if weights that are to get random masks are sparse already: few would be active in both.
+
+    All layers together wait for the device once. Where weights are sharded, every process must call this.
+
+    Args:
+        weights: Weights by name.
+
+    Raises:
+        ValueError: With the layer that has most zeros.
+    """
+    rows = [torch.count_nonzero(to_local(weight).detach()).reshape(1) for weight in weights.values()]
+    counts = whole_counts(rows, weights.values())
+    zeros = {name: weight.numel() - nonzero for (name, weight), (nonzero,) in zip(weights.items(), counts, strict=True)}
+    sparse = [name for name, count in zeros.items() if is_sparse(count, weights[name])]
+    if sparse:
+        worst = max(sparse, key=lambda name: zeros[name] / weights[name].numel())
+        size = weights[worst].numel()
+        raise InvalidValueError(
+            expected="dense weights to draw masks for, as they are initialized",
+            got=(
+                f"{zeros[worst]:,} exact zeros among the {size:,} of {worst!r}, {100 * zeros[worst] / size:.3g} % zeros"
+                f"{'' if len(sparse) == 1 else f', and more in {len(sparse) - 1} other layers'}. Masks are never read "
+                "off zeros, and random ones would leave few of the other weights"
+            ),
+            cure=(
+                "fit with the callback that trained these weights or resume with ckpt_path; take its masks over, by "
+                "masks_from= for a callback, masks= or from_checkpoint for a SparseNetwork; start from dense weights; "
+                "or keep the largest ones, with initial_masks='magnitude'"
+            ),
+        )
+
+
 def check_sparse_weights(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
     """Raise if weights are sparse already by other masks than those given: few would be active in both.
 
