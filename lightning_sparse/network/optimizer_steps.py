@@ -40,6 +40,7 @@ class ObservedOptimizer:
         held: All parameters that it has, by identity: only while they are the same are the names known.
         evaluations: Number of evaluations of a closure in its present step.
         masks_gradients: Whether it is to see zero as the gradients of inactive weights.
+        overwrites: Whether it changes gradients in its steps; None before the first one.
     """
 
     optimizer: weakref.ref[Optimizer]
@@ -54,6 +55,7 @@ class ObservedOptimizer:
     held: list[int] = field(default_factory=list)
     evaluations: int = 0
     masks_gradients: bool = False
+    overwrites: bool | None = None
 
 
 class OptimizerStepObserver(ABC):

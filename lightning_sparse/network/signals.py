@@ -85,6 +85,11 @@ class Signals(MomentumObserver):
         self._repairs = 0 if masks is None else masks.repairs
         self._tracks_momentum |= track_momentum
         self._tracks_gradients |= track_gradients
+        self._ask_for_gradients()
+
+    def _ask_for_gradients(self) -> None:
+        keeps_averages = self._tracks_momentum and self.averages_all
+        self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
 
     def is_stepped(self, name: str) -> bool:
         """Tell whether a followed optimizer steps a weight."""
@@ -96,7 +101,7 @@ class Signals(MomentumObserver):
         if self.evaluations.masks is not None:
             self.evaluations.masks.release()
         self._apply_masks = self.evaluations.masks = None
-        self._tracks_momentum = self._tracks_gradients = False
+        self._tracks_momentum = self._tracks_gradients = self.evaluations.keeper.is_needed = False
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
@@ -157,7 +162,9 @@ class Signals(MomentumObserver):
         if trained is not None:
             self._hold_gradients(names)
             if self._tracks_momentum:
-                if self._note_step(optimizer, trained):
+                keeps_averages = self._note_step(optimizer, trained)
+                self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
+                if keeps_averages:
                     self._update_averages(trained)
                 elif self._averages:  # of steps before it was known whose momentum is read
                     self._averages.clear()

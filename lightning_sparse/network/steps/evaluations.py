@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_sparse.network.masks import Masks
+from lightning_sparse.network.steps.gradients import GradientKeeper, OverwritingOptimizer
 
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class SteppingOptimizer(Protocol):
+class SteppingOptimizer(OverwritingOptimizer, Protocol):
     """What is known of the optimizer of a step."""
 
-    names: list[str]
     evaluations: int
     masks_gradients: bool
 
@@ -33,11 +33,13 @@ class Evaluations:
 
     Attributes:
         masks: Their masks; None while there is nothing to mask.
+        keeper: Gradients of a step that the optimizer may overwrite.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self._parameters = parameters
         self.masks: Masks | None = None
+        self.keeper = GradientKeeper(parameters)
         # The gradients of a step's first evaluation before they were masked.
         self._dense: dict[str, Tensor] = {}
         self._are_running = False
@@ -50,12 +52,14 @@ class Evaluations:
             args: Positional arguments of its step.
             kwargs: Keyword arguments of its step.
         """
-        if self.masks is None:
-            return None
-        if len(args) > 1 and callable(args[1]):
-            return (args[0], _WatchedClosure(args[1], self, optimizer), *args[2:]), kwargs
-        closure = kwargs.get("closure")
-        return (args, {**kwargs, "closure": _WatchedClosure(closure, self, optimizer)}) if callable(closure) else None
+        if self.masks is not None:
+            if len(args) > 1 and callable(args[1]):
+                return (args[0], _WatchedClosure(args[1], self, optimizer), *args[2:]), kwargs
+            if callable(closure := kwargs.get("closure")):
+                return args, {**kwargs, "closure": _WatchedClosure(closure, self, optimizer)}
+        if self.keeper.is_needed:
+            self.keeper.note(optimizer)
+        return None
 
     def evaluate(self, closure: Callable[..., Any], optimizer: SteppingOptimizer, *args: Any, **kwargs: Any) -> Any:
         """Call a closure, with masked weights; mask the gradients that it leaves, if the optimizer needs that."""
@@ -72,6 +76,8 @@ class Evaluations:
             self._are_running = False
         if optimizer.masks_gradients:
             self._mask_gradients(masks, optimizer)
+        elif self.keeper.is_needed:
+            self.keeper.note(optimizer)
         return result
 
     def _mask_gradients(self, masks: Masks, optimizer: SteppingOptimizer) -> None:
@@ -83,6 +89,8 @@ class Evaluations:
     def dense_gradient(self, name: str) -> Tensor | None:
         """Return the gradient of a parameter in this step, that of inactive weights included."""
         dense = self._dense.get(name)
+        if dense is None:
+            dense = self.keeper.get(name)
         return self._parameters[name].grad if dense is None else dense
 
     @property
@@ -94,10 +102,12 @@ class Evaluations:
         """Forget the gradients of a step that has ended."""
         if optimizer.masks_gradients:
             self._dense = {}
+        self.keeper.end(optimizer)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: nobody steps it."""
-        return {**self.__dict__, "masks": None, "_dense": {}, "_are_running": False}
+        keeper = GradientKeeper(self._parameters)
+        return {**self.__dict__, "masks": None, "keeper": keeper, "_dense": {}, "_are_running": False}
 
 
 class _WatchedClosure:
