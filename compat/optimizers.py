@@ -130,10 +130,13 @@ def expected(read: str, steps: list[tuple[Tensor, Tensor]], group: dict[str, Any
         elif "exp_inf" in read:
             mean = beta * mean + (1 - beta) * gradient
             largest = torch.maximum(beta2 * largest, gradient.abs() + group["eps"])
-        elif "alpha" in group:  # RMSprop of TensorFlow: eps below the root, squares that begin at one
+        elif "lr_in_momentum" in group:  # RMSprop of TensorFlow: eps below the root, squares that begin at one
             square = square if len(mean.nonzero()) else torch.ones_like(mean)
             square = square + (1 - group["alpha"]) * (gradient**2 - square)
             mean = group["momentum"] * mean + gradient / (square + group["eps"]).sqrt()
+        elif "alpha" in group:
+            square = group["alpha"] * square + (1 - group["alpha"]) * gradient**2
+            mean = group["momentum"] * mean + gradient / (square.sqrt() + group["eps"])
         else:
             mean = group["momentum"] * mean + (1 - group.get("dampening", 0)) * gradient
     if "exp_inf" in read:
