@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environments import HERE, environment, pins
 from torch import Tensor, nn
 
 from lightning_sparse.network import SparseNetwork
 
+HERE = Path(__file__).parent
 STEPS, EVERY, LR = 16, 4, 1e-3
 # Arguments without a default; optimizers that are told which weights are matrices; those that need second derivatives.
 EXPECTED = {"num_iterations": 100, "total_steps": 100, "num_data": 128}
@@ -243,12 +243,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Measure, in an environment that has the packages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packages", nargs="*", choices=[[], *ALL], help=f"of {', '.join(ALL)}; default: all")
+    parser.add_argument("packages", nargs="*", choices=[*ALL, []], help=f"of {', '.join(ALL)}; default: all")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the table")
     parser.add_argument("--environments", type=Path, default=HERE / "environments", help="folder to install into")
     parser.add_argument("--here", action="store_true", help="measure in this environment, which has the packages")
     arguments = parser.parse_args()
     if not arguments.here:
+        from environments import environment, pins
+
         python = environment("optimizers", pins(Path(__file__)), arguments.environments.resolve())
         search = os.pathsep.join((str(HERE.parent), str(HERE)))
         command = [str(python), __file__, *arguments.packages, "--here", "--results", str(arguments.results)]
