@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse import SparseMomentumCallback
+from lightning_sparse._compat import MisconfigurationException
 
 
 def test_one_callback_serves_several_modules_as_well_as_new_callbacks() -> None:
@@ -245,7 +246,7 @@ def test_a_compiled_submodule_keeps_the_names_of_its_layers() -> None:
 
 
 def test_two_sparse_callbacks_in_one_trainer_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="Found more than one stateful callback of type"):
+    with pytest.raises(MisconfigurationException, match="Expected one SparseMomentumCallback"):
         fit(SparseMomentumCallback(density=0.3), SparseMomentumCallback(density=0.5))
 
 
