@@ -216,18 +216,26 @@ class ClassSpecializationCallback(ForwardPassCallback):
             self.measure(trainer, pl_module)
 
     def _measure_in_fit(self, trainer: Trainer, pl_module: LightningModule, epochs: int) -> None:
-        tensors = [tensor for tensor in chain(pl_module.parameters(), pl_module.buffers()) if not is_lazy(tensor)]
-        weights, before = checksum(tensors), self._weights
-        if epochs in self.history and all(run_on_all_ranks(trainer, lambda: weights == before)):
-            return  # the last epoch was measured when it ended, and nothing has changed weights since
-        self._weights, self.result = weights, None
+        before, self.result = self.result, None
         try:
+            if not self._is_new(trainer, pl_module, epochs):
+                self.result = before
+                return
             self.measure(trainer, pl_module)
         except Exception as error:  # training is worth more than its measurement
             if trainer.is_global_zero:
                 warn_of_failed_measurement(error, epochs)
         if self.result is not None:
             self.history[epochs] = without_proportions(self.result)
+
+    def _is_new(self, trainer: Trainer, pl_module: LightningModule, epochs: int) -> bool:
+        """Tell whether weights have changed since the last epoch was measured when it ended, if it was."""
+        tensors = [tensor for tensor in chain(pl_module.parameters(), pl_module.buffers()) if not is_lazy(tensor)]
+        weights, before = checksum(tensors), self._weights
+        if epochs in self.history and all(run_on_all_ranks(trainer, lambda: weights == before)):
+            return False
+        self._weights = weights
+        return True
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> Result:
         """Measure now, log the result and return it; to be called in all processes.

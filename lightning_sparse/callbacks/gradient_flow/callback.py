@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from lightning_sparse._compat import Callback, ConfigurationError, LightningModule, Trainer, callbacks_of
+from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.analysis.gradient_flow import check_orders
+from lightning_sparse.callbacks.gradient_flow.checks import check_choices, check_name, warn_of_nothing
 from lightning_sparse.callbacks.gradient_flow.figures import send_figures
 from lightning_sparse.callbacks.gradient_flow.fixed_batch_measurement import FixedBatchMeasurement
 from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedWeights
-from lightning_sparse.callbacks.gradient_flow.measurement import GradientMeasurement
+from lightning_sparse.callbacks.gradient_flow.measurement import OPTIONAL_STATE, GradientMeasurement
 from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
 from lightning_sparse.callbacks.gradient_flow.records import (
     ROOT,
@@ -30,7 +31,6 @@ from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
-from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.representation import ShowsOptions
 
 # Fetch from the device at the latest after this many measurements.
@@ -46,15 +46,16 @@ class GradientFlowCallback(ShowsOptions, Callback):
     own: ``gradient_flow/optimizer_0/...``. The callback doesn't change the run, bit for bit. Norms are computed in 32
     bits, or in 64 where gradients are.
 
-    Layers are the trained weights of linear and convolutional layers; biases and normalization don't count. Masks are
-    found without being named: those of our callbacks, or of ``torch.nn.utils.prune``; else the network is dense. The
-    gradients of weights that ``prune`` masks come masked from PyTorch, so that such networks have no ``l1`` and ``l2``
-    unless `batches` is given.
+    Layers are the weights that a sparse callback of the same Trainer masks, or else the trained weights of linear and
+    convolutional layers; biases and normalization don't count. Masks are found without being named: those of our
+    callbacks, or of ``torch.nn.utils.prune``; else the network is dense. The gradients of weights that ``prune`` masks
+    come masked from PyTorch, so that such networks have no ``l1`` and ``l2`` unless `batches` is given.
 
     By default gradients are those of the training batches, after gradients of accumulated batches and all processes
     were summed and unscaled, before they are clipped. In manual optimization they are the gradients that the optimizer
     gets, after clipping if the module clips before it steps. Norms stay on the device until they are logged. A step
-    without any gradient is not measured.
+    without any gradient is not measured. An epoch that ends before its last batch is measured at the last step that it
+    had; if its gradients were clipped or cleared by then, a warning says so. A measurement that fails is a warning.
 
     The history is in memory and in checkpoints: with the paper's two norms, 40 bytes for each layer and measurement.
 
@@ -67,8 +68,8 @@ class GradientFlowCallback(ShowsOptions, Callback):
         orders: Orders of the norms, each in [1, inf]. The paper's are 1 and 2.
         masks: "auto"; "zeros", for which a weight is inactive if it is exactly zero; "dense", which ignores all masks.
         normalize: "active" divides each layer's norm by the number of its active weights; the paper doesn't.
-        include: Globs on layer, parameter or type names of weights to measure instead of all linear and convolutional
-            layers; "default" among them stands for those.
+        include: Globs on layer, parameter or type names of weights to measure instead of what is masked, or of all
+            linear and convolutional layers; "default" among them stands for those.
         exclude: Globs of weights to leave out.
         batches: Fixed batches to measure on instead, after the step: a number, drawn from the training data (if the
             loader is a `DataLoader` over a data set with indices, or ours), or the batches. Gradients are then those of
@@ -118,7 +119,7 @@ class GradientFlowCallback(ShowsOptions, Callback):
         self._schedule = MeasurementSchedule(every_n_steps, every_n_epochs, spread_over_epochs)
         self._orders = tuple(orders)
         check_orders(self._orders)
-        _check_choices(masks, normalize)
+        check_choices(masks, normalize)
         self._masks, self._normalize = masks, normalize
         self._thresholds = FlagThresholds(vanishing, exploding)
         self._include, self._exclude = include, exclude
@@ -181,18 +182,8 @@ class GradientFlowCallback(ShowsOptions, Callback):
             if self._pictures:
                 import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
             check_strategy(trainer)
-            self._check_name(trainer)
+            check_name(trainer, self, GradientFlowCallback)
             self._reset()
-
-    def _check_name(self, trainer: Trainer) -> None:
-        callbacks = callbacks_of(trainer)
-        others = [other for other in callbacks if isinstance(other, GradientFlowCallback) and other is not self]
-        if any(other._name == self._name for other in others):
-            raise ConfigurationError(
-                expected="another name of each GradientFlowCallback in a Trainer, which distinguishes its metrics",
-                got=f"{self._name!r} of two",
-                cure="GradientFlowCallback(name='fixed_batches'), for instance",
-            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers, plan the epochs, draw the batches.
@@ -203,6 +194,14 @@ class GradientFlowCallback(ShowsOptions, Callback):
         """
         self._log_every = getattr(trainer, "log_every_n_steps", 1)  # an attribute that Lightning doesn't declare
         self._measurement.start(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let go of gradients that were cleared after the batch before."""
+        self._measurement.before_batch()
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Let go of gradients that are about to be cleared."""
+        self._measurement.before_zero_grad()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Measure the gradients that an optimizer is about to use, if it is time."""
@@ -219,13 +218,21 @@ class GradientFlowCallback(ShowsOptions, Callback):
         ):  # a measurement of an epoch may be replaced until the epoch's end
             self._log(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure gradients that the validation makes impossible to measure, should it end the epoch."""
+        if self._is_fitting and not trainer.sanity_checking:
+            self._measurement.before_validation(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the measurements of the epoch."""
+        """Measure an epoch that ended early, and log the measurements of the epoch."""
+        self._measurement.end_epoch(trainer, pl_module)
         self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the measurements since the last epoch, and draw."""
+        """Log the measurements since the last epoch, and draw; warn if there was never anything to measure."""
         self._log(trainer)
+        if not self._measurement.trained_weights(trainer, pl_module):
+            warn_of_nothing(trainer, self._measurement)
         if self._pictures and self.history:
             send_figures(trainer, self.history, self._root)
 
@@ -254,7 +261,8 @@ class GradientFlowCallback(ShowsOptions, Callback):
         """
         if not self._is_fitting:
             return
-        verify_checksum(state_dict, {"measurements", "steps", "probed", "logged"}, "a run with this callback")
+        entries = {"measurements", "steps", "probed", "logged"} | OPTIONAL_STATE & set(state_dict)
+        verify_checksum(state_dict, entries, "a run with this callback")
         self._measurement.load_state_dict(state_dict)
         by_steps = self._schedule.every_n_steps is not None  # then all was logged when it was saved
         self._logged = len(self._measurement.history.fetched) if by_steps else state_dict["logged"]
@@ -269,14 +277,3 @@ class GradientFlowCallback(ShowsOptions, Callback):
             with suppress(Exception):  # of a device or logger that failed: it must not hide the first one
                 self._log(trainer)
         self._measurement.release()
-
-
-def _check_choices(masks: str, normalize: str | None) -> None:
-    if masks not in ("auto", "zeros", "dense"):
-        raise InvalidValueError(
-            expected="masks as 'auto', 'zeros' or 'dense'", got=repr(masks), cure="'auto' finds them"
-        )
-    if normalize not in (None, "active"):
-        raise InvalidValueError(
-            expected="normalize as None or 'active'", got=repr(normalize), cure="None is the paper's"
-        )

@@ -8,14 +8,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import active_counts, layer_norms
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.dtensor import to_local, whole_norms
+from lightning_sparse.selection.obstacles import FROZEN
 from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.selection.weight import Weight
-from lightning_sparse.selection.weights import find_trained
+from lightning_sparse.selection.weights import find_trained, weights_by_reason
 from lightning_sparse.validation.errors import InvalidValueError
 
 MaskSource = Literal["auto", "zeros", "dense"]
@@ -70,8 +72,11 @@ def network_of(trainer: Trainer, model: nn.Module) -> SparseNetwork | None:
 class TrainedWeights:
     """The weights of a model to measure; searched for again only when parameters are replaced, frozen or unfrozen.
 
+    Without patterns they are the weights that a sparse network masks and those that PyTorch prunes; without a sparse
+    network all of the linear and convolutional layers.
+
     Args:
-        include: Patterns of weights to measure instead of the linear and convolutional layers.
+        include: Patterns of weights to measure instead.
         exclude: Patterns of weights to leave out.
     """
 
@@ -79,29 +84,44 @@ class TrainedWeights:
         self._include, self._exclude = include, exclude
         # By trained parameters, since modules with several optimizers freeze some of them in turn. The weights keep
         # their parameters alive, so that no other one can have their ids.
-        self._cache: dict[tuple[tuple[int, bool], ...], list[TrainedWeight]] = {}
+        self._cache: dict[tuple[object, ...], list[TrainedWeight]] = {}
 
-    def find(self, model: nn.Module) -> list[TrainedWeight]:
-        """Return the weights that are trained now."""
+    def find(self, model: nn.Module, network: SparseNetwork | None = None) -> list[TrainedWeight]:
+        """Return the weights that are trained now.
+
+        Args:
+            model: Model to measure.
+            network: Sparse network of the model, if there is one.
+        """
+        chosen = self._include is not None or self._exclude is not None
+        masked = None if network is None or chosen else frozenset(network.layer_densities)
         parameters = tuple((id(parameter), parameter.requires_grad) for parameter in model.parameters())
-        if parameters not in self._cache:
+        if (masked, parameters) not in self._cache:
             if len(self._cache) >= _CACHE_SIZE:
                 self._cache.clear()
-            self._cache[parameters] = [
+            self._cache[masked, parameters] = [
                 TrainedWeight(
                     weight.name, weight.module, weight.parameter, to_local(weight.parameter) is not weight.parameter
                 )
-                for weight in find_trained(model, self._include, self._exclude).values()
+                for weight in self._search(model, masked)
             ]
-        return self._cache[parameters]
+        return self._cache[masked, parameters]
 
-    def check(self, model: nn.Module) -> None:
-        """Raise if there is nothing to measure.
+    def _search(self, model: nn.Module, masked: frozenset[str] | None) -> list[Weight]:
+        if masked is None:
+            return list(find_trained(model, self._include, self._exclude).values())
+        every = find_trained(model, "*").values()
+        return [weight for weight in every if weight.name in masked or _pruned(weight)[1] is not None]
+
+    def check(self, model: nn.Module, network: SparseNetwork | None = None) -> None:
+        """Raise if there is nothing to measure, now or when frozen layers are trained.
 
         Raises:
-            ValueError: If the patterns match no trained layer.
+            ValueError: If the patterns match no layer that can be trained.
         """
-        if not self.find(model):
+        if any(map(is_lazy, model.parameters())) or self.find(model, network):  # lazy ones may be among them
+            return
+        if not weights_by_reason(model, self._include, self._exclude, FROZEN):
             names = name_list(list(find_trained(model, "*")))
             raise InvalidValueError(
                 expected="a trained layer to measure the gradient of",

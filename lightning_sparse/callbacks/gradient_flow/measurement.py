@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,14 +11,18 @@ from torch.optim import Optimizer
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.gradient_flow.history_state import history_state, restored_history
-from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedWeights
+from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedWeight, TrainedWeights, network_of
 from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
 from lightning_sparse.callbacks.gradient_flow.records import MeasurementHistory
 from lightning_sparse.callbacks.gradient_flow.steps import OptimizerHooks, Source, StepCounter, optimizer_index
+from lightning_sparse.callbacks.probing.failures import warn_of_failure
+
+# Entries of the state that checkpoints of earlier versions don't have.
+OPTIONAL_STATE = {"latest_epoch", "unsettled"}
 
 
 class GradientMeasurement(ABC):
-    """Measure gradients of a run when a schedule says so.
+    """Measure gradients of a run when a schedule says so. A measurement that fails is a warning.
 
     Args:
         schedule: Steps or epochs to measure at.
@@ -51,13 +55,29 @@ class GradientMeasurement(ABC):
     def after_batch(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure after a training batch, where that is the time to."""
 
+    @abstractmethod
+    def before_batch(self) -> None:
+        """Let go of gradients that were cleared after the batch before."""
+
+    @abstractmethod
+    def before_zero_grad(self) -> None:
+        """Let go of gradients that are about to be cleared."""
+
+    @abstractmethod
+    def before_validation(self, trainer: Trainer, module: LightningModule) -> None:
+        """Measure what a validation within an epoch makes impossible to measure later."""
+
+    @abstractmethod
+    def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
+        """Measure at the end of an epoch that is to be measured and was not, as nobody knew that it would end there."""
+
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the weights, plan the epochs, and follow optimizers that the module steps itself.
 
         Raises:
             ValueError: If there is nothing to measure, or the epochs of the run can't be known.
         """
-        self._weights.check(module)
+        self._weights.check(module, network_of(trainer, module))
         self._schedule.plan(trainer)
         self.steps = self.steps.resumed(may_skip=getattr(trainer.precision_plugin, "scaler", None) is not None)
         if not module.automatic_optimization:  # the module may step optimizers behind the Trainer's back
@@ -67,6 +87,24 @@ class GradientMeasurement(ABC):
             )
             for optimizer in trainer.optimizers:
                 self._hooks.attach(optimizer)
+
+    def trained_weights(self, trainer: Trainer, module: LightningModule) -> list[TrainedWeight]:
+        """Return the weights that would be measured now."""
+        return self._weights.find(module, network_of(trainer, module))
+
+    def _attempt(self, trainer: Trainer, measure: Callable[..., None], *args: Any) -> None:
+        """Measure; warn of a failure, of each kind once."""
+        try:
+            measure(*args)
+        except Exception as error:  # training is worth more than its measurement
+            expected = f"to measure gradients in epoch {trainer.current_epoch}"
+            cure = "that of this error, or leave GradientFlowCallback out"
+            warn_of_failure(trainer, f"gradients: {type(error).__name__}", expected, error, cure)
+
+    def _epoch_is_due(self, trainer: Trainer) -> bool:
+        """Tell whether the present epoch is to be measured at its last step."""
+        boundaries = self._schedule.boundaries
+        return boundaries.counts_epochs and boundaries.is_due(trainer.current_epoch + 1)
 
     def release(self) -> None:
         """Let go of the optimizers; the history stays."""
@@ -87,6 +125,11 @@ class GradientMeasurement(ABC):
         Raises:
             ValueError: If the state is of other orders.
         """
-        self.history = restored_history(state["measurements"], 2 * len(self._orders) + 1)
+        self.history = restored_history(state["measurements"], self._rows)
         self.steps.counts = {int(index): count for index, count in state["steps"].items()}
         self.measured_at = state["probed"]
+
+    @property
+    def _rows(self) -> int:
+        """Number of rows of each table of norms."""
+        return 2 * len(self._orders) + 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import norm_name
-from lightning_sparse.callbacks.probing.logging import under_old_names
+from lightning_sparse.callbacks.probing.logging import log_at, under_old_names
 from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.validation.numbers import check_real
 from lightning_sparse.validation.representation import ShowsFields
@@ -182,15 +182,9 @@ def log_records(
     trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str, old_names: bool = False
 ) -> None:
     """Send metrics to the loggers, at the steps they are from, and the latest ones to the Trainer's metrics."""
-    if trainer.barebones:
-        return
     for record in records:
         metrics = record.metrics(per_layer=per_layer, root=root)
-        metrics = under_old_names(metrics) if old_names else metrics
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics={**metrics, "epoch": record.epoch}, step=record.step)
+        log_at(trainer, under_old_names(metrics) if old_names else metrics, record.epoch, record.step)
 
 
 def warn_of_flags(trainer: Trainer, records: Sequence[GradientFlowRecord], warned: set[tuple[str, str]]) -> None:

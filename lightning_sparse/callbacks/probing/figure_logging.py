@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from posixpath import join
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from lightning_sparse._compat import Trainer, is_a
+from lightning_sparse.callbacks.probing.failures import warn_of_failure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Failures that were warned of already, by Trainer.
-_WARNED: WeakKeyDictionary[Trainer, set[str]] = WeakKeyDictionary()
 
 
 def send_figure(trainer: Trainer, name: str, figure: Figure | Callable[[], Figure]) -> list[str]:
@@ -45,7 +41,9 @@ def send_figure(trainer: Trainer, name: str, figure: Figure | Callable[[], Figur
     try:
         drawn = figure() if callable(figure) else figure
     except Exception as error:
-        _warn_once(trainer, name, f"a figure {name!r}", error, "call the function that draws it to see the traceback")
+        warn_of_failure(
+            trainer, name, f"a figure {name!r}", error, "call the function that draws it to see the traceback"
+        )
         return []
     places, folders = [], [] if loggers else [str(trainer.default_root_dir)]
     for logger in loggers:
@@ -68,7 +66,7 @@ def _send_to(trainer: Trainer, logger: Any, name: str, figure: Figure) -> bool:
     except Exception as error:
         kind = type(logger).__name__
         cure = "check the logger's connection and settings; the figure is in a file"
-        _warn_once(trainer, kind, f"{kind} to take the figure {name!r}", error, cure)
+        warn_of_failure(trainer, kind, f"{kind} to take the figure {name!r}", error, cure)
         return False
 
 
@@ -109,17 +107,6 @@ def _save(trainer: Trainer, folder: str, name: str, figure: Figure) -> list[str]
         with files.open(inner, "wb") as file:
             figure.savefig(file, format="png")
     except Exception as error:
-        _warn_once(trainer, folder, f"to write {path}", error, "free some space, or set another folder for logs")
+        warn_of_failure(trainer, folder, f"to write {path}", error, "free some space, or set another folder for logs")
         return []
     return [path]
-
-
-def _warn_once(trainer: Trainer, subject: str, expected: str, error: Exception, cure: str) -> None:
-    """Warn of a failure, unless this Trainer was warned of one of the same subject."""
-    if subject not in (warned := _WARNED.setdefault(trainer, set())):
-        warned.add(subject)
-        warnings.warn(
-            f"Expected {expected}; got {type(error).__name__}: {error}. Training continues; this warning comes once. "
-            f"Cure: {cure}.",
-            stacklevel=2,
-        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 
 from lightning_sparse._compat import Trainer
+from lightning_sparse.callbacks.probing.failures import warn_of_failure
 
 # Beginnings of names, new and old. The old ones made a value a folder at the same time (`sparsity/density` and
 # `sparsity/density/<layer>`), which loggers with nested stores can't keep.
@@ -45,10 +47,24 @@ def warn_of_old_names(wanted: bool) -> bool:
 
 def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
     """Send metrics to the Trainer's loggers, regardless of its logging interval, and to its callback metrics."""
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
+    log_at(trainer, metrics, trainer.current_epoch, step)
+
+
+def log_at(trainer: Trainer, metrics: Mapping[str, float], epoch: int, step: int) -> None:
+    """Send metrics of an epoch and step to the Trainer's loggers, and to its callback metrics.
+
+    A logger that fails to take them, because of their names for instance, is warned of once; the others get them.
+    """
     if trainer.barebones:
         return
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-    if trainer.is_global_zero:
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics={**metrics, "epoch": trainer.current_epoch}, step=step)
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        try:
+            logger.log_metrics(metrics={**metrics, "epoch": epoch}, step=step)
+        except Exception as error:
+            kind, first = type(logger).__name__, next(iter(metrics), "")
+            cure = "check the logger's settings and connection, or use another one for these metrics"
+            warn_of_failure(trainer, f"metrics to {kind}", f"{kind} to take metrics such as {first!r}", error, cure)

@@ -348,10 +348,11 @@ def test_data_that_a_module_holds_are_not_copied() -> None:
 def test_an_attribute_that_can_not_be_copied_is_named_with_a_cure() -> None:
     module = TinyModule()
     module.source = iter(ShufflingLoader())  # type: ignore[assignment]  # an attribute that is no module
-    with pytest.raises(
-        TypeError, match=r"module that can be copied.*got TinyModule: .*generator.*Cure: .*batches=None"
+    with pytest.warns(
+        UserWarning, match=r"module that can be copied.*got TinyModule: .*generator.*Cure: .*batches=None"
     ):
-        fit(GradientFlowCallback(every_n_steps=1, batches=[BATCH]), module=module)
+        run = fit(GradientFlowCallback(every_n_steps=1, batches=[BATCH]), module=module)
+    assert run.global_step > 0
 
 
 def test_layers_that_a_module_evaluates_are_evaluated_in_the_copy() -> None:
