@@ -8,9 +8,10 @@ from copy import copy, deepcopy
 from math import inf
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_sparse._compat import LightningDataModule, LightningModule, Trainer
+from lightning_sparse.callbacks.probing.drawn_samples import batch_size_of, drawn_samples, is_divided
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 # By split: stage to set up its data for, hook that returns its loader, attribute of a Trainer that holds the loader.
@@ -29,11 +30,12 @@ def evaluation_batches(
     """Provide the batches of this process, the same at each iteration; the run's loaders keep their positions.
 
     A data module or LightningModule with a method `plain_dataloader(split)` provides the batches, as those of this
-    package do: images that are not augmented, none of them in two processes. Otherwise a `DataLoader`'s data set is
-    iterated in order (in the order of the indices if the sampler is a `SubsetRandomSampler`), and each process takes
-    its share. Every process takes all of it if the run has `use_distributed_sampler=False` and no sampler that divides
-    it, since each process may then have data of its own. A subclass of `DataLoader` that changes batches as it iterates
-    changes these, too. Any other iterable is iterated as it is, in every process.
+    package do: images that are not augmented, none of them in two processes. Otherwise the samples that a
+    `DataLoader`'s sampler draws are iterated in order (in the batches of a batch sampler of the project's own, of which
+    no sample is repeated), and each process takes its share: what a sampler never draws is held out. Every process
+    takes all of it if the run has `use_distributed_sampler=False` and no sampler that divides it, since each process
+    may then have data of its own. A subclass of `DataLoader` that changes batches as it iterates changes these, too.
+    Any other iterable is iterated as it is, in every process.
 
     The data set is the run's own: its own state, such as random numbers, advances when it is read here, except by
     workers, which have copies.
@@ -112,10 +114,8 @@ def _is_nested(loaders: object) -> bool:
 
 
 def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
-    """Return a loader of this process's share of the same data set, each image once and in order."""
-    batch_size = loader.batch_size
-    if batch_size is None and loader.batch_sampler is not None:
-        batch_size = getattr(loader.batch_sampler, "batch_size", None) or 1
+    """Return a loader of this process's share of the samples that another one draws, each once and in order."""
+    batch_size = batch_size_of(loader)
     options: dict[str, Any] = {
         name: getattr(loader, name)
         for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
@@ -123,10 +123,12 @@ def _in_order(loader: DataLoader[Any], trainer: Trainer) -> DataLoader[Any]:
     options["multiprocessing_context"] = loader.multiprocessing_context
     if isinstance(loader.dataset, IterableDataset):  # the user divides it among processes, as in training
         return DataLoader(copy(loader.dataset), batch_size=batch_size, **options)
-    indices = sample_indices(loader)
-    if trainer._accelerator_connector.use_distributed_sampler or hasattr(_sampler(loader), "num_replicas"):
-        indices = indices[trainer.global_rank :: trainer.world_size]
-    return DataLoader(loader.dataset, batch_size=batch_size, sampler=indices, **options)
+    drawn = drawn_samples(loader)
+    divides = trainer._accelerator_connector.use_distributed_sampler or is_divided(loader)
+    own = slice(trainer.global_rank, None, trainer.world_size) if divides and not drawn.is_share else slice(None)
+    if drawn.batches is not None:
+        return DataLoader(loader.dataset, batch_sampler=drawn.batches[own], **options)
+    return DataLoader(loader.dataset, batch_size=batch_size, sampler=drawn.keys[own], **options)
 
 
 def _overrides_iteration(loader: DataLoader[Any]) -> bool:
@@ -158,20 +160,6 @@ def is_one_stream(batches: Iterable[Any]) -> bool:
     if not isinstance(batches, DataLoader) or not isinstance(batches.dataset, IterableDataset) or batches.num_workers:
         return False  # workers have a copy of the stream
     return iter(batches.dataset) is iter(batches.dataset)
-
-
-def sample_indices(loader: DataLoader[Any]) -> Any:
-    """Return the indices of the samples that a loader draws from, in order."""
-    sampler = _sampler(loader)
-    # Lightning wraps a project's own sampler, to divide its indices among processes.
-    sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
-    if isinstance(sampler, SubsetRandomSampler):  # by which a validation set may be held out
-        return sorted(sampler.indices)
-    return range(len(loader.dataset))  # type: ignore[arg-type]  # of a data set that is no iterable one
-
-
-def _sampler(loader: DataLoader[Any]) -> Any:
-    return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 class _CopiedAtEachIteration:

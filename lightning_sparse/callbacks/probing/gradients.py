@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_sparse._compat import LightningModule, Trainer, isolate_rng
-from lightning_sparse.callbacks.probing.evaluation_batches import sample_indices
+from lightning_sparse.callbacks.probing.drawn_samples import batch_size_of, drawn_samples
 from lightning_sparse.callbacks.probing.forward_pass import transfer_batch
 from lightning_sparse.callbacks.probing.isolation import not_compiled
 from lightning_sparse.callbacks.probing.module_copy import detached_copy
@@ -107,7 +107,7 @@ def draw_batches(loader: object, count: int, seed: int) -> list[Any]:
 
     Args:
         loader: `DataLoader` over a data set that can be indexed, or a loader with a method ``from_start``, as ours.
-            Samples that a `SubsetRandomSampler` leaves out are not drawn.
+            Samples that its sampler doesn't draw are not drawn here either.
         count: Number of batches.
         seed: Seed for choosing the batches, unless the loader has its own, and for random draws of the data set.
 
@@ -130,19 +130,21 @@ def _iterate(loader: object, seed: int) -> Iterator[Any]:
     if callable(from_start := getattr(loader, "from_start", None)):
         first: Iterator[Any] = iter(from_start())
         return first
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
+    is_indexed = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    if not isinstance(loader, DataLoader) or not is_indexed or batch_size_of(loader) is None:
         raise InvalidTypeError(
             expected="a DataLoader over a data set with indices to draw batches from",
             got=f"a {type(loader).__name__}",
             cure="pass the batches themselves, in a list",
         )
     generator = torch.Generator().manual_seed(seed)
-    sampler = SubsetRandomSampler(sample_indices(loader), generator)
-    return iter(
-        DataLoader(
-            loader.dataset, loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn, generator=generator
-        )
-    )
+    drawn = drawn_samples(loader)
+    options: dict[str, Any] = {"collate_fn": loader.collate_fn, "generator": generator}
+    if drawn.batches is not None:
+        order = torch.randperm(len(drawn.batches), generator=generator).tolist()
+        return iter(DataLoader(loader.dataset, batch_sampler=[drawn.batches[index] for index in order], **options))
+    sampler = SubsetRandomSampler(drawn.keys, generator)
+    return iter(DataLoader(loader.dataset, batch_size_of(loader), sampler=sampler, **options))
 
 
 def make_probe(
