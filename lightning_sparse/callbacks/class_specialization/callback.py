@@ -65,8 +65,8 @@ class ClassSpecializationCallback(ForwardPassCallback):
     Args:
         layers: Globs on module or type names, or module types; default: all convolutions.
         dataloader: "train", "val" or "test", or any iterable of batches. Default: the training set, not augmented where
-            the data module has a method `plain_dataloader(split)`, as this package's have; otherwise the data set of
-            the training loader in its order, with any augmentation that the data set applies.
+            the data module has a method `plain_dataloader(split)`, as this package's have; otherwise what the sampler
+            of the training loader draws, in the order of the data set, with any augmentation that this applies.
         num_classes: Number of classes; default: `num_classes` of the module's hyperparameters, the module or the data
             module, or else the largest label plus one, for which the data is iterated once more.
         when: "fit": at the end of training; "test": at the end of `trainer.test`; or "both".

@@ -79,7 +79,8 @@ class GradientFlowCallback(ShowsOptions, Callback):
         seed: Seed for drawing `batches` and for dropout while measuring.
         per_layer: Whether to log each layer's norms too.
         vanishing: Fraction of the highest level of all layers below which a layer is flagged; >= 0. A layer's level is
-            the root mean square of the gradient of its active weights (or the mean of the largest order).
+            the root mean square of the gradient of its active weights (or the mean of the largest order). Of a network
+            that starts at zero (a last layer, or scales of branches) none is flagged before these exceed 0.01.
         exploding: Level above which a layer is flagged; >= 0.
         pictures: Whether to send pictures to the loggers at the end of training (files beside the log for those that
             take none): the metrics, and the norm of each layer with its flags, over the run.

@@ -116,7 +116,8 @@ class FixedBatchMeasurement(GradientMeasurement):
         step: int,
     ) -> MeasuredNorms:
         # Weights that PyTorch prunes are effective weights in the copy, with a gradient that is not masked.
-        gradients = probe.gradients(trainer, module, [weight.name for weight in weights])
+        names = [weight.name for weight in weights]
+        gradients = probe.gradients(trainer, module, [*names, *self._zero_start.present])
         layers = with_masks(weights, network_of(trainer, module), self._masks)
         return MeasuredNorms(
             epoch=trainer.current_epoch,
@@ -124,7 +125,8 @@ class FixedBatchMeasurement(GradientMeasurement):
             optimizer=None,
             layers=tuple(layer.name for layer in layers),
             has_total=True,
-            table=measure_gradients(layers, gradients, self._orders),
+            table=measure_gradients(layers, gradients[: len(names)], self._orders),
+            is_starting=self._zero_start.holds_back(gradients[len(names) :]),
         )
 
     def release(self) -> None:

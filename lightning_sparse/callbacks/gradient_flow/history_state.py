@@ -12,7 +12,7 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 
 def history_state(history: MeasurementHistory) -> dict[str, Any]:
-    """Return plain values and two tensors, however many measurements there are."""
+    """Return plain values and at most three tensors, however many measurements there are."""
     history.fetch()
     measurements = history.fetched
     kinds = list(dict.fromkeys(map(_kind, measurements)))
@@ -20,7 +20,9 @@ def history_state(history: MeasurementHistory) -> dict[str, Any]:
         [norms.epoch, norms.step, -1 if norms.optimizer is None else norms.optimizer, kinds.index(_kind(norms))]
         for norms in measurements
     ]
+    starting = [bool(norms.is_starting) for norms in measurements]
     return {
+        **({"starting": torch.tensor(starting)} if any(starting) else {}),
         "kinds": [[list(layers), has_total] for layers, has_total in kinds],
         "places": torch.tensor(places, dtype=torch.int64).reshape(-1, 4),
         "values": torch.cat(
@@ -48,11 +50,14 @@ def restored_history(state: Mapping[str, Any], rows: int) -> MeasurementHistory:
             got=len(flat),
             cure="resume with the orders that the run began with, from an undamaged checkpoint",
         )
-    for (epoch, step, optimizer, kind), part in zip(places, torch.split(flat, sizes), strict=True):
+    starting = state["starting"].tolist() if "starting" in state else [False] * len(places)
+    for (epoch, step, optimizer, kind), part, is_starting in zip(
+        places, torch.split(flat, sizes), starting, strict=True
+    ):
         layers, has_total = state["kinds"][kind]
         place = (epoch, step, None if optimizer < 0 else optimizer)
         table = part.view(rows, len(layers)).clone()
-        measurements.append(MeasuredNorms(*place, tuple(layers), has_total, table))
+        measurements.append(MeasuredNorms(*place, tuple(layers), has_total, table, is_starting))
     return MeasurementHistory(measurements)
 
 

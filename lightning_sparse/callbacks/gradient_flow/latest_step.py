@@ -21,10 +21,19 @@ class LatestStep:
         step: Batches that ended with an optimizer step before this one.
         optimizer: Number of the optimizer; None if there is only one.
         weights: Weights to measure whose gradients are ready.
+        of_zeros: Gradients of the parameters that the network started at zero with.
     """
 
-    def __init__(self, epoch: int, step: int, optimizer: int | None, weights: Sequence[TrainedWeight]) -> None:
-        self.epoch, self.step, self.optimizer, self.weights = epoch, step, optimizer, weights
+    def __init__(
+        self,
+        epoch: int,
+        step: int,
+        optimizer: int | None,
+        weights: Sequence[TrainedWeight],
+        of_zeros: Sequence[Tensor | None],
+    ) -> None:
+        self.epoch, self.step, self.optimizer = epoch, step, optimizer
+        self.weights, self.of_zeros = weights, of_zeros
         self._gradients = [weight.parameter.grad for weight in weights]
         self._versions = [None if gradient is None else gradient._version for gradient in self._gradients]
 

@@ -15,10 +15,11 @@ from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedW
 from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
 from lightning_sparse.callbacks.gradient_flow.records import MeasurementHistory
 from lightning_sparse.callbacks.gradient_flow.steps import OptimizerHooks, Source, StepCounter, optimizer_index
+from lightning_sparse.callbacks.gradient_flow.zero_start import ZeroStart
 from lightning_sparse.callbacks.probing.failures import warn_of_failure
 
 # Entries of the state that checkpoints of earlier versions don't have.
-OPTIONAL_STATE = {"latest_epoch", "unsettled"}
+OPTIONAL_STATE = {"latest_epoch", "unsettled", "zero_start"}
 
 
 class GradientMeasurement(ABC):
@@ -43,6 +44,7 @@ class GradientMeasurement(ABC):
         self.history = MeasurementHistory()
         self.steps = StepCounter()
         self.measured_at = 0
+        self._zero_start = ZeroStart()
         self._hooks: OptimizerHooks | None = None
 
     @abstractmethod
@@ -79,6 +81,7 @@ class GradientMeasurement(ABC):
         """
         self._weights.check(module, network_of(trainer, module))
         self._schedule.plan(trainer)
+        self._attempt(trainer, partial(self._zero_start.begin, module, is_new=not self.steps.counts))
         self.steps = self.steps.resumed(may_skip=getattr(trainer.precision_plugin, "scaler", None) is not None)
         if not module.automatic_optimization:  # the module may step optimizers behind the Trainer's back
             self._hooks = OptimizerHooks(
@@ -111,13 +114,15 @@ class GradientMeasurement(ABC):
         if self._hooks is not None:
             self._hooks.remove()
         self._hooks = None
+        self._zero_start.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the measurements and the numbers of steps; empty before the first step."""
         if not self.steps.counts and not self.history.fetched:
             return {}
         steps = {str(index): count for index, count in self.steps.counts.items()}
-        return {"measurements": history_state(self.history), "steps": steps, "probed": self.measured_at}
+        state = {"measurements": history_state(self.history), "steps": steps, "probed": self.measured_at}
+        return {**state, "zero_start": list(self._zero_start.names)} if self._zero_start.names else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from what `state_dict` returned.
@@ -128,6 +133,7 @@ class GradientMeasurement(ABC):
         self.history = restored_history(state["measurements"], self._rows)
         self.steps.counts = {int(index): count for index, count in state["steps"].items()}
         self.measured_at = state["probed"]
+        self._zero_start = ZeroStart(state.get("zero_start", ()))
 
     @property
     def _rows(self) -> int:

@@ -77,11 +77,16 @@ class FlagThresholds:
         for name in ("vanishing", "exploding"):
             check_real(getattr(self, name), 0, expected=f"{name} >= 0", cure="leave it out for the default")
 
-    def flags(self, levels: Mapping[str, float]) -> dict[str, str]:
-        """Return the flags of the layers that have one."""
+    def flags(self, levels: Mapping[str, float], *, is_starting: bool = False) -> dict[str, str]:
+        """Return the flags of the layers that have one.
+
+        Args:
+            levels: Level of each layer.
+            is_starting: Whether the network started at zero and is near it yet: then no gradient has vanished.
+        """
         highest = max((level for level in levels.values() if isfinite(level)), default=0.0)
         flags = {layer: self._flag(level, highest) for layer, level in levels.items()}
-        return {layer: flag for layer, flag in flags.items() if flag}
+        return {layer: flag for layer, flag in flags.items() if flag and not (is_starting and flag == "vanishing")}
 
     def _flag(self, level: float, highest: float) -> str:
         if not isfinite(level):
@@ -102,6 +107,7 @@ class MeasuredNorms:
         layers: Names of the weights, one per column.
         has_total: Whether the unmasked gradients are known.
         table: Norms and numbers of active weights as `measure_gradients` returns them.
+        is_starting: Whether the network started at zero and was near it, possibly on the device; None: it did not.
     """
 
     epoch: int
@@ -110,6 +116,7 @@ class MeasuredNorms:
     layers: tuple[str, ...]
     has_total: bool
     table: Tensor
+    is_starting: Tensor | bool | None = None
 
     def record(self, orders: Sequence[float], normalize: str | None, thresholds: FlagThresholds) -> GradientFlowRecord:
         """Return the norms as plain numbers; the table must be on the CPU."""
@@ -126,7 +133,9 @@ class MeasuredNorms:
         }
         p = max(orders)
         levels = masked[orders.index(p)] / active.clamp(min=1) ** (0.0 if p == inf else 1 / p)
-        flags = thresholds.flags(dict(zip(self.layers, levels.tolist(), strict=True)))
+        flags = thresholds.flags(
+            dict(zip(self.layers, levels.tolist(), strict=True)), is_starting=bool(self.is_starting)
+        )
         place = (self.epoch, self.step, self.optimizer)
         return GradientFlowRecord(*place, effective, total if self.has_total else {}, layers, flags)
 
@@ -170,7 +179,10 @@ class MeasurementHistory:
             parts = torch.split(flat, [new[index].table.numel() for index in indices])
             # Copies, since a part would keep all of them alive.
             tables |= {i: part.view(new[i].table.shape).clone() for i, part in zip(indices, parts, strict=True)}
-        self.fetched += [replace(norms, table=tables[index]) for index, norms in enumerate(new)]
+        self.fetched += [
+            replace(norms, table=tables[index], is_starting=norms.is_starting is not None and bool(norms.is_starting))
+            for index, norms in enumerate(new)
+        ]
 
 
 def root_of(optimizer: int | None, root: str = ROOT) -> str:

@@ -155,6 +155,7 @@ class StepMeasurement(GradientMeasurement):
             step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # by which Lightning's own metrics are logged
             optimizer=index if len(trainer.optimizers) > 1 else None,
             weights=weights,
+            of_zeros=self._zero_start.gradients(),
         )
 
     def _settle(self, trainer: Trainer, module: LightningModule) -> None:
@@ -177,6 +178,7 @@ class StepMeasurement(GradientMeasurement):
             layers=tuple(layer.name for layer in layers),
             has_total=not any(layer.is_masked_by_autograd for layer in layers),
             table=measure_gradients(layers, gradients, self._orders),
+            is_starting=self._zero_start.holds_back(step.of_zeros),
         )
 
     def release(self) -> None:
