@@ -1,0 +1,99 @@
+"""A plugin of pytest: puts a callback into every Trainer, and writes what each test came to as soon as it ends.
+
+`COMPAT_CALLBACK` is "none", "sparse" or "flow"; `COMPAT_RECORD` is the file of results, a JSON object per line. Tests
+that it has already are left out, so that a run continues where an earlier one ended. The lines also say how often the
+test called `Trainer.fit`. `COMPAT_TESTS` is a file with the only tests to run.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.connectors.callback_connector import _CallbackConnector
+
+RECORD = Path(os.environ["COMPAT_RECORD"])
+KIND = os.environ["COMPAT_CALLBACK"]
+_fits = 0
+
+
+def _callbacks() -> list[Callback]:
+    from lightning_sparse import GradientFlowCallback, SparseMomentumCallback
+
+    if KIND == "sparse":
+        return [SparseMomentumCallback(density=0.5, schedule="constant")]
+    return [GradientFlowCallback(every_n_epochs=1)] if KIND == "flow" else []
+
+
+def _write(**line: Any) -> None:
+    with RECORD.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def pytest_configure() -> None:
+    configure, fit = _CallbackConnector.on_trainer_init, Trainer.fit
+
+    def configured_with_ours(self: _CallbackConnector, callbacks: Any, *args: Any, **options: Any) -> None:
+        ours, given = _callbacks(), callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+        if ours and not {type(callback) for callback in ours} & {type(callback) for callback in given}:
+            callbacks = [*given, *ours]
+        configure(self, callbacks, *args, **options)
+
+    @functools.wraps(fit)  # the command line reads its signature
+    def counted_fit(self: Trainer, *args: Any, **options: Any) -> None:
+        global _fits
+        _fits += 1
+        return fit(self, *args, **options)
+
+    Trainer.fit = counted_fit  # type: ignore[method-assign]
+    _CallbackConnector.on_trainer_init = configured_with_ours  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lines = [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
+    done = {line["test"] for line in lines}
+    wanted = os.environ.get("COMPAT_TESTS")
+    only = set(Path(wanted).read_text().splitlines()) if wanted else None
+    kept = [item for item in items if item.nodeid not in done and (only is None or item.nodeid in only)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = sorted(kept, key=_starts_processes)
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    """Tell whether a test seems to start processes, which takes long: such tests are run last."""
+    text = item.nodeid + inspect.getsource(item.function) if isinstance(item, pytest.Function) else ""
+    return any(word in text for word in ("spawn", "fork", "num_processes", "devices=2"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    global _fits
+    _fits = 0
+    item.stash[REPORTS] = []
+    RECORD.with_suffix(".running").write_text(item.nodeid)
+    result = yield
+    reports: list[pytest.TestReport] = item.stash[REPORTS]
+    failed = [report for report in reports if report.failed]
+    outcome = "failed" if failed else "skipped" if any(report.skipped for report in reports) else "passed"
+    crash = getattr(failed[0].longrepr, "reprcrash", None) if failed else None
+    why = (crash.message if crash else str(failed[0].longrepr))[-600:] if failed else ""
+    _write(test=item.nodeid, outcome=outcome, fits=_fits, why=why, seconds=sum(report.duration for report in reports))
+    return result
+
+
+REPORTS = pytest.StashKey[list[pytest.TestReport]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    item.stash[REPORTS].append(report)
+    return report
