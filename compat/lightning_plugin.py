@@ -2,7 +2,8 @@
 
 `COMPAT_CALLBACK` is "none", "sparse" or "flow"; `COMPAT_RECORD` is the file of results, a JSON object per line. Tests
 that it has already are left out, so that a run continues where an earlier one ended. The lines also say how often the
-test called `Trainer.fit`. `COMPAT_TESTS` is a file with the only tests to run.
+test called `Trainer.fit`. `COMPAT_TESTS` is a file with the only tests to run; `COMPAT_PROCESSES=0` leaves out those
+that train in processes of their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,8 @@ def pytest_configure() -> None:
         _fits += 1
         return fit(self, *args, **options)
 
+    # As in Lightning's own CI; where both are there, the one that is imported last logs for both, and tests read logs.
+    sys.modules["pytorch_lightning"] = None  # type: ignore[assignment]
     Trainer.fit = counted_fit  # type: ignore[method-assign]
     _CallbackConnector.on_trainer_init = configured_with_ours  # type: ignore[method-assign]
 
@@ -63,14 +67,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = os.environ.get("COMPAT_TESTS")
     only = set(Path(wanted).read_text().splitlines()) if wanted else None
     kept = [item for item in items if item.nodeid not in done and (only is None or item.nodeid in only)]
+    if os.environ.get("COMPAT_PROCESSES") == "0":
+        kept = [item for item in kept if not _starts_processes(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = sorted(kept, key=_starts_processes)
 
 
 def _starts_processes(item: pytest.Item) -> bool:
-    """Tell whether a test seems to start processes, which takes long: such tests are run last."""
-    text = item.nodeid + inspect.getsource(item.function) if isinstance(item, pytest.Function) else ""
-    return any(word in text for word in ("spawn", "fork", "num_processes", "devices=2"))
+    """Tell whether a test seems to train in processes of its own, which takes long: such tests are run last."""
+    if not isinstance(item, pytest.Function):
+        return False
+    source = inspect.getsource(item.function)
+    starts = any(word in item.nodeid + source for word in ("spawn", "fork", "num_processes", "devices=2"))
+    return starts and any(word in source for word in (".fit(", ".validate(", ".test(", ".predict(", "launch"))
 
 
 @pytest.hookimpl(wrapper=True)

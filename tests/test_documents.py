@@ -44,6 +44,7 @@ DOCUMENTS = [
     *(TESTS.parent / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
     *sorted((TESTS.parent / "docs").glob("*.md")),
     TESTS.parent / "notebooks" / "README.md",
+    TESTS.parent / "compat" / "README.md",
 ]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[\w-]+)?\)")
 

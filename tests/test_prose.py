@@ -15,6 +15,7 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "notebooks" / "README.md",
+    ROOT / "compat" / "README.md",
 ]
 MODULES = sorted(path for room in ("lightning_sparse", "benchmarks") for path in (ROOT / room).rglob("*.py"))
 
