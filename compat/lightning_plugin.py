@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def _callbacks() -> list[Callback]:
     if KIND == "sparse":
         return [SparseMomentumCallback(density=0.5, schedule="constant")]
     return [GradientFlowCallback(every_n_epochs=1)] if KIND == "flow" else []
+
+
+class _Hide(MetaPathFinder):
+    """Hides the second Lightning: where both are imported, the later one logs for both, and tests read the logs."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pytorch_lightning":
+            raise ModuleNotFoundError(f"{fullname} is hidden from Lightning's own tests", name=fullname)
 
 
 def _write(**line: Any) -> None:
@@ -54,8 +63,7 @@ def pytest_configure() -> None:
         _fits += 1
         return fit(self, *args, **options)
 
-    # As in Lightning's own CI; where both are there, the one that is imported last logs for both, and tests read logs.
-    sys.modules["pytorch_lightning"] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, _Hide())
     Trainer.fit = counted_fit  # type: ignore[method-assign]
     _CallbackConnector.on_trainer_init = configured_with_ours  # type: ignore[method-assign]
 
@@ -82,6 +90,14 @@ def _starts_processes(item: pytest.Item) -> bool:
     return starts and any(word in source for word in (".fit(", ".validate(", ".test(", ".predict(", "launch"))
 
 
+def _why(report: Any) -> str:
+    """Return the messages of an error and of those that led to it, the last one first."""
+    chain = getattr(report, "chain", None)
+    if chain is None:
+        return str(report)[-600:]
+    return " <- ".join(crash.message[:400] for _, crash, _ in reversed(chain) if crash is not None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     global _fits
@@ -92,8 +108,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     reports: list[pytest.TestReport] = item.stash[REPORTS]
     failed = [report for report in reports if report.failed]
     outcome = "failed" if failed else "skipped" if any(report.skipped for report in reports) else "passed"
-    crash = getattr(failed[0].longrepr, "reprcrash", None) if failed else None
-    why = (crash.message if crash else str(failed[0].longrepr))[-600:] if failed else ""
+    why = _why(failed[0].longrepr) if failed else ""
     _write(test=item.nodeid, outcome=outcome, fits=_fits, why=why, seconds=sum(report.duration for report in reports))
     return result
 
