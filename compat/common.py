@@ -164,9 +164,9 @@ class Recount(Callback):
         if self.sparse.state_key not in checkpoint.get("callbacks", {}):
             self.note("the package saves its best checkpoint without the masks")
 
-    def resumed(self, path: Path) -> Recount:
-        """Return a recount with new callbacks, for a run that resumes; it adds to this one's report."""
-        other = Recount(self.trained, self.density, self.flow is not None, self, **self._options)
+    def resumed(self, path: Path, **options: Any) -> Recount:
+        """Return a recount with new callbacks, for a run that begins with a checkpoint; it adds to this report."""
+        other = Recount(self.trained, self.density, self.flow is not None, self, **{**self._options, **options})
         other._expected, other._counted = self.read(path)[1], True
         return other
 

@@ -12,7 +12,7 @@ from gluonts.torch import DeepAREstimator
 pl.seed_everything(0)
 series = [{"start": "2024-01-01", "target": np.sin(np.arange(60) / 5 + shift).tolist()} for shift in range(4)]
 data = ListDataset(series, freq="D")
-recount = Recount("DeepAR, with its LSTM; the best checkpoint is loaded after training", include=["Linear", "LSTM"])
+recount = Recount("DeepAR, with its LSTM; the best checkpoint is loaded afterwards", include=["Linear", "LSTM"])
 estimator = DeepAREstimator(
     freq="D",
     prediction_length=3,
@@ -23,5 +23,7 @@ estimator = DeepAREstimator(
 )
 predictor = estimator.train(data, validation_data=data)
 recount.check_best(predictor.prediction_net)
+if "callbacks" not in estimator.trainer_kwargs:
+    recount.note("it takes the callbacks out of the estimator: a second training has none")
 recount.check("predicts", len(list(predictor.predict(data))) == 4)
 recount.report()
