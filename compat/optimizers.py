@@ -3,7 +3,6 @@
 #     "timm==1.0.31", "pytorch-optimizer==4.1.0", "torchao==0.18.0", "lion-pytorch==0.2.5", "bitsandbytes==0.50.2",
 # ]
 # ///
-# ruff: noqa: T201
 """What is read as momentum of the optimizers of real packages, compared with what it should be, step by step.
 
 `python compat/optimizers.py` installs the packages in an environment of its own and writes
