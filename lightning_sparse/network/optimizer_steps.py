@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_sparse.network.steps.kinds import (
     takes_two_calls,
     unmasked_pass,
 )
+from lightning_sparse.network.steps.unseen import UnseenSteps
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 
@@ -77,17 +78,18 @@ class OptimizerStepObserver(ABC):
         self._steps = 0
         self._clock = 0
         self.evaluations = Evaluations(self._parameters)
+        self._unseen = UnseenSteps()
         # Whether an attached optimizer may change weights in a first of two calls; and how often weights were masked
         # in between, at the last step.
         self._two_calls = False
         self._repairs = 0
 
     @abstractmethod
-    def _after_step(self, optimizer: Optimizer, names: Sequence[str], trained: Sequence[str] | None) -> None:
+    def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
         """Update what depends on the weights; called after every step.
 
         Args:
-            optimizer: Optimizer that took the step.
+            optimizer: Optimizer that took the step; None if it was none.
             names: Names of the observed parameters that it has.
             trained: Names of those that had a gradient and were not stepped by a wrapped optimizer. None if
                 this step was skipped, or is one that counted already.
@@ -159,13 +161,22 @@ class OptimizerStepObserver(ABC):
         seen.two_calls = takes_two_calls(optimizer)
         self._two_calls |= seen.two_calls
         self._last |= dict.fromkeys(seen.names, optimizer)
+        self._unseen.expect(self._attached())
         watch_steps(self)
+
+    def watch(self) -> None:
+        """Follow every optimizer that steps the parameters from now on, though none is attached."""
+        watch_steps(self)
+
+    def _attached(self) -> list[Optimizer]:
+        return [each for seen in self._seen.values() if seen.attached and (each := seen.optimizer()) is not None]
 
     def detach(self) -> None:
         """Stop following; the number of steps stays."""
         self._seen.clear()
         self._last.clear()
         self._two_calls = False
+        self._unseen = UnseenSteps()
         unwatch_steps(self)
 
     def _see(self, optimizer: Optimizer) -> ObservedOptimizer:
@@ -238,6 +249,9 @@ class OptimizerStepObserver(ABC):
         if len(trained) == len(names):
             trained = names  # the same list in every step, so that it is quickly compared
         if trained:
+            wrong = self._unseen.note_seen()
+            if wrong:
+                self.steps = self._steps - wrong
             seen.steps += 1
             self._steps = max(self._steps, seen.steps)
             if seen.last != self._clock or trained is not seen.trained:  # else it is known already
@@ -247,9 +261,29 @@ class OptimizerStepObserver(ABC):
             seen.last = self._clock
         return [name for name in trained if name not in seen.nested] if seen.nested else trained
 
+    def look(self, loop_steps: Callable[[], int]) -> None:
+        """Mask weights that changed where no hook saw it, and count a step that none saw; call it after each batch.
+
+        Args:
+            loop_steps: Returns the number of steps that the training loop has counted.
+        """
+        masks = self.evaluations.masks
+        if masks is None:
+            return
+        has_changed = masks.have_changed()
+        if self._unseen.look(has_changed, loop_steps):
+            self.steps = self._steps + 1
+            attached: list[Optimizer | None] = [*self._attached()]
+            for optimizer in attached or [None]:
+                names = [*self._parameters] if optimizer is None else self.names_stepped_by(optimizer)
+                trained = [name for name in names if self._parameters[name].grad is not None]
+                self._after_step(optimizer, names, trained)
+        if has_changed or self._unseen.may_escape:
+            masks.apply()
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
-        return {**self.__dict__, "_seen": {}, "_last": {}, "_two_calls": False}
+        return {**self.__dict__, "_seen": {}, "_last": {}, "_two_calls": False, "_unseen": UnseenSteps()}
 
 
 def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]:

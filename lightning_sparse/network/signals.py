@@ -59,7 +59,7 @@ class Signals(MomentumObserver):
 
     def follow(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         *,
         track_momentum: bool,
         after_step: Callable[[Sequence[str]], None] | None = None,
@@ -69,7 +69,7 @@ class Signals(MomentumObserver):
         """Follow an optimizer and every other one that steps these weights from now on.
 
         Args:
-            optimizer: Optimizer of some or all of the weights.
+            optimizer: Optimizer of some or all of the weights; None if it is not known what will step them.
             track_momentum: Keep averages of gradients where an optimizer has no momentum.
             after_step: Called after each step with the names of the weights that were stepped.
             masks: Masks to apply after each step, and before each evaluation of a closure in it.
@@ -79,7 +79,10 @@ class Signals(MomentumObserver):
             ValueError: If it steps none of the weights, or is attached already.
             TypeError: If it is no optimizer.
         """
-        self.attach(optimizer)
+        if optimizer is None:
+            self.watch()
+        else:
+            self.attach(optimizer)
         self._apply_masks = after_step if masks is None else masks.apply
         self.evaluations.masks = masks
         self._repairs = 0 if masks is None else masks.repairs
@@ -158,11 +161,11 @@ class Signals(MomentumObserver):
         }
         return [name for name, has in known.items() if not has] if any(known.values()) else []
 
-    def _after_step(self, optimizer: Optimizer, names: Sequence[str], trained: Sequence[str] | None) -> None:
+    def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
         if trained is not None:
             self._hold_gradients(names)
             if self._tracks_momentum:
-                keeps_averages = self._note_step(optimizer, trained)
+                keeps_averages = optimizer is None or self._note_step(optimizer, trained)
                 self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
                 if keeps_averages:
                     self._update_averages(trained)

@@ -167,6 +167,27 @@ class SparseNetwork(BudgetedModel):
             optimizer, track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks
         )
 
+    def watch(self, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
+        """Do the same with every optimizer that steps a masked weight from now on, though none is there to attach.
+
+        Args:
+            track_momentum: See `attach`.
+            track_gradients: See `attach`.
+        """
+        self._signals.follow(None, track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks)
+
+    def look(self, loop_steps: Callable[[], int] = int) -> None:
+        """Look for changes that PyTorch's hooks don't see, and mask them; to be called after every batch.
+
+        They see no step of an optimizer whose constructor doesn't call that of its base class, nor of a package that
+        steps weights without an optimizer. Such a step is counted here. Where hooks see steps, it costs a microsecond.
+
+        Args:
+            loop_steps: Function that returns how many steps the training loop has counted so far. Without it, a step
+                that no hook sees is told by weights that have changed.
+        """
+        self._signals.look(loop_steps)
+
     @property
     def momentum_sources(self) -> list[str]:
         """What is read as momentum, in a line for each attached optimizer; with the memory of averages kept instead."""
@@ -223,6 +244,7 @@ class SparseNetwork(BudgetedModel):
             weight.mul_(unpack_mask(rewiring.survivors[change.name], weight.shape).to(weight.dtype))
             self._masks[change.name] = unpack_mask(rewiring.masks[change.name], weight.shape)
             self._active[change.name] = change.active
+        self._masks.apply()  # so that what changed here isn't taken for a step
         return rewiring.changes
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:

@@ -21,7 +21,7 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
-from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers
+from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, check_stepped
 from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
 from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.rollback import Rollback
@@ -204,14 +204,24 @@ class SparseTrainingCallback(ResumableCallback):
         if self._undo is not None:  # other callbacks and the module may have changed weights after ours began
             self.network.check_weights()
             self.network.enforce()
+            self.network.look(lambda: trainer.global_step)
             self._undo = None  # from here on, a failure is one of training
+        self.network.enforce_changes()
         now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
+        is_due = self._cadence.is_passed(now, last)
         # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
-        if self._cadence.is_passed(now, last) and now[1] > last[1]:
+        if is_due and now[1] == last[1]:
+            check_stepped(self.network, trainer)
+        if is_due and now[1] > last[1]:
             self._update(trainer, self.network, now)
         elif not self._has_logged:
             log_sparsity(trainer, self.network, old_names=self._old_metric_names)
         self._has_logged = True
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Mask weights that changed without a step that hooks see, and count such a step."""
+        if self.network is not None:
+            self.network.look(lambda: trainer.global_step)
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
         network.check_weights()
@@ -237,8 +247,16 @@ class SparseTrainingCallback(ResumableCallback):
         self._enforce()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mask the final weights: other callbacks may have changed them since the last step."""
+        """Mask the final weights: other callbacks may have changed them since the last step.
+
+        Raises:
+            ValueError: If nothing has stepped a masked weight.
+        """
         self._enforce()
+        if self.network is None or self._undo is not None:  # no batch was trained on
+            return
+        if self.network.steps - self._counters.step_offset == self._counters.first[1]:
+            check_stepped(self.network, trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach from the optimizers; masks and history stay."""
