@@ -59,7 +59,7 @@ class Signals(MomentumObserver):
 
     def follow(
         self,
-        optimizer: Optimizer | None,
+        optimizer: Optimizer,
         *,
         track_momentum: bool,
         after_step: Callable[[Sequence[str]], None] | None = None,
@@ -69,7 +69,7 @@ class Signals(MomentumObserver):
         """Follow an optimizer and every other one that steps these weights from now on.
 
         Args:
-            optimizer: Optimizer of some or all of the weights; None if it is not known what will step them.
+            optimizer: Optimizer of some or all of the weights.
             track_momentum: Keep averages of gradients where an optimizer has no momentum.
             after_step: Called after each step with the names of the weights that were stepped.
             masks: Masks to apply after each step, and before each evaluation of a closure in it.
@@ -79,13 +79,24 @@ class Signals(MomentumObserver):
             ValueError: If it steps none of the weights, or is attached already.
             TypeError: If it is no optimizer.
         """
-        if optimizer is None:
-            self.watch()
-        else:
-            self.attach(optimizer)
-        self._apply_masks = after_step if masks is None else masks.apply
+        self.attach(optimizer)
+        self._apply_masks = after_step
+        if masks is not None:
+            self.use(masks)
+        self._tracks_momentum |= track_momentum
+        self._tracks_gradients |= track_gradients
+        self._ask_for_gradients()
+
+    def use(self, masks: Masks) -> None:
+        """Apply masks in every step from now on."""
+        self._apply_masks = masks.apply
         self.evaluations.masks = masks
-        self._repairs = 0 if masks is None else masks.repairs
+        self._repairs = masks.repairs
+
+    def follow_any(self, *, track_momentum: bool, track_gradients: bool, masks: Masks) -> None:
+        """Follow every optimizer that steps these weights from now on; see `follow`."""
+        self.watch()
+        self.use(masks)
         self._tracks_momentum |= track_momentum
         self._tracks_gradients |= track_gradients
         self._ask_for_gradients()

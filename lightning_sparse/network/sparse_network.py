@@ -174,7 +174,7 @@ class SparseNetwork(BudgetedModel):
             track_momentum: See `attach`.
             track_gradients: See `attach`.
         """
-        self._signals.follow(None, track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks)
+        self._signals.follow_any(track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks)
 
     def look(self, loop_steps: Callable[[], int] = int) -> None:
         """Look for changes that PyTorch's hooks don't see, and mask them; to be called after every batch.
@@ -244,7 +244,7 @@ class SparseNetwork(BudgetedModel):
             weight.mul_(unpack_mask(rewiring.survivors[change.name], weight.shape).to(weight.dtype))
             self._masks[change.name] = unpack_mask(rewiring.masks[change.name], weight.shape)
             self._active[change.name] = change.active
-        self._masks.apply()  # so that what changed here isn't taken for a step
+        self._masks.apply()  # a look at changes afterwards is not to count a step
         return rewiring.changes
 
     def _view(self, name: str, signals: frozenset[str]) -> LayerView:

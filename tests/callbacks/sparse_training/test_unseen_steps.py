@@ -119,7 +119,7 @@ KINDS: dict[str, Callable[[], LightningModule]] = {
     "slow weights": lambda: Automatic(SlowWeights),
     "no optimizer": Elsewhere,
     "another step": Replaced,
-    "an optimizer that the Trainer doesn't know": lambda: Elsewhere(lambda weights: SGD(weights, lr=0.1)),
+    "an optimizer that the Trainer doesn't know": lambda: Elsewhere(lambda weights: SGD(weights, lr=0.1, momentum=0.9)),
 }
 
 
