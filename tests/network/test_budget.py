@@ -169,7 +169,7 @@ def test_a_sparsity_that_leaves_nothing_or_is_none_is_refused(sparsity: Any) -> 
 def test_minimum_is_still_taken_for_min_active_and_warns() -> None:
     model = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 1))
     with pytest.warns(DeprecationWarning, match="use min_active"):
-        old = SparseNetwork(model, 0.1, minimum=7, seed=0)
+        old = SparseNetwork(copy.deepcopy(model), 0.1, minimum=7, seed=0)
     new = SparseNetwork(copy.deepcopy(model), 0.1, min_active=7, seed=0)
     assert [layer.active for layer in new.layers.values()] == [layer.active for layer in old.layers.values()]
     assert new.layers["1.weight"].active == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -100,7 +101,7 @@ def test_a_tied_weight_counts_once(shared: str) -> None:
         "module": lambda: model.update({"b": model["a"]}),
         "embedding": lambda: setattr(model["b"], "weight", model["c"].weight),
     }
-    assert SparseNetwork(model, 0.5).overall_density == (8 + 8 + 16) / 48
+    assert SparseNetwork(copy.deepcopy(model), 0.5).overall_density == (8 + 8 + 16) / 48
     ties[shared]()
     assert SparseNetwork(model, 0.5).overall_density == (8 + 16) / 32
 
@@ -120,7 +121,7 @@ def test_a_metrics_network_does_not_count() -> None:
             """Return nothing."""
 
     model = together(Distance())
-    assert SparseNetwork(model, 0.5).overall_density == 0.5
+    assert SparseNetwork(copy.deepcopy(model), 0.5).overall_density == 0.5
     assert complaints(lambda: SparseNetwork(model, 0.5)) == []
 
 
@@ -195,7 +196,7 @@ def test_a_wish_is_no_surprise(wish: dict[str, Any]) -> None:
 
 def test_layers_kept_dense_on_request_are_no_surprise_and_do_not_hide_others() -> None:
     model = nn.ModuleDict({"big": nn.Linear(20, 20), "small": nn.Linear(4, 4)})
-    assert complaints(lambda: SparseNetwork(model, 0.99, dense="big")) == []
+    assert complaints(lambda: SparseNetwork(copy.deepcopy(model), 0.99, dense="big")) == []
     assert (
         len(complaints(lambda: SparseNetwork(nn.ModuleDict({**model, "rnn": nn.LSTM(8, 8)}), 0.99, dense="big"))) == 1
     )

@@ -87,12 +87,12 @@ def test_zeros_and_budget_are_exact_in_half_precision(name: str, optimizer: str)
 @pytest.mark.parametrize("name", ALL)
 def test_masks_do_not_depend_on_the_precision_where_the_weights_do_not(name: str) -> None:
     class Still(TinyModule):
-        """Its weights are numbers that every precision has, and stay what they are."""
+        """Its weights are numbers that every precision has, none of them zero, and stay what they are."""
 
         def __init__(self) -> None:
             super().__init__()
             for parameter in self.parameters():
-                parameter.data = (parameter.data * 32).round() / 32
+                parameter.data = (parameter.data * 32).floor() / 32 + 1 / 64
 
         def configure_optimizers(self) -> Optimizer:
             return SGD(self.parameters(), lr=0.0)

@@ -214,7 +214,7 @@ def test_resuming_without_masks_in_the_checkpoint_is_an_error_with_the_cure(
     tmp_path: Path, other: SparseTrainingCallback | None
 ) -> None:
     path = one_checkpoint(tmp_path, *([] if other is None else [other]))
-    cure = "Cure: resume from a full checkpoint of a run with this callback, or load dense weights into the module"
+    cure = "Cure: resume from a full checkpoint of a run with this callback; or load weights into the module"
     with pytest.raises(ValueError, match=re.escape(cure)):
         fit(SparseMomentumCallback(density=0.3), ckpt_path=path)
 
