@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from lightning_sparse.network.ranks import is_rank_zero
+from lightning_sparse.selection.computed_kernels import COMPUTED, is_computed
 from lightning_sparse.selection.obstacles import examined, inside_metrics
-from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_patterns
+from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_patterns, name_list
 from lightning_sparse.selection.weight import Weight
 
 # Of the trainable weights: a warning where less is masked, and what is not worth a word in it.
@@ -118,11 +119,31 @@ def _dense_weights(
     """Return the trainable weights without a mask that nobody asked for, each with why it can't have one, or ""."""
     metrics = inside_metrics(model)
     return [
-        (weight, obstacle)
+        (weight, obstacle or _why_spared(weight))
         for weight, obstacle in examined(model)
         if weight.parameter.requires_grad and weight.parameter.dim() > 1 and weight.name not in masked
         if not weight.matches_any(wishes) and not any(id(place.module) in metrics for place in weight.places)
     ]
+
+
+def _why_spared(weight: Weight) -> str:
+    return COMPUTED if weight.matches(DEFAULT) and is_computed(weight) else ""
+
+
+def warn_of_filled_zeros(weights: Mapping[str, Weight]) -> None:
+    """Warn, on rank zero, of weights to mask whose layers compute with other kernels: they were asked for by name.
+
+    Args:
+        weights: The weights to mask by name.
+    """
+    names = [name for name, weight in weights.items() if is_computed(weight)]
+    if names and is_rank_zero():
+        warnings.warn(
+            f"Expected layers to compute with the weights that are masked; got {name_list(names)}, whose layers "
+            "compute with other kernels, in which zeros are filled: what is stored is sparse, what is used is dense. "
+            "Cure: leave them out of include, unless this is meant.",
+            stacklevel=3,
+        )
 
 
 def _grouped(dense: Sequence[tuple[Weight, str]]) -> list[_Dense]:

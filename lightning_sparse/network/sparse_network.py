@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.network.budget import Density, optional_density
 from lightning_sparse.network.budgeted_model import BudgetedModel
-from lightning_sparse.network.coverage import warn_of_dense_weights
+from lightning_sparse.network.coverage import warn_of_dense_weights, warn_of_filled_zeros
 from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.network.first_masks.make_masks import make_masks
 from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
@@ -107,6 +107,7 @@ class SparseNetwork(BudgetedModel):
             self.enforce()
         if self.density < 1:
             warn_of_dense_weights(model, masked, self._choice)
+            warn_of_filled_zeros({name: start.weights[name] for name in masked})
 
     @classmethod
     def from_checkpoint(

@@ -99,6 +99,19 @@ class Weight:
         places = self.places[:1] if pattern == DEFAULT else self.places
         return any(place.matches(pattern) for place in places)
 
+    def is_named_by(self, patterns: Iterable[Pattern]) -> bool:
+        """Tell whether one of the patterns is a name of this weight or layer, or a type other than PyTorch's own.
+
+        Such a pattern means this layer and its like, where `torch.nn.Conv2d` or a glob mean others as well.
+        """
+        names = {
+            name
+            for place in self.places
+            for name in (place.name, place.name.rpartition(".")[0], type(place.module).__name__)
+        }
+        own = [each for each in patterns if not (isinstance(each, type) and each.__module__.startswith("torch."))]
+        return any(self.matches(each) if isinstance(each, type) else each in names - {""} for each in own)
+
     def matches_any(self, patterns: Iterable[Pattern]) -> bool:
         """Tell whether one of several patterns means this weight."""
         return any(map(self.matches, patterns))

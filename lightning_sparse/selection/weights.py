@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from lightning_sparse.selection.computed_kernels import COMPUTED, is_computed
 from lightning_sparse.selection.names import named_modules
 from lightning_sparse.selection.obstacles import FROZEN, examined, inside_metrics, obstacle_at
 from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, as_patterns, name_list
@@ -20,7 +21,8 @@ def find_weights(
 
     By default these are the weights of linear and (transposed) convolutional layers outside of attention. Biases,
     frozen parameters and whatever belongs to a normalization or embedding layer (a weight tied to an embedding too)
-    are never masked. A tied weight counts once.
+    are never masked. A tied weight counts once. Where a layer computes with another kernel than its weight, in which
+    zeros are filled (`has_computed_kernel`), the weight is masked only if it is included by its own name or type.
 
     Args:
         model: Any module whose parameters are initialized.
@@ -47,8 +49,10 @@ def find_weights(
     for pattern in excluded:  # what is frozen now may be unfrozen later, and is not to be masked then
         matching({**candidates, **frozen}, pattern, model)
     chosen = {name: weight for name, weight in candidates.items() if _is_chosen(weight, included, excluded)}
-    if not chosen:
-        obstacles = "" if candidates else _obstacles(model, "*")
+    masked = {name: weight for name, weight in chosen.items() if not _is_spared(weight, included)}
+    if not masked:
+        obstacles = name_list([f"{name} ({COMPUTED})" for name in chosen])
+        obstacles = obstacles or ("" if candidates else _obstacles(model, "*"))
         raise InvalidValueError(
             expected="at least one weight to mask",
             got=(
@@ -57,7 +61,28 @@ def find_weights(
             ),
             cure=_cure(candidates),
         )
-    return chosen
+    return masked
+
+
+def _is_spared(weight: Weight, included: Sequence[Pattern]) -> bool:
+    """Tell whether a chosen weight stays dense, as its layer computes with something else and nobody named it."""
+    return not weight.is_named_by(included) and is_computed(weight) is True
+
+
+def undecided_weights(model: nn.Module, include: Patterns | None, exclude: Patterns | None) -> dict[str, Weight]:
+    """Return the weights to mask, by name, of which only use can tell whether their layers compute with them.
+
+    Args:
+        model: Any module whose parameters are initialized.
+        include: Patterns, see `find_weights`; a pattern may match nothing.
+        exclude: Patterns to leave out; a pattern may match nothing.
+    """
+    included, chosen = as_included(include), weights_by_reason(model, include, exclude)
+    return {
+        name: weight
+        for name, weight in chosen.items()
+        if not weight.is_named_by(included) and is_computed(weight) is None
+    }
 
 
 def _is_chosen(weight: Weight, included: Sequence[Pattern], excluded: Sequence[Pattern]) -> bool:
@@ -108,7 +133,7 @@ def weights_by_reason(
     return {
         weight.name: weight
         for weight, found in examined(model)
-        if found == obstacle and _is_chosen(weight, included, excluded)
+        if found == obstacle and _is_chosen(weight, included, excluded) and not _is_spared(weight, included)
     }
 
 
@@ -159,7 +184,7 @@ def _cure(weights: dict[str, Weight]) -> str:
 def why_unmasked(model: nn.Module, include: Patterns | None = None, exclude: Patterns | None = None) -> dict[str, str]:
     """Return why `find_weights` leaves a parameter out, by name, for each that it leaves out."""
     chosen = weights_by_reason(model, include, exclude)
-    excluded = as_patterns(exclude)
+    included, excluded = as_included(include), as_patterns(exclude)
     reasons = {}
     for weight, obstacle in examined(model):
         if weight.name in chosen:
@@ -168,6 +193,8 @@ def why_unmasked(model: nn.Module, include: Patterns | None = None, exclude: Pat
             reasons[weight.name] = obstacle
         elif weight.matches_any(excluded):
             reasons[weight.name] = "excluded on request"
+        elif weight.matches_any(included or (DEFAULT,)):
+            reasons[weight.name] = COMPUTED
         elif include is not None:
             reasons[weight.name] = "not among the layers to include"
         else:

@@ -32,6 +32,7 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.network.known_masks.saved_masks import MaskSource, check_mask_source
 from lightning_sparse.network.seeding import check_seed
+from lightning_sparse.selection.kernel_watch import KernelWatch
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.validation.options import forwarded_signature
@@ -123,6 +124,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._max_epochs: int | None = None
         self._total_updates = inf
         self._has_averages = self._has_logged = False
+        self._kernels: KernelWatch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the counters of an earlier fit.
@@ -201,11 +203,13 @@ class SparseTrainingCallback(ResumableCallback):
         """
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
-        if self._undo is not None:  # other callbacks and the module may have changed weights after ours began
-            self.network.check_weights()
-            self.network.enforce()
-            self.network.look(lambda: trainer.global_step)
-            self._undo = None  # from here on, a failure is one of training
+        if self._undo is not None:
+            if self._kernels is None:  # other callbacks and the module may have changed weights after ours began
+                self.network.check_weights()
+                self.network.enforce()
+                self.network.look(lambda: trainer.global_step)
+            if not self._looks_at_kernels(self.network):
+                self._undo = None  # from here on, a failure is one of training
         self.network.enforce_changes()
         now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
         is_due = self._cadence.is_passed(now, last)
@@ -222,6 +226,14 @@ class SparseTrainingCallback(ResumableCallback):
         """Mask weights that changed without a step that hooks see, and count such a step."""
         if self.network is not None:
             self.network.look(lambda: trainer.global_step)
+
+    def _looks_at_kernels(self, network: SparseNetwork) -> bool:
+        """Tell whether the batch that begins shows what layers compute with, which may be an error."""
+        if self._kernels is None:
+            masked = [name for name, layer in network.layers.items() if not layer.dense]
+            choice = (self._network_options["include"], self._network_options["exclude"])
+            self._kernels = KernelWatch(network.model, masked, *choice)
+        return self._kernels.look()
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
         network.check_weights()
@@ -270,6 +282,9 @@ class SparseTrainingCallback(ResumableCallback):
             self._undo.undo()
 
     def _release(self) -> None:
+        if self._kernels is not None:
+            self._kernels.stop()
+            self._kernels = None
         if self.network is not None:
             self.network.detach()
 
