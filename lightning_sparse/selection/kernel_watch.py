@@ -102,6 +102,8 @@ class _Look:
         parameter = module._parameters[self._weight.places[0].local]
         if self._is_copy or parameter is None or not (module.training and torch.is_grad_enabled()):
             return
+        if parameter.is_cuda and torch.cuda.is_current_stream_capturing():  # nothing can be read in between
+            return
         trace = KernelTrace(parameter, module.parameters(), has_gradient=False)
         trace.__enter__()  # type: ignore[no-untyped-call]  # PyTorch's
         self._traces.append(trace)

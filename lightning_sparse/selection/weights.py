@@ -49,7 +49,7 @@ def find_weights(
     for pattern in excluded:  # what is frozen now may be unfrozen later, and is not to be masked then
         matching({**candidates, **frozen}, pattern, model)
     chosen = {name: weight for name, weight in candidates.items() if _is_chosen(weight, included, excluded)}
-    masked = {name: weight for name, weight in chosen.items() if not _is_spared(weight, included)}
+    masked = {name: weight for name, weight in chosen.items() if not is_spared(weight, included)}
     if not masked:
         obstacles = name_list([f"{name} ({COMPUTED})" for name in chosen])
         obstacles = obstacles or ("" if candidates else _obstacles(model, "*"))
@@ -64,8 +64,13 @@ def find_weights(
     return masked
 
 
-def _is_spared(weight: Weight, included: Sequence[Pattern]) -> bool:
-    """Tell whether a chosen weight stays dense, as its layer computes with something else and nobody named it."""
+def is_spared(weight: Weight, included: Sequence[Pattern]) -> bool:
+    """Tell whether a chosen weight stays dense, as its layer computes with another kernel and nobody named it.
+
+    Args:
+        weight: A weight that could be masked.
+        included: Patterns that chose it; none for the default.
+    """
     return not weight.is_named_by(included) and is_computed(weight) is True
 
 
@@ -133,7 +138,7 @@ def weights_by_reason(
     return {
         weight.name: weight
         for weight, found in examined(model)
-        if found == obstacle and _is_chosen(weight, included, excluded) and not _is_spared(weight, included)
+        if found == obstacle and _is_chosen(weight, included, excluded) and not is_spared(weight, included)
     }
 
 

@@ -220,6 +220,23 @@ def test_masks_of_a_layer_that_is_known_to_fill_zeros_are_warned_of(monkeypatch:
         SparseNetwork(make(), density=0.5, include=["default", "Centered"])
 
 
+def test_masks_are_taken_over_without_such_a_layer_and_with_it() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 6), Centered(6, 6))
+
+    without = SparseNetwork(make(), density=0.5)
+    assert list(SparseNetwork(make(), masks=without.masks).masks) == ["0.weight"]
+    assert list(SparseNetwork(make(), masks=without.masks, include="default").masks) == ["0.weight"]
+    with pytest.warns(UserWarning, match="compute with other kernels"):
+        with_it = SparseNetwork(make(), density=0.5, include=["default", "1"])
+    for options in ({}, {"include": "*"}, {"include": ["default", Centered]}):
+        with pytest.warns(UserWarning, match="compute with other kernels"):
+            taken = SparseNetwork(make(), masks=with_it.masks, **options)
+        assert list(taken.masks) == ["0.weight", "1.weight"]
+    with pytest.raises(ValueError, match=r"none for 1\.weight"):
+        SparseNetwork(make(), masks=without.masks, include=["default", "1"])
+
+
 def test_layers_that_fill_zeros_count_as_dense_with_their_reason() -> None:
     with pytest.warns(UserWarning, match=r"got them on 4 of 40.*Not maskable: 0\.weight \(36 weights: its layer comp"):
         network = SparseNetwork(nn.Sequential(Centered(6, 6), nn.Linear(2, 2)), density=0.5)

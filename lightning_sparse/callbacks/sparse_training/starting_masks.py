@@ -15,8 +15,8 @@ from lightning_sparse.network.first_masks.make_masks import provisional
 from lightning_sparse.network.first_masks.training_signs import has_stepped, signs_of_training, warn_of_random_masks
 from lightning_sparse.network.known_masks.handover import renamed_state, same_parameters
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
-from lightning_sparse.selection.obstacles import FROZEN
-from lightning_sparse.selection.patterns import Patterns
+from lightning_sparse.selection.obstacles import FROZEN, examined
+from lightning_sparse.selection.patterns import Patterns, as_patterns
 from lightning_sparse.selection.weights import weights_by_reason
 from lightning_sparse.topology.growth import random
 from lightning_sparse.topology.initial_masks import as_initial_masks
@@ -112,8 +112,9 @@ def weights_at_stake(
     """
     if not takes_masks_over:
         return [weight.parameter for weight in weights_by_reason(model, include, exclude).values()]
+    excluded = as_patterns(exclude)
     return [
         weight.parameter
-        for reason in ("", FROZEN)
-        for weight in weights_by_reason(model, "*", exclude, reason).values()
+        for weight, obstacle in examined(model)
+        if obstacle in ("", FROZEN) and not weight.matches_any(excluded)
     ]

@@ -15,7 +15,7 @@ from lightning_sparse.network.known_masks.saved_masks import MaskSource, read_ma
 from lightning_sparse.selection.obstacles import FROZEN, examined
 from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, as_patterns, name_list
 from lightning_sparse.selection.weight import Weight
-from lightning_sparse.selection.weights import matching
+from lightning_sparse.selection.weights import is_spared, matching
 from lightning_sparse.topology.measure import fetch
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
@@ -140,12 +140,13 @@ def _chosen(
     """Return the weights that are named by masks or to mask by default; raise if these are not the same."""
     weights, missing, impossible = {}, [], []
     for weight, obstacle in all_weights:
-        wanted = weight.matches_any(choice.included or (DEFAULT,))
+        is_meant = weight.matches_any(choice.included or (DEFAULT,))
+        wanted = is_meant and not is_spared(weight, choice.included)
         if weight.matches_any(choice.excluded) or not (weight.name in named or (wanted and not obstacle)):
             continue
         if obstacle not in ("", FROZEN):
             impossible.append(f"{weight.name} ({obstacle})")
-        elif choice.included and not wanted:
+        elif choice.included and not is_meant:
             impossible.append(f"{weight.name} (not among the layers to include)")
         elif weight.name not in named and not weight.matches_any(choice.dense):
             missing.append(weight.name)

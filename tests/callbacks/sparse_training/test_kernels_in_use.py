@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from lightning_sparse import SparseMomentumCallback
+from lightning_sparse import SparseMomentumCallback, SparseNetwork
 from lightning_sparse.callbacks.sparse_training import callback as callbacks
 from lightning_sparse.callbacks.sparse_training.summary import dense_table
 
@@ -99,6 +99,20 @@ def test_a_layer_that_turns_out_to_fill_zeros_stops_the_run_before_anything_is_l
     assert callback.network is None
     assert not stepped
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
+def test_a_run_that_fails_restores_such_a_layer_that_given_masks_name() -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("at once")
+
+    with pytest.warns(UserWarning, match="compute with other kernels"):
+        masks = SparseNetwork(WithLayer(Centered), density=0.3, include=["default", "net.1"]).masks
+    callback, module = SparseMomentumCallback(masks_from=masks), WithLayer(Centered)
+    before = weights(module)
+    run = trainer(callback, At("on_train_start", fail))
+    with pytest.warns(UserWarning, match="compute with other kernels"), pytest.raises(RuntimeError, match="at once"):
+        run.fit(module, ShufflingLoader(), ShufflingLoader())
+    assert differences(weights(module), before) == []
 
 
 @pytest.mark.parametrize("options", [{"exclude": "net.1"}, {"include": ["default", "net.1.weight"]}])
