@@ -50,7 +50,7 @@ class MomentumObserver(OptimizerStepObserver):
         self._sources: dict[str, Optimizer] = {}
         # The weights that each of these stepped last, by its id, which no other one gets while it is a source.
         self._settled: dict[int, Sequence[str]] = {}
-        self._is_mixed = self._has_warned = False
+        self._is_mixed = False
         self._averages_all: bool | None = None
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -65,7 +65,7 @@ class MomentumObserver(OptimizerStepObserver):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
-        undecided = {"_sources": {}, "_settled": {}, "_is_mixed": False, "_has_warned": False, "_averages_all": None}
+        undecided = {"_sources": {}, "_settled": {}, "_is_mixed": False, "_averages_all": None}
         return {**super().__getstate__(), **undecided}
 
     @property
@@ -100,9 +100,8 @@ class MomentumObserver(OptimizerStepObserver):
 
     def _warn(self) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if self._has_warned or (distributed and torch.distributed.get_rank() > 0):
+        if distributed and torch.distributed.get_rank() > 0:
             return
-        self._has_warned = True
         found = {
             f"{type(each.optimizer).__name__}: {each.why or 'another scale'}" for each in self._findings().values()
         }

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_sparse.network import SparseNetwork, momentum_observer
-from lightning_sparse.network.signals import read_momentum
+from lightning_sparse.network.signals import Signals, read_momentum
 from lightning_sparse.topology.recipes import SPARSE_MOMENTUM
 
 Build = Callable[[Parameter, Parameter], list[Optimizer]]
@@ -53,6 +53,7 @@ SAME: dict[str, Build] = {
     "learning rate": groups(SGD, {"lr": 0.5}, {}, momentum=0.9),
     "nesterov": groups(SGD, {"nesterov": True}, {}, momentum=0.9),
     "decoupled weight decay": groups(AdamW, {"weight_decay": 0.1}, {"weight_decay": 0.0}),
+    "decoupled weight decay by option": groups(NAdam, {"weight_decay": 0.1}, {}, decoupled_weight_decay=True),
     "amsgrad": groups(Adam, {"amsgrad": True}, {}),
     "two optimizers": each(sgd(momentum=0.9), sgd(momentum=0.9, nesterov=True)),
     "variants of Adam": each(lambda p: NAdam(p, LR), lambda p: RAdam(p, LR)),
@@ -169,6 +170,18 @@ def test_of_a_wrapper_the_momentum_of_the_optimizer_that_steps_is_read(hidden: b
     ]
 
 
+def test_averages_of_steps_before_all_optimizers_were_known_are_dropped() -> None:
+    parameters = weights(2)
+    inner = [Adam([parameter], LR) for parameter in parameters]
+    wrapper = Holds(Adam(parameters, LR), hidden=True)
+    signals = follow(parameters, wrapper)
+    take_steps(inner[0])
+    assert set(signals.state_dict()["averages"]) == {"w0"}
+    take_steps(inner[1])
+    assert not signals.averages_all
+    assert signals.state_dict()["averages"] == {}
+
+
 def test_wrappers_that_hold_each_other_are_no_endless_loop() -> None:
     parameters = weights()
     inner: Any = Adam(parameters, LR)
@@ -274,6 +287,18 @@ def test_of_an_optimizer_that_is_not_known_only_a_run_of_an_older_version_owes_a
     assert (signals.momentum("w0") is None) == (steps == 0)
     take_steps(optimizer, gradients=GRADIENTS[:1])
     torch.testing.assert_close(signals.momentum("w0"), 0.1 * GRADIENTS[0])
+
+
+def test_an_update_is_owed_until_the_next_step_only() -> None:
+    (parameter,) = weights()
+    optimizer = Unknown([parameter], LR)
+    take_steps(optimizer)
+    signals = Signals({"w0": parameter})
+    signals.follow(optimizer, track_momentum=False, after_step=lambda names: None)
+    signals.load_state_dict({"steps": 3, "averages": {}, "gradients": {}})
+    assert signals.momentum("w0") is not None
+    take_steps(optimizer, gradients=GRADIENTS[:1])
+    assert signals.momentum("w0") is None
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
