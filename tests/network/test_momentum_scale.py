@@ -301,6 +301,17 @@ def test_an_update_is_owed_until_the_next_step_only() -> None:
     assert signals.momentum("w0") is None
 
 
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_before_the_first_step_of_several_optimizers_the_one_that_has_something_counts(is_reversed: bool) -> None:
+    (parameter,) = weights()
+    optimizers = [SGD([parameter], LR, momentum=0.9), SGD([parameter], LR, momentum=0.9), Unknown([parameter], LR)]
+    take_steps(optimizers[1])
+    signals = follow([parameter], *(reversed(optimizers) if is_reversed else optimizers))
+    assert not signals.averages_all
+    torch.testing.assert_close(signals.momentum("w0"), read_momentum(optimizers[1], parameter), rtol=0, atol=0)
+    assert not follow([parameter], *(each for each in optimizers if not each.state)).averages_all
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
 def test_a_copy_follows_no_optimizer_and_keeps_none_alive(duplicate: Callable[[Any], Any]) -> None:
     network, optimizers, _ = mixed_run()
