@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -13,8 +13,9 @@ class LatestStep:
     """Refer to the gradients of a step as long as they are what the optimizer got.
 
     A Trainer may end an epoch after any batch, and says so only after the step. Until the next backward pass clears the
-    gradients they are in memory anyway, so that holding on to them costs neither memory nor a copy. What changes them
-    in place meanwhile, as clipping does, is seen by the version that PyTorch counts for each tensor.
+    gradients they are in memory anyway, so that referring to them costs neither memory nor a copy. What changes them in
+    place meanwhile, as clipping does, is seen by the version that PyTorch counts for each tensor, of the first and the
+    last of them: this is made at every step, and even to look at each layer would take longer than all the rest.
 
     Args:
         epoch: Number of the epoch, from 0 on.
@@ -22,7 +23,10 @@ class LatestStep:
         optimizer: Number of the optimizer; None if there is only one.
         weights: Weights to measure whose gradients are ready.
         of_zeros: Gradients of the parameters that the network started at zero with.
+        holds: Whether to hold the gradients themselves, as before a validation, for which Lightning clears them.
     """
+
+    __slots__ = ("_gradients", "_watched", "epoch", "of_zeros", "optimizer", "step", "weights")
 
     def __init__(
         self,
@@ -31,25 +35,45 @@ class LatestStep:
         optimizer: int | None,
         weights: Sequence[TrainedWeight],
         of_zeros: Sequence[Tensor | None],
+        *,
+        holds: bool,
     ) -> None:
         self.epoch, self.step, self.optimizer = epoch, step, optimizer
         self.weights, self.of_zeros = weights, of_zeros
-        self._gradients = [weight.parameter.grad for weight in weights]
-        self._versions = [None if gradient is None else gradient._version for gradient in self._gradients]
+        self._gradients = [weight.parameter.grad for weight in weights] if holds else None
+        self._watched = [
+            watched for order in (1, -1) if (watched := _first_with_gradient(weights[::order])) is not None
+        ]
 
     @property
     def has_gradients(self) -> bool:
         """Whether any of the weights has a gradient."""
-        return any(version is not None for version in self._versions)
+        return bool(self._watched)
+
+    @property
+    def were_changed(self) -> bool:
+        """Whether gradients were changed in place since."""
+        return any(gradient._version != version for _, gradient, version in self._watched)
 
     @property
     def were_cleared(self) -> bool:
-        """Whether the first weight that had a gradient has another one by now, or none."""
-        pairs = zip(self.weights, self._gradients, strict=True)
-        return next((weight.parameter.grad is not kept for weight, kept in pairs if kept is not None), False)
+        """Whether weights have other gradients by now, or none."""
+        return any(parameter.grad is not gradient for parameter, gradient, _ in self._watched)
 
     @property
-    def gradients(self) -> list[Tensor | None] | None:
-        """The gradients that the optimizer got, None for weights without; None if they were changed in place since."""
-        versions = [None if gradient is None else gradient._version for gradient in self._gradients]
-        return self._gradients if versions == self._versions else None
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients that the optimizer got, None for weights without."""
+        return [weight.parameter.grad for weight in self.weights] if self._gradients is None else self._gradients
+
+    @property
+    def can_be_measured(self) -> bool:
+        """Whether the gradients are still known."""
+        return self._gradients is not None or not self.were_cleared
+
+
+def _first_with_gradient(weights: Iterable[TrainedWeight]) -> tuple[Tensor, Tensor, int] | None:
+    """Return the first parameter with a gradient, the gradient and its version; None if none has one."""
+    for weight in weights:
+        if (gradient := weight.parameter.grad) is not None:
+            return weight.parameter, gradient, gradient._version
+    return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparse._compat import LightningModule, Trainer
@@ -25,7 +25,7 @@ from lightning_sparse.callbacks.gradient_flow.measurement_schedule import Measur
 from lightning_sparse.callbacks.gradient_flow.records import MeasuredNorms, MeasurementHistory
 from lightning_sparse.callbacks.gradient_flow.steps import Source
 
-_CLEARED = "gradients that were cleared since, by batches without a step"
+_CLEARED = "gradients that were cleared since, by batches without a step or by the project"
 _CHANGED = "gradients that were changed in place since, by clipping or by the optimizer"
 
 
@@ -52,7 +52,7 @@ class StepMeasurement(GradientMeasurement):
         self._unsettled: MeasuredNorms | None = None  # of a step that may turn out to be the last one of its epoch
         self._lost: tuple[int, str] | None = None  # epoch of such a step that can't be measured any more, and why
         # The weights of the present epoch and optimizer: looking for them takes too long for every step.
-        self._followed: tuple[tuple[int, int], list[TrainedWeight]] | None = None
+        self._followed: tuple[tuple[int, int], list[TrainedWeight], bool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: a copy belongs to no run."""
@@ -72,12 +72,15 @@ class StepMeasurement(GradientMeasurement):
     ) -> None:
         """Count a step whose gradients are ready, and measure them if it is time."""
         index, status = self.steps.begin_in(trainer, module, optimizer, source)
-        if status == "unchanged" or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics
+        if status == "unchanged":
             return
-        if self._is_due(trainer, module, self.steps.counts[index]):
-            self._attempt(trainer, self._measure, trainer, module, optimizer, index)
-        elif self._epoch_is_due(trainer):
-            self._attempt(trainer, self._follow, trainer, module, optimizer, index)
+        boundaries = self._schedule.boundaries
+        if not boundaries.counts_epochs:
+            if boundaries.is_due(self.steps.counts[index]):
+                self._attempt(trainer, self._measure, trainer, module, optimizer, index)
+        elif boundaries.is_due((epoch := trainer.current_epoch) + 1):
+            measure = self._measure if self._may_be_last(trainer, module) else partial(self._follow, epoch)
+            self._attempt(trainer, measure, trainer, module, optimizer, index)
 
     def before_zero_grad(self) -> None:
         """Let go of the latest gradients, which are about to be cleared."""
@@ -115,16 +118,14 @@ class StepMeasurement(GradientMeasurement):
     def _forget_latest(self) -> None:
         self._latest = self._unsettled = self._lost = None
 
-    def _is_due(self, trainer: Trainer, module: LightningModule, steps: int) -> bool:
-        boundaries = self._schedule.boundaries
-        if not boundaries.counts_epochs:
-            return boundaries.is_due(steps)
-        # In manual optimization no step is known to be the last one of its optimizer.
-        is_last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
-        return self._epoch_is_due(trainer) and (is_last or not module.automatic_optimization)
+    def _may_be_last(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Tell whether a step is known to be the last one of its epoch, or may be for all that is known."""
+        if not module.automatic_optimization:  # the last batch may have no step of this optimizer
+            return True
+        return trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
 
     def _measure(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, index: int) -> None:
-        step = self._step(trainer, index, self._stepped(trainer, module, optimizer))
+        step = self._step(trainer, index, self._stepped(trainer, module, optimizer), holds=True)
         if not step.has_gradients:
             return
         self._forget_latest()
@@ -135,27 +136,28 @@ class StepMeasurement(GradientMeasurement):
         self._measured_step[index] = count
         self.history.add(norms, replace_last=is_repeated)
 
-    def _follow(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, index: int) -> None:
+    def _follow(self, epoch: int, trainer: Trainer, module: LightningModule, optimizer: Optimizer, index: int) -> None:
         """Refer to the gradients of a step that is the last one of its epoch only if that ends early."""
-        place = trainer.current_epoch, index
-        if self._followed is None or self._followed[0] != place:
-            self._followed = place, self._stepped(trainer, module, optimizer)
-        step = self._step(trainer, index, self._followed[1])
+        if self._followed is None or self._followed[0] != (epoch, index):
+            weights = self._stepped(trainer, module, optimizer)
+            self._followed = (epoch, index), weights, trainer.enable_validation
+        _, weights, is_validated = self._followed
+        step = self._step(trainer, index, weights, holds=is_validated)
         if step.has_gradients:
-            self._forget_latest()
-            self._latest = step
+            self._latest, self._unsettled, self._lost = step, None, None
 
     def _stepped(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> list[TrainedWeight]:
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [weight for weight in self.trained_weights(trainer, module) if id(weight.parameter) in stepped]
 
-    def _step(self, trainer: Trainer, index: int, weights: Sequence[TrainedWeight]) -> LatestStep:
+    def _step(self, trainer: Trainer, index: int, weights: Sequence[TrainedWeight], *, holds: bool) -> LatestStep:
         return LatestStep(
             epoch=trainer.current_epoch,
             step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # by which Lightning's own metrics are logged
             optimizer=index if len(trainer.optimizers) > 1 else None,
             weights=weights,
             of_zeros=self._zero_start.gradients(),
+            holds=holds,
         )
 
     def _settle(self, trainer: Trainer, module: LightningModule) -> None:
@@ -163,21 +165,22 @@ class StepMeasurement(GradientMeasurement):
         step, self._latest = self._latest, None
         if step is None:
             return
-        if step.gradients is None:
+        if step.were_changed:
             self._lost = step.epoch, _CHANGED
+        elif not step.can_be_measured:
+            self._lost = step.epoch, _CLEARED
         else:
             self._unsettled = self._norms(trainer, module, step)
 
     def _norms(self, trainer: Trainer, module: LightningModule, step: LatestStep) -> MeasuredNorms:
         layers = with_masks(step.weights, network_of(trainer, module), self._masks)
-        gradients: Sequence[Tensor | None] = step.gradients or ()
         return MeasuredNorms(
             epoch=step.epoch,
             step=step.step,
             optimizer=step.optimizer,
             layers=tuple(layer.name for layer in layers),
             has_total=not any(layer.is_masked_by_autograd for layer in layers),
-            table=measure_gradients(layers, gradients, self._orders),
+            table=measure_gradients(layers, step.gradients, self._orders),
             is_starting=self._zero_start.holds_back(step.of_zeros),
         )
 

@@ -63,6 +63,7 @@ RUNS: dict[str, tuple[type[TinyModule], Any, dict[str, Any], list[int]]] = {
         [4, 9, 11],
     ),
     "left_out_from_a_batch_on": (LeavesOut, list, {}, [2, 5, 8]),
+    "stopped_without_validation": (TinyModule, lambda: [stops_at(8)], {"limit_val_batches": 0}, [4, 7]),
     "whole": (TinyModule, list, {}, [4, 9, 14]),
 }
 
@@ -183,6 +184,9 @@ class ClearsAndLeavesOut(Clearing, LeavesOut):
         (LeavesOut, list, {"accumulate_grad_batches": 2}, "cleared since, by batches without a step", []),
         (Ragged, list, {}, "cleared since, by batches without a step", []),
         (Clearing, lambda: [stops_at(8)], {}, None, [0, 1]),
+        (Clearing, lambda: [stops_at(8)], {"limit_val_batches": 0}, "or by the project", [0]),
+        (TinyModule, lambda: [stops_at(8)], {"limit_val_batches": 0}, None, [0, 1]),
+        (TinyModule, lambda: [stops_at(8)], {**CLIPPED, "limit_val_batches": 0}, "changed in place", [0]),
         (ClearsAndLeavesOut, list, {}, "cleared since", []),
     ],
     ids=[
@@ -193,6 +197,9 @@ class ClearsAndLeavesOut(Clearing, LeavesOut):
         "cut_short",
         "no_loss",
         "cleared_and_stopped",
+        "cleared_and_not_validated",
+        "not_validated",
+        "clipped_and_not_validated",
         "cleared_and_cut_short",
     ],
 )
