@@ -199,7 +199,8 @@ def test_a_network_in_training_agrees_with_the_slow_version_after_every_update(t
     parameters = dict(model.named_parameters())
     for parameter in parameters.values():
         # Binary fractions with few digits, here and in the learning rate: the optimizer's arithmetic is exact.
-        parameter.data = _tensor(rng.integers(-3, 4, tuple(parameter.shape)))
+        # None is zero: random masks are for dense weights.
+        parameter.data = _tensor(rng.integers(-4, 4, tuple(parameter.shape)) + 0.5)
     network = SparseNetwork(model, training.density, min_active=training.min_active, seed=training.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
     network.attach(optimizer)

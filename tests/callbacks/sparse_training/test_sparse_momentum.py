@@ -16,8 +16,11 @@ from lightning_sparse.topology.recipes import RECIPES
 
 
 def first_layer(layer: LayerView) -> float:
-    """Claim everything for the first layer: a redistribution rule of the user's own."""
-    return float(layer.name == "net.0.weight")
+    """Claim everything for the first layer, as good as: a redistribution rule of the user's own.
+
+    A layer that claims exactly nothing would keep its weights.
+    """
+    return 1.0 if layer.name == "net.0.weight" else 1e-300
 
 
 def counts(callback: SparseTrainingCallback) -> dict[str, int]:
