@@ -90,7 +90,9 @@ def _origin(tensor: Tensor, own: Collection[int]) -> set[int] | None:
 def density(kernel: Tensor) -> float:
     """Return the fraction of a kernel that is not zero, in [0, 1]; zeros but for rounding count as zeros."""
     sizes = kernel.detach().abs()
-    return 1 - torch.count_nonzero(sizes <= _ROUNDING * sizes.max()).item() / max(1, sizes.numel())
+    if not sizes.numel():
+        return 0.0
+    return 1 - torch.count_nonzero(sizes <= _ROUNDING * sizes.max()).item() / sizes.numel()
 
 
 def fills_zeros(densities: Sequence[float], stored: float) -> bool:
