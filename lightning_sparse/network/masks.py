@@ -85,7 +85,11 @@ class Masks(WatchedWeights):
             self.repairs += self.have_changed()
         group, may_have_moved = self._group(chosen)
         masks = [*map(self.stored, chosen)] if may_have_moved else [self._masks[name] for name in chosen]
-        torch._foreach_mul_(group.parts, masks)
+        if group.are_many:
+            torch._foreach_mul_(group.parts, masks)
+        else:
+            for part, mask in zip(group.parts, masks, strict=True):
+                part.mul_(mask)
         self._note_versions(group)
 
     @torch.no_grad()

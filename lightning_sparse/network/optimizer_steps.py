@@ -187,7 +187,10 @@ class OptimizerStepObserver(ABC):
             seen = self._seen[id(optimizer)] = ObservedOptimizer(weakref.ref(optimizer), self._steps)
             seen.masks_gradients = searches_along_gradients(optimizer)
         # The observed parameters are alive as long as this is, so no other one gets the id of one of them.
-        held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        groups = optimizer.param_groups
+        held = [*map(id, groups[0]["params"])] if groups else []
+        for group in groups[1:]:
+            held += map(id, group["params"])
         if held != seen.held:
             if not seen.names:
                 seen.steps = self._steps
@@ -249,8 +252,7 @@ class OptimizerStepObserver(ABC):
         if len(trained) == len(names):
             trained = names  # the same list in every step, so that it is quickly compared
         if trained:
-            wrong = self._unseen.note_seen()
-            if wrong:
+            if not self._unseen.are_none and (wrong := self._unseen.note_seen()):
                 self.steps = self._steps - wrong
             seen.steps += 1
             self._steps = max(self._steps, seen.steps)
@@ -271,6 +273,8 @@ class OptimizerStepObserver(ABC):
         if masks is None:
             return
         has_changed = masks.have_changed()
+        if self._unseen.are_none and not has_changed:
+            return
         if self._unseen.look(has_changed, loop_steps):
             self.steps = self._steps + 1
             attached: list[Optimizer | None] = [*self._attached()]

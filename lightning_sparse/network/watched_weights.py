@@ -21,6 +21,8 @@ class _Group(NamedTuple):
     pointers: list[int] | None
     # Their places among all weights.
     places: list[int]
+    # Whether one call for all of them pays: not for a few on the CPU.
+    are_many: bool
 
 
 class WatchedWeights:
@@ -51,7 +53,8 @@ class WatchedWeights:
         asks = any(is_dtensor(parameter) or parameter.device.type == "meta" for parameter in parameters)
         pointers = None if asks else [parameter.data_ptr() for parameter in parameters]
         places = [self.names.index(name) for name in names]
-        group = self._groups[names] = _Group(parameters, parts, pointers, places)
+        are_many = len(parts) > 8 or any(part.device.type != "cpu" for part in parts)
+        group = self._groups[names] = _Group(parameters, parts, pointers, places, are_many)
         return group, True
 
     def _note_versions(self, group: _Group) -> None:

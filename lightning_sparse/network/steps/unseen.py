@@ -15,11 +15,13 @@ class UnseenSteps:
     Attributes:
         may_escape: Whether a weight may change in a way that PyTorch doesn't count: an attached optimizer isn't seen.
         counted: Number of unseen steps since the first optimizer was attached.
+        are_none: Whether there will be none: hooks see the attached optimizers, and have seen a step.
     """
 
     def __init__(self) -> None:
         self.may_escape = False
         self.counted = 0
+        self.are_none = False
         # Whether no attached optimizer is one that hooks see.
         self._is_blind = True
         # Whether hooks have ever seen a step, and one since the last look.
@@ -38,6 +40,7 @@ class UnseenSteps:
         Where they see one at last, what changed weights until then was something else.
         """
         self._have_seen = self._saw = True
+        self.are_none = not self._is_blind and not self.may_escape
         wrong, self.counted = 0 if self._is_blind else self.counted, 0
         return wrong
 
