@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sparse.network.atomic_update import DecidedUpdate, Record, RewirableModel
 from lightning_sparse.network.budget import Density, optional_density
-from lightning_sparse.network.budgeted_model import BudgetedModel
 from lightning_sparse.network.coverage import warn_of_dense_weights, warn_of_filled_zeros
 from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.network.first_masks.make_masks import make_masks
@@ -25,14 +25,14 @@ from lightning_sparse.network.table import network_table
 from lightning_sparse.selection.patterns import Patterns
 from lightning_sparse.topology.initial_masks import as_initial_masks
 from lightning_sparse.topology.layer import LayerView
-from lightning_sparse.topology.packing import pack_mask, unpack_mask
+from lightning_sparse.topology.packing import pack_mask
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.validation.deprecation import renamed_argument
 
 
-class SparseNetwork(BudgetedModel):
+class SparseNetwork(RewirableModel):
     """A model whose weights are sparse, and stay as sparse while they train and move.
 
     The weights remain ordinary parameters of an ordinary module. Initially every layer gets a random mask with an
@@ -213,15 +213,20 @@ class SparseNetwork(BudgetedModel):
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
         self._signals.detach()
 
-    def rewire(self, recipe: str | Recipe, prune_rate: float) -> tuple[LayerChange, ...]:
+    def rewire(
+        self, recipe: str | Recipe, prune_rate: float, *, record: Record | None = None
+    ) -> tuple[LayerChange, ...]:
         """Update the topology once and return what changed in each layer; the number of active weights stays.
 
         Pruned weights become zero, grown weights start at zero (for those pruned in the same update the recipe may
-        say otherwise). On any error nothing is changed.
+        say otherwise). On any error nothing is changed. An interruption, as Ctrl-C, or a signal handler that saves
+        finds everything as before the update or everything as after it.
 
         Args:
             recipe: The rules, from `lightning_sparse.topology.recipes` (also by name) or your own.
             prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
+            record: Function that records the changes elsewhere, as a part of the update: what it wrote is complete
+                after `complete_update()`. It may be called twice for the same update.
 
         Raises:
             ValueError: If the prune rate is out of range or a rule returns something unusable.
@@ -229,31 +234,25 @@ class SparseNetwork(BudgetedModel):
             NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
         """
         recipe = recipe if isinstance(recipe, Recipe) else as_recipe(recipe)
-        before = self._generator.get_state()
-        try:
-            with torch.no_grad():
-                # Packed, the new masks of all layers together are smaller than a single layer's weight.
-                # A frozen weight would be regrown where it can't be trained.
-                names = [name for name in self._masks.names if self._parameters[name].requires_grad]
-                layers = [partial(self._view, name, recipe.signals) for name in names]
-                rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, min_active=self._min_active)
-        except BaseException:
-            self._generator.set_state(before)
-            raise
-        for change in rewiring.changes:
-            weight = to_local(self._parameters[change.name]).detach()
-            weight.mul_(unpack_mask(rewiring.survivors[change.name], weight.shape).to(weight.dtype))
-            self._masks[change.name] = unpack_mask(rewiring.masks[change.name], weight.shape)
-            self._active[change.name] = change.active
+        self.complete_update()
+        generator = torch.Generator()  # a copy, as the rules draw from it before anything has happened
+        generator.set_state(self._generator.get_state())
+        with torch.no_grad():
+            # Packed, the new masks of all layers together are smaller than a single layer's weight.
+            # A frozen weight would be regrown where it can't be trained.
+            names = [name for name in self._masks.names if self._parameters[name].requires_grad]
+            layers = [partial(self._view, name, recipe.signals, generator) for name in names]
+            rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, min_active=self._min_active)
+        self._carry_out(DecidedUpdate(rewiring, generator.get_state(), record))
         self._masks.apply()  # a look at changes afterwards is not to count a step
         return rewiring.changes
 
-    def _view(self, name: str, signals: frozenset[str]) -> LayerView:
+    def _view(self, name: str, signals: frozenset[str], generator: torch.Generator) -> LayerView:
         return LayerView(
             name=name,
             weight=to_local(self._parameters[name]).detach(),
             mask=self._masks[name],
-            generator=self._generator,
+            generator=generator,
             momentum=self._signals.momentum(name) if "momentum" in signals else None,
             gradient=self._signals.gradient(name) if "gradient" in signals else None,
             shard=self._shards[name],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from lightning_sparse._compat import ConfigurationError, Trainer, callbacks_of, is_a
@@ -10,19 +12,13 @@ from lightning_sparse.network import SparseNetwork
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
 
-def has_averages(trainer: Trainer) -> bool:
-    """Tell whether one of the Trainer's callbacks averages weights."""
-    return any(is_a(callback, *_AVERAGING) for callback in callbacks_of(trainer))
-
-
-def mask_averages(trainer: Trainer, network: SparseNetwork) -> None:
-    """Zero the inactive weights in the averages that Lightning's averaging callbacks keep.
-
-    Call it whenever masks change: between changes an average of masked weights stays masked.
+def averages_of(trainer: Trainer) -> list[nn.Module]:
+    """Return the averages that Lightning's averaging callbacks keep.
 
     Raises:
         MisconfigurationException: If an averaging callback doesn't show its average.
     """
+    averages: list[nn.Module] = []
     for callback in callbacks_of(trainer):
         if is_a(callback, *_AVERAGING):
             average = getattr(callback, "_average_model", None)
@@ -36,4 +32,14 @@ def mask_averages(trainer: Trainer, network: SparseNetwork) -> None:
                     ),
                 )
             # PyTorch's AveragedModel wraps what it averages.
-            network.enforce_on(average.module if is_a(average, "AveragedModel") else average)  # type: ignore[arg-type]  # a module
+            averages.append(average.module if is_a(average, "AveragedModel") else average)  # type: ignore[arg-type]  # a module
+    return averages
+
+
+def mask_averages(averages: Iterable[nn.Module], network: SparseNetwork) -> None:
+    """Zero the inactive weights in averages.
+
+    Call it whenever masks change: between changes an average of masked weights stays masked.
+    """
+    for average in averages:
+        network.enforce_on(average)

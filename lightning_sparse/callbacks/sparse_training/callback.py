@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from inspect import Signature
 from math import inf
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
-from lightning_sparse.callbacks.sparse_training.averages import has_averages, mask_averages
+from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_agreement,
@@ -19,7 +20,6 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_shardable,
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, check_stepped
 from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
@@ -168,8 +168,9 @@ class SparseTrainingCallback(ResumableCallback):
             self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
         check_shardable(self.network, self._recipe)
         attach_optimizers(self.network, trainer, self._recipe.signals)
-        self._has_averages = has_averages(trainer)
-        mask_averages(trainer, self.network)
+        averages = averages_of(trainer)
+        self._has_averages = bool(averages)
+        mask_averages(averages, self.network)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
@@ -237,18 +238,15 @@ class SparseTrainingCallback(ResumableCallback):
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
         network.check_weights()
-        history = self._counters.history
-        rate = self._prune_rate.at(progress(len(history), self._total_updates))
-        changes = network.rewire(self._recipe, rate)
-        history.append(UpdateRecord(*now, rate, {change.name: change for change in changes}))
-        self._counters.last = now
-        if len(history) == 1:
+        rate = self._prune_rate.at(progress(len(self.history), self._total_updates))
+        averages = averages_of(trainer) if self._has_averages else []
+        record = self._counters.recorder(now, rate, then=partial(mask_averages, averages, network))
+        network.rewire(self._recipe, rate, record=record)
+        if len(self.history) == 1:
             warn_of_untrained(trainer, network)
-        if self._has_averages:
-            mask_averages(trainer, network)
         if trainer.world_size > 1:
             check_agreement(trainer, network, f"after the topology update of step {now[1]}")
-        log_sparsity(trainer, network, history[-1], old_names=self._old_metric_names)
+        log_sparsity(trainer, network, self.history[-1], old_names=self._old_metric_names)
 
     def _enforce(self) -> None:
         if self.network is not None and self._is_fitting:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.probing.state_key import StateKey
-from lightning_sparse.callbacks.sparse_training.averages import mask_averages
+from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
@@ -49,7 +49,13 @@ class ResumableCallback(ShowsOptions, Callback):
     @property
     def history(self) -> list[UpdateRecord]:
         """One record per topology update of this run."""
+        self._complete_update()
         return self._counters.history
+
+    def _complete_update(self) -> None:
+        """Complete a topology update that was interrupted: then masks, weights, counters and history are of after."""
+        if self.network is not None:
+            self.network.complete_update()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros.
@@ -85,6 +91,7 @@ class ResumableCallback(ShowsOptions, Callback):
         if self.network is None:
             # Nothing to save. In a fit, only a tuner saves before there are masks, to restore before there are any.
             return {"network": None} if self._is_fitting else {}
+        self._complete_update()
         return with_checksum(
             {
                 "network": self.network.state_dict(gradients=self._holds_gradients),
@@ -112,7 +119,7 @@ class ResumableCallback(ShowsOptions, Callback):
         if self.network is not None and self._restored is not None:
             self.network.load_state_dict(self._restored["network"])
             self._restore_counters(self._restored)
-            mask_averages(trainer, self.network)
+            mask_averages(averages_of(trainer), self.network)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply a restored state before the weights are validated."""

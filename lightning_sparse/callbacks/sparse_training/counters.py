@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord, is_count
+from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -30,6 +31,26 @@ class Counters:
     def starting(cls, epochs: int, steps: int, steps_of_weights: int) -> Counters:
         """Return the counters of a fit that starts after this many epochs and steps of the Trainer."""
         return cls((epochs, steps), (epochs, steps), steps_of_weights - steps)
+
+    def recorder(
+        self, now: tuple[int, int], rate: float, then: Callable[[], object]
+    ) -> Callable[[tuple[LayerChange, ...]], None]:
+        """Return a function that records one update, however often it is called for it.
+
+        Args:
+            now: Position of the update.
+            rate: Prune rate of the update.
+            then: Called after that, each time.
+        """
+        number = len(self.history)
+
+        def record(changes: tuple[LayerChange, ...]) -> None:
+            # In place and in one instruction: an interrupted update may be recorded by two at once.
+            self.history[number:] = [UpdateRecord(*now, rate, {change.name: change for change in changes})]
+            self.last = now
+            then()
+
+        return record
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, as a checkpoint needs them."""
