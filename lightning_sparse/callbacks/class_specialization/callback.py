@@ -29,6 +29,7 @@ from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback
 from lightning_sparse.callbacks.probing.logging import log_now
 from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.callbacks.rollback import KeepsMeasurements
 from lightning_sparse.selection.layers import find_layers
 from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.topology.digest import checksum
@@ -36,7 +37,7 @@ from lightning_sparse.topology.digest import checksum
 _FIGURE = "layers"
 
 
-class ClassSpecializationCallback(ForwardPassCallback):
+class ClassSpecializationCallback(KeepsMeasurements, ForwardPassCallback):
     """Measure what part of each channel's activity is due to one class, over all training images.
 
     The analysis of Dettmers & Zettlemoyer (2019), section 5.2, in any project, with or without sparse training: it
@@ -151,6 +152,7 @@ class ClassSpecializationCallback(ForwardPassCallback):
             import lightning_sparse.analysis.pictures  # noqa: F401  # fails now, not days later
         self._is_fitting = stage == "fit"
         if self._is_fitting:
+            self._enter_fit()
             self.result, self.history, self._weights = None, {}, None
             warn_of_averages(trainer, self)
 
@@ -257,6 +259,8 @@ class ClassSpecializationCallback(ForwardPassCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history: tensors and plain Python values."""
+        if self._held_state is not None:
+            return self._held_state
         return {"history": copy_history(self.history)} if self.history else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -267,6 +271,7 @@ class ClassSpecializationCallback(ForwardPassCallback):
         """
         history = history_of_state(state_dict, type(self).__name__)
         if self._is_fitting or not self.history:
+            self._note_given(state_dict)
             self.history = history
             if self.result is None and history:
                 self.result = history[max(history)]

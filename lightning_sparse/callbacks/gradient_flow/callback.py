@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.analysis.gradient_flow import check_orders
 from lightning_sparse.callbacks.gradient_flow.checks import check_choices, check_name, warn_of_nothing
 from lightning_sparse.callbacks.gradient_flow.figures import send_figures
@@ -29,6 +29,7 @@ from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.callbacks.rollback import KeepsMeasurements
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.representation import ShowsOptions
@@ -37,7 +38,7 @@ from lightning_sparse.validation.representation import ShowsOptions
 _MAX_WAITING = 50
 
 
-class GradientFlowCallback(ShowsOptions, Callback):
+class GradientFlowCallback(ShowsOptions, KeepsMeasurements):
     """Measure how gradients flow through the weights that exist, in any project, sparse or dense.
 
     Logs ``gradient_flow/egf_l1`` and ``egf_l2`` (Effective Gradient Flow: the mean over layers of the norm of the
@@ -184,6 +185,7 @@ class GradientFlowCallback(ShowsOptions, Callback):
                 import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
             check_strategy(trainer)
             check_name(trainer, self, GradientFlowCallback)
+            self._enter_fit()
             self._reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -251,6 +253,8 @@ class GradientFlowCallback(ShowsOptions, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the measurements and the numbers of steps."""
+        if self._held_state is not None:
+            return self._held_state
         state = self._measurement.state_dict()
         return with_checksum({**state, "logged": self._logged}) if state else {}
 
@@ -261,16 +265,20 @@ class GradientFlowCallback(ShowsOptions, Callback):
             ValueError: If the state is damaged, or of another callback.
         """
         if not self._is_fitting:
+            if not self._measurement.state_dict():
+                self._note_given(state_dict)
             return
         entries = {"measurements", "steps", "probed", "logged"} | OPTIONAL_STATE & set(state_dict)
         verify_checksum(state_dict, entries, "a run with this callback")
         self._measurement.load_state_dict(state_dict)
+        self._note_given(state_dict)
         by_steps = self._schedule.every_n_steps is not None  # then all was logged when it was saved
         self._logged = len(self._measurement.history.fetched) if by_steps else state_dict["logged"]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers and the batches; the history stays."""
         self._measurement.release()
+        super().teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log measurements of steps, and let go of the optimizers: after an exception there is no teardown."""
@@ -278,3 +286,4 @@ class GradientFlowCallback(ShowsOptions, Callback):
             with suppress(Exception):  # of a device or logger that failed: it must not hide the first one
                 self._log(trainer)
         self._measurement.release()
+        super().on_exception(trainer, pl_module, exception)

@@ -45,7 +45,9 @@ class RandomStateCallback(ShowsOptions, Callback):
         self._device, self._saved = trainer.strategy.root_device, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the present states, as plain values and tensors."""
+        """Return the present states, or those to resume from that were not used yet, as plain values and tensors."""
+        if self._saved is not None:
+            return with_checksum({"states": self._saved})
         device = self._device
         states = host_states()
         if device is not None and device.type == "cuda":
@@ -73,10 +75,13 @@ class RandomStateCallback(ShowsOptions, Callback):
             torch.cuda.set_rng_state(state, device)
         elif state is not None and device.type == "mps":
             torch.mps.set_rng_state(state)
-        self._saved = None
         if _begins_epoch(trainer) and _all_draw(trainer):
             # The fetcher has begun the epoch already, in `setup_data`, from another state.
             iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]  # there is one while a Trainer fits
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Let go of the saved states: a checkpoint from now on has the present ones."""
+        self._saved = None
 
 
 def _begins_epoch(trainer: Trainer) -> bool:

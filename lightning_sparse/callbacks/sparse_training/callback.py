@@ -12,19 +12,20 @@ from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
+from lightning_sparse.callbacks.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_agreement,
     check_alone,
     check_shardable,
+    restores_after_setup,
 )
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, check_stepped
 from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
 from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, warn_of_untrained
-from lightning_sparse.callbacks.sparse_training.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.starting_masks import MasksAtStart, starting_network, weights_at_stake
 from lightning_sparse.callbacks.sparse_training.summary import print_summary
 from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
@@ -106,7 +107,6 @@ class SparseTrainingCallback(ResumableCallback):
         self._masks_from = masks_from
         options = check_network_options(type(self).__name__, density, options, takes_masks_over=masks_from is not None)
         self._network_options = options
-        self._undo: Rollback | None = None
         self._reset()
 
     def __init_subclass__(cls, sets: Collection[str] = (), **options: Any) -> None:
@@ -133,13 +133,14 @@ class SparseTrainingCallback(ResumableCallback):
             MisconfigurationException: If the strategy can't keep an exact number of weights, or another callback
                 masks weights too.
         """
+        self._is_fitting = stage == "fit"
         if stage == "fit":
             check_strategy(trainer)
             check_alone(trainer, self, SparseTrainingCallback)
             self._undo = Rollback(self)
             self._reset()
+            self._begin_fit(trainer, pl_module)
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
-        self._is_fitting = stage == "fit"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bind masks to the module and its optimizers.
@@ -149,6 +150,10 @@ class SparseTrainingCallback(ResumableCallback):
                 or the checkpoint to resume from has no masks, or masks of another model or density.
             MisconfigurationException: If weights are split over processes and a rule can't work on parts of them.
         """
+        if not restores_after_setup(trainer):
+            self._start(trainer, pl_module)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_resumable(trainer)
         if self._undo is not None:
             choice = (self._network_options["include"], self._network_options["exclude"])
@@ -171,6 +176,7 @@ class SparseTrainingCallback(ResumableCallback):
         averages = averages_of(trainer)
         self._has_averages = bool(averages)
         mask_averages(averages, self.network)
+        self._has_started = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
@@ -184,7 +190,7 @@ class SparseTrainingCallback(ResumableCallback):
             ValueError: If the prune rate is to decay over a run without a known end, or a weight is not finite.
             RuntimeError: If processes start from different masks or weights.
         """
-        self._apply_restored(trainer)
+        self._start_late(trainer, pl_module)
         if self.network is None:
             return
         prunes = self._recipe.prune is not None
@@ -204,6 +210,8 @@ class SparseTrainingCallback(ResumableCallback):
         """
         if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
+        if self._restored is not None:  # by a tuner that was started in training
+            self._apply_restored(trainer)
         if self._undo is not None:
             if self._kernels is None:  # other callbacks and the module may have changed weights after ours began
                 self.network.check_weights()
@@ -227,6 +235,9 @@ class SparseTrainingCallback(ResumableCallback):
         """Mask weights that changed without a step that hooks see, and count such a step."""
         if self.network is not None:
             self.network.look(lambda: trainer.global_step)
+        if self._undo is not None and self._kernels is not None:
+            self._kernels.stop()
+            self._undo = None
 
     def _looks_at_kernels(self, network: SparseNetwork) -> bool:
         """Tell whether the batch that begins shows what layers compute with, which may be an error."""
@@ -269,15 +280,15 @@ class SparseTrainingCallback(ResumableCallback):
             check_stepped(self.network, trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Detach from the optimizers; masks and history stay."""
+        """Detach from the optimizers; masks and history stay, and after a fit that trained nothing those before it."""
         self._release()
-        self._undo = None
+        self._leave_fit(failed=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Detach from the optimizers, as no teardown follows an exception; before the first step, undo the fit."""
+        """Detach from the optimizers, as no teardown follows an exception; before the first batch, undo the fit."""
+        self._is_fitting |= trainer.state.fn == "fit"  # it may have failed before our setup
         self._release()
-        if self._undo is not None:
-            self._undo.undo()
+        self._leave_fit(failed=True)
 
     def _release(self) -> None:
         if self._kernels is not None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
+from lightning_sparse.callbacks.cadence import counted_per_step
 from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.callbacks.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
+from lightning_sparse.callbacks.sparse_training.compatibility import restores_after_setup
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
@@ -30,6 +34,8 @@ class ResumableCallback(ShowsOptions, Callback):
         super().__init__()
         self.network: SparseNetwork | None = None
         self._is_fitting = False
+        # The state before the present fit, until it has trained something.
+        self._undo: Rollback | None = None
         # Whether the recipe decides by gradients, which a checkpoint then has to hold.
         self._holds_gradients = False
         self._reset_counters()
@@ -39,7 +45,12 @@ class ResumableCallback(ShowsOptions, Callback):
         self._counters = Counters()
         # A state that was loaded and waits for the module to be ready for it.
         self._restored: dict[str, Any] | None = None
-        self._resumes_without_state = False
+        # Whether a state was loaded, if only that of a run that had not begun, or of one with masks.
+        self._was_given = self._is_resumed = False
+        self._resumes_without_state = self._has_started = False
+        self._saved_checksum: str | None = None
+        # Of a fit that failed before its first batch, to be saved with what it started from.
+        self._unused_counters: Counters | None = None
 
     @StateKey
     def state_key(self) -> str:
@@ -64,7 +75,8 @@ class ResumableCallback(ShowsOptions, Callback):
             ValueError: If the file is damaged.
         """
         verify_checkpoint_file(trainer.ckpt_path)
-        self._resumes_without_state = not checkpoint.get("callbacks", {}).get(self.state_key)
+        # Once found, it stays so, though a tuner restores states of its own before training begins.
+        self._resumes_without_state |= not checkpoint.get("callbacks", {}).get(self.state_key)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the module is ready for it.
@@ -72,7 +84,8 @@ class ResumableCallback(ShowsOptions, Callback):
         Raises:
             ValueError: If it is damaged or not this callback's.
         """
-        if state_dict == {"network": None}:
+        self._was_given = True
+        if state_dict == {"network": None} or self._is_own(state_dict):
             return
         verify_checksum(state_dict, _STATE, "a run with this callback")
         Counters.from_dict(state_dict)
@@ -83,26 +96,58 @@ class ResumableCallback(ShowsOptions, Callback):
                 cure="load another checkpoint",
             )
         self._restored = state_dict
+        self._is_resumed = self._is_fitting
+
+    def _is_own(self, state: object) -> bool:
+        """Tell whether this is what a tuner saved in this fit before training began: then it is all there already."""
+        saved = self._saved_checksum if self._undo is not None else None
+        return saved is not None and isinstance(state, Mapping) and state.get("checksum") == saved
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks, random state, counters and history; tensors and plain Python values only."""
-        if self._restored is not None:  # a tuner saves and restores once more between a resume and its use
+        if self._restored is not None:  # given and not used yet, it must not get lost
             return self._restored
         if self.network is None:
-            # Nothing to save. In a fit, only a tuner saves before there are masks, to restore before there are any.
+            # A fit that has no masks yet, as a tuner saves it, or that failed before it trained: it can be resumed.
             return {"network": None} if self._is_fitting else {}
         self._complete_update()
-        return with_checksum(
-            {
-                "network": self.network.state_dict(gradients=self._holds_gradients),
-                **self._counters.to_dict(),
-            }
-        )
+        counters = self._unused_counters or self._counters
+        network = self.network.state_dict(gradients=self._holds_gradients)
+        state = with_checksum({"network": network, **counters.to_dict()})
+        self._saved_checksum = state["checksum"]
+        return state
+
+    def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the run before; its network stays if it is one of this module, which is then saved with it."""
+        if self.network is None:
+            return
+        own = set(map(id, pl_module.parameters()))
+        if not any(id(parameter) in own for parameter in self.network.model.parameters()):
+            self.network = None
+            return
+        steps = trainer.global_step // counted_per_step(trainer)
+        self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
+
+    def _leave_fit(self, *, failed: bool) -> None:
+        """Undo a fit that trained nothing; what a checkpoint gave stays, with the weights that came with it."""
+        undo, self._undo = self._undo, None
+        if undo is None:
+            return
+        given, counters = self._restored, self._counters
+        if not self._is_resumed:
+            undo.undo()
+            # What is saved from now on belongs to where the Trainer is: after a failure, at the start of this fit.
+            self._unused_counters = counters if failed or counters.first < self._counters.last else None
+        elif given is not None:
+            undo.undo(weights=False)
+            self._restored = given
+        self._is_fitting = True
 
     def _check_resumable(self, trainer: Trainer) -> None:
         # Lightning shows callbacks a checkpoint only if it has some callback's state, and holds on to it until now.
         loaded = trainer._checkpoint_connector._loaded_checkpoint
-        if self._resumes_without_state or (loaded and self._restored is None):
+        resumes = loaded or (restores_after_setup(trainer) and trainer.ckpt_path)
+        if self._resumes_without_state or (resumes and not self._was_given):
             raise InvalidValueError(
                 expected=f"the state of {self.state_key} in the checkpoint to resume from",
                 got="none",
@@ -113,17 +158,26 @@ class ResumableCallback(ShowsOptions, Callback):
                 ),
             )
 
+    @abstractmethod
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bind masks to the module and its optimizers."""
+
+    def _start_late(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start where the strategy restores a checkpoint after the start of fit: until then none is known of."""
+        if not self._has_started:
+            self._start(trainer, pl_module)
+        self._apply_restored(trainer)
+
     def _apply_restored(self, trainer: Trainer) -> None:
-        """Apply a state that was restored after the start of fit, as strategies that shard the model do."""
-        self._check_resumable(trainer)
+        """Apply a state that was restored during fit, as a tuner does that is started there."""
         if self.network is not None and self._restored is not None:
             self.network.load_state_dict(self._restored["network"])
             self._restore_counters(self._restored)
             mask_averages(averages_of(trainer), self.network)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply a restored state before the weights are validated."""
-        self._apply_restored(trainer)
+        """Start, if that had to wait for a checkpoint, before the weights are validated."""
+        self._start_late(trainer, pl_module)
 
     def _load_evaluated_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Outside of fit, replace the masks of the trained module by those of the evaluated checkpoint."""

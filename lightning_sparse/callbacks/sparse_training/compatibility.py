@@ -37,6 +37,11 @@ def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) ->
         )
 
 
+def restores_after_setup(trainer: Trainer) -> bool:
+    """Tell whether a checkpoint is restored only after the start of fit, as strategies do that shard the model."""
+    return bool(trainer.strategy.restore_checkpoint_after_setup)
+
+
 def check_finetuning(
     trainer: Trainer,
     model: LightningModule,
