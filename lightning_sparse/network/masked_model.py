@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.network.dtensor import shard_of, to_local
+from lightning_sparse.network.first_masks.freshness import whole_counts
 from lightning_sparse.network.masks import Masks
 from lightning_sparse.selection.names import named_parameters
 from lightning_sparse.selection.patterns import as_patterns, name_list
@@ -117,6 +118,21 @@ class MaskedModel:
                 cure="pass the copy itself",
             )
         self._masks.apply_to(dict(named_parameters(copy)))
+
+    def count_outside(self) -> dict[str, int]:
+        """Return how many inactive weights are not zero, by name, where there are any. Every process must call this.
+
+        They come from other code: all steps of attached optimizers leave inactive weights at zero.
+        """
+        weights = {name: self._parameters[name] for name in self._masks.names}
+        parts = {name: to_local(weight).detach() for name, weight in weights.items()}
+        # Of those that are NaN, others tell.
+        rows = [
+            torch.count_nonzero(((part > 0) | (part < 0)) & ~self._masks[name]).reshape(1)
+            for name, part in parts.items()
+        ]
+        counts = dict(zip(weights, whole_counts(rows, weights.values()), strict=True))
+        return {name: count for name, (count,) in counts.items() if count}
 
     def check_finite(self) -> None:
         """Raise if a masked weight is NaN or infinite: masked, it would stay so. Every process must call this.

@@ -28,8 +28,8 @@ from lightning_sparse.callbacks.probing.evaluation_batches import SPLITS
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback
 from lightning_sparse.callbacks.probing.logging import log_now
+from lightning_sparse.callbacks.probing.rollback import KeepsMeasurements
 from lightning_sparse.callbacks.probing.state_key import StateKey
-from lightning_sparse.callbacks.rollback import KeepsMeasurements
 from lightning_sparse.selection.layers import find_layers
 from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.topology.digest import checksum

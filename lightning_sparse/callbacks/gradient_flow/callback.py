@@ -28,8 +28,8 @@ from lightning_sparse.callbacks.gradient_flow.step_measurement import StepMeasur
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
+from lightning_sparse.callbacks.probing.rollback import KeepsMeasurements
 from lightning_sparse.callbacks.probing.state_key import StateKey
-from lightning_sparse.callbacks.rollback import KeepsMeasurements
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.selection.patterns import Patterns, as_included, as_patterns
 from lightning_sparse.validation.representation import ShowsOptions

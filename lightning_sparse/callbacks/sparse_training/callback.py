@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from inspect import Signature
 from math import inf
@@ -12,7 +13,7 @@ from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
-from lightning_sparse.callbacks.rollback import Rollback
+from lightning_sparse.callbacks.probing.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
@@ -287,6 +288,9 @@ class SparseTrainingCallback(ResumableCallback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Detach from the optimizers, as no teardown follows an exception; before the first batch, undo the fit."""
         self._is_fitting |= trainer.state.fn == "fit"  # it may have failed before our setup
+        if self._undo is None:
+            with suppress(Exception):  # of a device that failed; a step may have been interrupted before it was masked
+                self._enforce()
         self._release()
         self._leave_fit(failed=True)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import counted_per_step
+from lightning_sparse.callbacks.probing.rollback import Rollback
 from lightning_sparse.callbacks.probing.state_key import StateKey
-from lightning_sparse.callbacks.rollback import Rollback
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
 from lightning_sparse.callbacks.sparse_training.compatibility import restores_after_setup
 from lightning_sparse.callbacks.sparse_training.counters import Counters

@@ -18,7 +18,7 @@ from lightning_sparse.selection.obstacles import FROZEN
 from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.selection.weights import weights_by_reason
 from lightning_sparse.topology.rewire import Recipe
-from lightning_sparse.validation.errors import InvalidStateError
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 
 def check_alone(trainer: Trainer, callback: Callback, family: type[Callback]) -> None:
@@ -61,6 +61,30 @@ def check_finetuning(
             expected="layers that stay frozen or are masked from the start",
             got=f"{callbacks[0]}, which unfreezes layers during training, and {name_list(frozen)}, frozen",
             cure="exclude them from sparse training, or unfreeze them before it",
+        )
+
+
+def check_kept_weights(network: SparseNetwork) -> None:
+    """Refuse weights that are not those that an earlier fit left, and that its masks would set to zero.
+
+    Args:
+        network: Network of the earlier fit, whose masks are kept.
+
+    Raises:
+        ValueError: With the number of weights that are not zero though inactive, and their layers.
+    """
+    if outside := network.count_outside():
+        listed = [f"{count} in {name!r}" for name, count in outside.items()]
+        raise InvalidValueError(
+            expected="weights as the last fit left them, zero outside of the masks that this callback keeps from it",
+            got=(
+                f"{sum(outside.values())} weights that are not zero there, as of other weights that were loaded since: "
+                f"{', '.join(listed[:6])}{f' and {len(listed) - 6} more layers' if len(listed) > 6 else ''}"
+            ),
+            cure=(
+                "a new callback with masks_from= the full checkpoint that these weights come from; or "
+                "callback.network.enforce() before fit, to set them to zero; or, for dense weights, a new callback"
+            ),
         )
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from lightning_sparse._compat import LightningModule, Trainer
-from lightning_sparse.callbacks.sparse_training.compatibility import check_finetuning
+from lightning_sparse.callbacks.sparse_training.compatibility import check_finetuning, check_kept_weights
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.first_masks.make_masks import provisional
 from lightning_sparse.network.first_masks.training_signs import has_stepped, signs_of_training, warn_of_random_masks
 from lightning_sparse.network.known_masks.handover import renamed_state, same_parameters
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
@@ -50,7 +49,7 @@ def starting_network(
 
     Raises:
         ValueError: If no weight can be masked, the density is out of reach, the state or the masks are those of another
-            model, or the weights are sparse already.
+            model, or the weights are sparse already, or not those of the masks that are kept.
         MisconfigurationException: If a callback unfreezes layers that would have been masked.
     """
     # No call but that of SparseNetwork may mention the options: the command line follows them through it.
@@ -63,14 +62,12 @@ def starting_network(
         masks = None if masks is None else state  # with its density, whatever the user gave at first
     elif kept is not None and kept.model is model:
         kept.check_weights()
+        check_kept_weights(kept)
         check_finetuning(trainer, model, kept, include, exclude)
         return kept
     elif kept is not None and (names := same_parameters(kept, model)) is not None:
+        check_kept_weights(kept)
         masks = {names[name]: mask for name, mask in kept.masks.items() if kept.local_mask(name) is not None}
-    elif _state_is_to_come(trainer):
-        # Until then, masks of the right density for weights that may be sparse already.
-        options["initial_masks"], is_random = provisional, False
-        masks = None if masks is None else trainer.ckpt_path
     if state is None:
         seed = trainer.strategy.broadcast(torch.initial_seed() if seed is None else seed)
     network = SparseNetwork(model, **options, seed=seed, masks=masks, state=state)
@@ -92,11 +89,6 @@ def _warn_of_trained(trainer: Trainer, network: SparseNetwork, kept: SparseNetwo
         signs.append(f"the state of {' and '.join(stepping)}, of earlier steps")
     if signs and network.density < 1 and not signs_of_training(network.model, network.maskable):
         warn_of_random_masks(signs, network.density)
-
-
-def _state_is_to_come(trainer: Trainer) -> bool:
-    """Tell whether the strategy restores a checkpoint only after the start of fit, as those that split weights do."""
-    return trainer.ckpt_path is not None and trainer.strategy.restore_checkpoint_after_setup
 
 
 def weights_at_stake(

@@ -13,7 +13,7 @@ from lightning_sparse.network.first_masks.training_signs import signs_of_trainin
 from lightning_sparse.network.masks import Masks
 from lightning_sparse.topology.growth import random
 from lightning_sparse.topology.initial_masks import first_masks
-from lightning_sparse.topology.layer import LayerView, WeightScore
+from lightning_sparse.topology.layer import WeightScore
 
 
 def make_masks(
@@ -43,11 +43,3 @@ def make_masks(
     views = [partial(masks.dense_view, name, generator) for name in masks.names]
     with torch.no_grad():
         first_masks(views, [counts[name] for name in masks.names], rule, masks.__setitem__)
-
-
-def provisional(layer: LayerView) -> torch.Tensor:
-    """Score uniform noise, as `random` does, for weights of any origin: a state that is still to come replaces both."""
-    return layer.noise()
-
-
-provisional.shardable = True  # type: ignore[attr-defined]  # functions take attributes

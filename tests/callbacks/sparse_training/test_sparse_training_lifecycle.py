@@ -80,10 +80,12 @@ def test_the_random_state_of_a_run_does_not_depend_on_the_run_before() -> None:
     assert differences(*runs) == []
 
 
-def test_weights_that_were_loaded_between_two_fits_are_masked_before_the_first_step() -> None:
+def test_weights_that_were_loaded_and_masked_between_two_fits_are_sparse_before_the_first_step() -> None:
     callback, module, seen = SparseMomentumCallback(density=0.3), TinyModule(), []
     fit(callback, module=module)
     module.load_state_dict(TinyModule().state_dict())
+    assert callback.network is not None
+    callback.network.enforce()
     spies = [
         At(hook, lambda *_: seen.append(stray_weights(callback, module)))
         for hook in ("on_validation_start", "on_train_start")
