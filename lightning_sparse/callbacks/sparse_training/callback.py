@@ -14,7 +14,7 @@ from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.probing.rollback import Rollback
-from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
+from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages, warn_of_unbegun
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
     check_agreement,
@@ -124,7 +124,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._reset_counters()
         self._max_epochs: int | None = None
         self._total_updates = inf
-        self._has_averages = self._has_logged = False
+        self._has_logged = False
         self._kernels: KernelWatch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -183,6 +183,7 @@ class SparseTrainingCallback(ResumableCallback):
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
         self._load_evaluated_masks(trainer, pl_module)
         self._enforce()
+        self._follow_weights(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the updates of the run, and print what is masked and planned.
@@ -267,6 +268,7 @@ class SparseTrainingCallback(ResumableCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are saved: other callbacks may have changed them since the last step."""
         self._enforce()
+        self._follow_weights(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the final weights: other callbacks may have changed them since the last step.
@@ -275,6 +277,8 @@ class SparseTrainingCallback(ResumableCallback):
             ValueError: If nothing has stepped a masked weight.
         """
         self._enforce()
+        if self._has_averages:
+            warn_of_unbegun(trainer, averages_of(trainer))
         if self.network is None or self._undo is not None:  # no batch was trained on
             return
         if self.network.steps - self._counters.step_offset == self._counters.first[1]:

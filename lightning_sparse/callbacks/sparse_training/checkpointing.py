@@ -10,7 +10,7 @@ from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import counted_per_step
 from lightning_sparse.callbacks.probing.rollback import Rollback
 from lightning_sparse.callbacks.probing.state_key import StateKey
-from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages
+from lightning_sparse.callbacks.sparse_training.averages import averages_of, follow_weights, mask_averages
 from lightning_sparse.callbacks.sparse_training.compatibility import restores_after_setup
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
@@ -47,7 +47,7 @@ class ResumableCallback(ShowsOptions, Callback):
         self._restored: dict[str, Any] | None = None
         # Whether a state was loaded, if only that of a run that had not begun, or of one with masks.
         self._was_given = self._is_resumed = False
-        self._resumes_without_state = self._has_started = False
+        self._resumes_without_state = self._has_started = self._has_averages = False
         self._saved_checksum: str | None = None
         # Of a fit that failed before its first batch, to be saved with what it started from.
         self._unused_counters: Counters | None = None
@@ -116,6 +116,14 @@ class ResumableCallback(ShowsOptions, Callback):
         state = with_checksum({"network": network, **counters.to_dict()})
         self._saved_checksum = state["checksum"]
         return state
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let averages that have not begun be saved as the weights are; they are in the checkpoint by reference."""
+        self._follow_weights(trainer)
+
+    def _follow_weights(self, trainer: Trainer) -> None:
+        if self._has_averages and self._is_fitting and self.network is not None:
+            follow_weights(averages_of(trainer), self.network)
 
     def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before; its network stays if it is one of this module, which is then saved with it."""
