@@ -163,7 +163,7 @@ class SparseTrainingCallback(ResumableCallback):
         self.network = starting_network(
             trainer,
             pl_module,
-            MasksAtStart(self._restored, self.network, self._masks_from),
+            MasksAtStart(self._restored, self.network or self._earlier, self._masks_from),
             self._seed,
             **self._network_options,
         )
@@ -177,7 +177,7 @@ class SparseTrainingCallback(ResumableCallback):
         averages = averages_of(trainer)
         self._has_averages = bool(averages)
         mask_averages(averages, self.network)
-        self._has_started = True
+        self._has_started, self._earlier = True, None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""

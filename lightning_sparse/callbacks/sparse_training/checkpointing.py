@@ -49,6 +49,8 @@ class ResumableCallback(ShowsOptions, Callback):
         self._was_given = self._is_resumed = False
         self._resumes_without_state = self._has_started = self._has_averages = False
         self._saved_checksum: str | None = None
+        # The network of the fit before, also if that was one of another module; until this fit has its own.
+        self._earlier: SparseNetwork | None = None
         # Of a fit that failed before its first batch, to be saved with what it started from.
         self._unused_counters: Counters | None = None
 
@@ -127,6 +129,7 @@ class ResumableCallback(ShowsOptions, Callback):
 
     def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before; its network stays if it is one of this module, which is then saved with it."""
+        self._earlier = self.network
         if self.network is None:
             return
         own = set(map(id, pl_module.parameters()))
