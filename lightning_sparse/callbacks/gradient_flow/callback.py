@@ -200,6 +200,7 @@ class GradientFlowCallback(ShowsOptions, KeepsMeasurements):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let go of gradients that were cleared after the batch before."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._measurement.before_batch()
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
