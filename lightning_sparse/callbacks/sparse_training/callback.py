@@ -179,12 +179,6 @@ class SparseTrainingCallback(ResumableCallback):
         mask_averages(averages, self.network)
         self._has_started, self._earlier = True, None
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
-        self._load_evaluated_masks(trainer, pl_module)
-        self._enforce()
-        self._follow_weights(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan the updates of the run, and print what is masked and planned.
 
@@ -237,7 +231,7 @@ class SparseTrainingCallback(ResumableCallback):
         """Mask weights that changed without a step that hooks see, and count such a step."""
         if self.network is not None:
             self.network.look(lambda: trainer.global_step)
-        if self._undo is not None and self._kernels is not None:
+        if self._undo is not None and self._kernels is not None:  # a batch was trained on
             self._kernels.stop()
             self._undo = None
 
@@ -260,15 +254,6 @@ class SparseTrainingCallback(ResumableCallback):
         if trainer.world_size > 1:
             check_agreement(trainer, network, f"after the topology update of step {now[1]}")
         log_sparsity(trainer, network, self.history[-1], old_names=self._old_metric_names)
-
-    def _enforce(self) -> None:
-        if self.network is not None and self._is_fitting:
-            self.network.enforce()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mask the weights before they are saved: other callbacks may have changed them since the last step."""
-        self._enforce()
-        self._follow_weights(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the final weights: other callbacks may have changed them since the last step.

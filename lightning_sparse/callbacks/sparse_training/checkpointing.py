@@ -123,6 +123,21 @@ class ResumableCallback(ShowsOptions, Callback):
         """Let averages that have not begun be saved as the weights are; they are in the checkpoint by reference."""
         self._follow_weights(trainer)
 
+    def _enforce(self) -> None:
+        if self.network is not None and self._is_fitting:
+            self.network.enforce()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
+        self._load_evaluated_masks(trainer, pl_module)
+        self._enforce()
+        self._follow_weights(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mask the weights before they are saved: other callbacks may have changed them since the last step."""
+        self._enforce()
+        self._follow_weights(trainer)
+
     def _follow_weights(self, trainer: Trainer) -> None:
         if self._has_averages and self._is_fitting and self.network is not None:
             follow_weights(averages_of(trainer), self.network)
