@@ -232,7 +232,7 @@ class SparseTrainingCallback(ResumableCallback):
         if self.network is not None:
             self.network.look(lambda: trainer.global_step)
         if self._undo is not None and self._kernels is not None:  # a batch was trained on
-            self._kernels.stop()
+            self._kernels.look()  # which ends it
             self._undo = None
 
     def _looks_at_kernels(self, network: SparseNetwork) -> bool:
