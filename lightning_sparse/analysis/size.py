@@ -108,9 +108,9 @@ class Bytes:
         dense: Every value, as PyTorch saves it; shared memory, such as a tied weight, once.
         bitmask: Active values of masked weights and one bit per weight; the rest dense.
         csr: Active values of masked weights with a 32-bit column each, and 32-bit starts of rows (compressed sparse
-            rows, one per output); the rest dense. A file that PyTorch writes of `weight.to_sparse_csr()` is about 2.5
-            times as large for 32-bit values: its indices have 64 bits, and those of the columns are a view of memory
-            that holds as many rows, all of which is saved.
+            rows, one per output); the rest dense. A file that PyTorch writes of `weight.to_sparse_csr()` is about 1.5
+            times as large for 32-bit values, as its indices have 64 bits, and 2.5 times in newer releases, where the
+            columns are a view of memory that holds as many rows, all of which is saved.
     """
 
     dense: int

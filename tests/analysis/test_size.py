@@ -82,13 +82,15 @@ def test_without_masks_weights_without_zeros_are_dense_and_so_are_biases_of_zero
     assert counts.dense == counts.bitmask == counts.csr
 
 
-def test_a_file_of_csr_tensors_takes_the_indices_of_twice_as_many_bits_and_those_of_rows_too() -> None:
+def test_a_file_of_csr_tensors_takes_indices_of_twice_as_many_bits_and_those_of_rows_too_in_newer_releases() -> None:
     network = SparseNetwork(nn.Linear(400, 300, bias=False), density=0.1)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of CSR being in beta
         torch.save(network.model.weight.to_sparse_csr(), buffer)  # type: ignore[operator]  # of a linear layer
-    assert buffer.tell() / count_bytes(network.model, network.masks).csr == pytest.approx(2.5, abs=0.1)
+    # 4 bytes of a value and 8 of its column, or, since the columns are half of a longer array, 16; against 4 and 4.
+    ratio = buffer.tell() / count_bytes(network.model, network.masks).csr
+    assert min(abs(ratio - 1.5), abs(ratio - 2.5)) < 0.1
 
 
 def test_a_tied_weight_is_stored_once_and_computed_by_each_layer() -> None:

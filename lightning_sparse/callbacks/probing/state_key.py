@@ -10,6 +10,7 @@ from lightning_sparse._compat import ConfigurationError
 
 # Lightning's function that asks every callback with a state for its key, before any hook is called.
 _CHECK = "_validate_callbacks_list"
+_calling_frame = sys._getframe
 
 
 class StateKey(property):
@@ -21,10 +22,11 @@ class StateKey(property):
     """
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        caller = sys._getframe(1)
+        caller = _calling_frame(1)
         if caller.f_code.co_name == _CHECK:
             self._check_listed(instance, owner, caller.f_locals.get("callbacks", ()))
-        return super().__get__(instance, owner)
+        # Not through the base class: Lightning reads the key in every hook of every step.
+        return self if instance is None else self.fget(instance)  # type: ignore[misc]  # made with a getter
 
     def _check_listed(self, instance: Any, owner: type | None, callbacks: Sequence[object]) -> None:
         if instance is None:
