@@ -116,7 +116,7 @@ def refuses(whole: File, data: bytes, message: str, error: type[Exception] = Val
     with pytest.raises(error, match=message):
         run.fit(model, ShufflingLoader(), ShufflingLoader(1), ckpt_path=whole.damaged(data))
     assert (watchers_of(run), run.global_step) == (0, 0)
-    # What was given, and that the fit failed, lasts until the next one: a checkpoint that is saved now must not lose it.
+    # What was given, and that the fit failed, lasts until the next one: a checkpoint saved now must not lose it.
     left = {name: value for name, value in before.items() if name not in UNTIL_THE_NEXT_FIT}
     assert {name: vars(callback)[name] for name in left} == left
     weights = torch.load(io.BytesIO(data), weights_only=True)["state_dict"]
