@@ -195,6 +195,7 @@ def register_momentum(
         TypeError: If that is no class of optimizers.
         ValueError: If a key is no name.
 
+    >>> import torch
     >>> class Own(torch.optim.SGD):
     ...     def step(self, closure=None): ...
     >>> register_momentum(Own, "m")
