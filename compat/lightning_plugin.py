@@ -64,8 +64,8 @@ def pytest_configure() -> None:
         return fit(self, *args, **options)
 
     sys.meta_path.insert(0, _Hide())
-    Trainer.fit = counted_fit  # type: ignore[method-assign]
-    _CallbackConnector.on_trainer_init = configured_with_ours  # type: ignore[method-assign]
+    Trainer.fit = counted_fit  # type: ignore[method-assign]  # in this process only
+    _CallbackConnector.on_trainer_init = configured_with_ours  # type: ignore[method-assign]  # the same
 
 
 @pytest.hookimpl(trylast=True)

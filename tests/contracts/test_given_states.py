@@ -112,7 +112,7 @@ def on_exception(folder: Path) -> Callback:
 def best(folder: Path) -> Callback:
     saving = ModelCheckpoint(folder, filename="saved", save_on_exception=True, every_n_epochs=100)
     # At the very step that it resumes from, it would not save again.
-    saving.load_state_dict = lambda *_: None  # type: ignore[method-assign]
+    saving.load_state_dict = lambda *_: None  # type: ignore[method-assign]  # of this object only
     return saving
 
 

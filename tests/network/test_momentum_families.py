@@ -150,7 +150,7 @@ class Steps:
     """A step that other classes inherit."""
 
     def step(self, closure: Any = None) -> Any:
-        return super().step(closure)  # type: ignore[misc]
+        return super().step(closure)  # type: ignore[misc]  # closures of any type
 
 
 class Mixed(Steps, AdamW):
@@ -211,7 +211,7 @@ def test_a_registered_subclass_comes_before_the_family_of_its_base(families: dic
     torch.testing.assert_close(read_momentum(optimizer, parameters[0]), AVERAGE)
     usual = AdamW(parameters, LR)
     take_steps(usual)
-    assert not torch.allclose(read_momentum(usual, parameters[0]), AVERAGE)  # type: ignore[arg-type]
+    assert not torch.allclose(read_momentum(usual, parameters[0]), AVERAGE)  # type: ignore[arg-type]  # it has momentum by now
 
 
 @pytest.mark.parametrize(
