@@ -21,13 +21,12 @@ from lightning_sparse.callbacks.gradient_flow.records import (
     FlagThresholds,
     GradientFlowRecord,
     average,
-    log_records,
     warn_of_flags,
 )
 from lightning_sparse.callbacks.gradient_flow.step_measurement import StepMeasurement
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.gradients import Loss, as_batches
-from lightning_sparse.callbacks.probing.logging import warn_of_old_names
+from lightning_sparse.callbacks.probing.logging import log_at, under_old_names, warn_of_old_names
 from lightning_sparse.callbacks.probing.rollback import KeepsMeasurements
 from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.network.state import verify_checksum, with_checksum
@@ -216,10 +215,10 @@ class GradientFlowCallback(ShowsOptions, KeepsMeasurements):
     ) -> None:
         """Measure on the fixed batches, if it is time, and log from time to time."""
         self._measurement.after_batch(trainer, pl_module)
+        if self._schedule.every_n_steps is None:  # a measurement of an epoch may be replaced until the epoch's end
+            return
         waiting, steps = len(self._measurement.history.waiting), self._measurement.steps.most
-        if self._schedule.every_n_steps is not None and (
-            waiting >= _MAX_WAITING or (waiting and self._log_every and steps % self._log_every == 0)
-        ):  # a measurement of an epoch may be replaced until the epoch's end
+        if waiting >= _MAX_WAITING or (waiting and self._log_every and steps % self._log_every == 0):
             self._log(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -245,7 +244,10 @@ class GradientFlowCallback(ShowsOptions, KeepsMeasurements):
         records = self._records(first=self._logged)
         self._logged += len(records)
         warn_of_flags(trainer, records, self._warned)
-        log_records(trainer, records, per_layer=self._per_layer, root=self._root, old_names=self._old_metric_names)
+        for record in records:
+            metrics = record.metrics(per_layer=self._per_layer, root=self._root)
+            shown = under_old_names(metrics) if self._old_metric_names else metrics
+            log_at(trainer, shown, record.epoch, record.step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Log the measurements that the checkpoint has, since a run resumed from it does not log them again."""

@@ -85,27 +85,29 @@ class FixedBatchMeasurement(GradientMeasurement):
         steps = self.steps.most
         if steps > self.measured_at and self._is_due(trainer, steps):
             # Lightning's own metrics are logged by this number.
-            self._attempt(trainer, self._add, trainer, module, trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._add(trainer, module, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure after an epoch that ended early, if there were steps in it."""
         is_unmeasured = self.steps.most > self.measured_at and self._latest_epoch == trainer.current_epoch
-        if is_unmeasured and self._epoch_is_due(trainer):
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # it was counted since
-            self._attempt(trainer, self._add, trainer, module, step)
+        if is_unmeasured and self._schedule.measures_epoch(trainer.current_epoch):
+            self._add(trainer, module, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)  # it was counted since
 
     def _add(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         self.measured_at = self.steps.most  # a failure is not repeated after the next batch
-        weights = self.trained_weights(trainer, module)
-        if self._probe is not None and weights:
-            self.history.add(self._measure(trainer, module, self._probe, weights, step), replace_last=False)
+        try:
+            weights = self.trained_weights(trainer, module)
+            if self._probe is not None and weights:
+                self.history.add(self._measure(trainer, module, self._probe, weights, step), replace_last=False)
+        except Exception as error:
+            self._warn_of(error, trainer)
 
     def _is_due(self, trainer: Trainer, steps: int) -> bool:
         every = self._schedule.every_n_steps
         if every is not None:  # with several optimizers, a batch may have several steps
             return steps // every > self.measured_at // every
         is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        return is_last and self._epoch_is_due(trainer)
+        return is_last and self._schedule.measures_epoch(trainer.current_epoch)
 
     def _measure(
         self,
@@ -117,7 +119,8 @@ class FixedBatchMeasurement(GradientMeasurement):
     ) -> MeasuredNorms:
         # Weights that PyTorch prunes are effective weights in the copy, with a gradient that is not masked.
         names = [weight.name for weight in weights]
-        gradients = probe.gradients(trainer, module, [*names, *self._zero_start.present])
+        zeros = [] if self._zero_start is None else self._zero_start.present
+        gradients = probe.gradients(trainer, module, [*names, *zeros])
         layers = with_masks(weights, network_of(trainer, module), self._masks)
         return MeasuredNorms(
             epoch=trainer.current_epoch,
@@ -126,7 +129,7 @@ class FixedBatchMeasurement(GradientMeasurement):
             layers=tuple(layer.name for layer in layers),
             has_total=True,
             table=measure_gradients(layers, gradients[: len(names)], self._orders),
-            is_starting=self._zero_start.holds_back(gradients[len(names) :]),
+            is_starting=None if self._zero_start is None else self._zero_start.holds_back(gradients[len(names) :]),
         )
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from lightning_sparse.callbacks.gradient_flow.layers import TrainedWeight
+from lightning_sparse.callbacks.gradient_flow.records import Place
 
 
 class LatestStep:
@@ -18,32 +19,27 @@ class LatestStep:
     last of them: this is made at every step, and even to look at each layer would take longer than all the rest.
 
     Args:
-        epoch: Number of the epoch, from 0 on.
-        step: Batches that ended with an optimizer step before this one.
-        optimizer: Number of the optimizer; None if there is only one.
+        place: Place of the step in the run.
         weights: Weights to measure whose gradients are ready.
         of_zeros: Gradients of the parameters that the network started at zero with.
         holds: Whether to hold the gradients themselves, as before a validation, for which Lightning clears them.
     """
 
-    __slots__ = ("_gradients", "_watched", "epoch", "of_zeros", "optimizer", "step", "weights")
+    __slots__ = ("_gradients", "_watched", "of_zeros", "place", "weights")
 
     def __init__(
-        self,
-        epoch: int,
-        step: int,
-        optimizer: int | None,
-        weights: Sequence[TrainedWeight],
-        of_zeros: Sequence[Tensor | None],
-        *,
-        holds: bool,
+        self, place: Place, weights: Sequence[TrainedWeight], of_zeros: Sequence[Tensor | None], *, holds: bool
     ) -> None:
-        self.epoch, self.step, self.optimizer = epoch, step, optimizer
-        self.weights, self.of_zeros = weights, of_zeros
+        self.place, self.weights, self.of_zeros = place, weights, of_zeros
         self._gradients = [weight.parameter.grad for weight in weights] if holds else None
         self._watched = [
             watched for order in (1, -1) if (watched := _first_with_gradient(weights[::order])) is not None
         ]
+
+    @property
+    def epoch(self) -> int:
+        """Number of the step's epoch, from 0 on."""
+        return self.place[0]
 
     @property
     def has_gradients(self) -> bool:

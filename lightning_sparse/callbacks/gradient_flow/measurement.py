@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_sparse.callbacks.gradient_flow.layers import MaskSource, TrainedW
 from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
 from lightning_sparse.callbacks.gradient_flow.records import MeasurementHistory
 from lightning_sparse.callbacks.gradient_flow.steps import OptimizerHooks, Source, StepCounter, optimizer_index
-from lightning_sparse.callbacks.gradient_flow.zero_start import ZeroStart
+from lightning_sparse.callbacks.gradient_flow.zero_start import ZeroStart, zero_parameters
 from lightning_sparse.callbacks.probing.failures import warn_of_failure
 
 # Entries of the state that checkpoints of earlier versions don't have.
@@ -44,7 +44,7 @@ class GradientMeasurement(ABC):
         self.history = MeasurementHistory()
         self.steps = StepCounter()
         self.measured_at = 0
-        self._zero_start = ZeroStart()
+        self._zero_start: ZeroStart | None = None  # None: the network doesn't start at zero
         self._hooks: OptimizerHooks | None = None
 
     @abstractmethod
@@ -81,7 +81,10 @@ class GradientMeasurement(ABC):
         """
         self._weights.check(module, network_of(trainer, module))
         self._schedule.plan(trainer)
-        self._attempt(trainer, partial(self._zero_start.begin, module, is_new=not self.steps.counts))
+        try:
+            self._find_zeros(module)
+        except Exception as error:
+            self._warn_of(error, trainer)
         self.steps = self.steps.resumed(may_skip=getattr(trainer.precision_plugin, "scaler", None) is not None)
         if not module.automatic_optimization:  # the module may step optimizers behind the Trainer's back
             self._hooks = OptimizerHooks(
@@ -91,30 +94,31 @@ class GradientMeasurement(ABC):
             for optimizer in trainer.optimizers:
                 self._hooks.attach(optimizer)
 
+    def _find_zeros(self, module: LightningModule) -> None:
+        """Find the parameters that are zero as training begins; in a resumed run, those that were."""
+        if not self.steps.counts:
+            names = zero_parameters(module)
+            self._zero_start = ZeroStart(names) if names else None
+        if self._zero_start is not None:
+            self._zero_start.begin(module)
+
     def trained_weights(self, trainer: Trainer, module: LightningModule) -> list[TrainedWeight]:
         """Return the weights that would be measured now."""
         return self._weights.find(module, network_of(trainer, module))
 
-    def _attempt(self, trainer: Trainer, measure: Callable[..., None], *args: Any) -> None:
-        """Measure; warn of a failure, of each kind once."""
-        try:
-            measure(*args)
-        except Exception as error:  # training is worth more than its measurement
-            expected = f"to measure gradients in epoch {trainer.current_epoch}"
-            cure = "that of this error, or leave GradientFlowCallback out"
-            warn_of_failure(trainer, f"gradients: {type(error).__name__}", expected, error, cure)
-
-    def _epoch_is_due(self, trainer: Trainer) -> bool:
-        """Tell whether the present epoch is to be measured at its last step."""
-        boundaries = self._schedule.boundaries
-        return boundaries.counts_epochs and boundaries.is_due(trainer.current_epoch + 1)
+    def _warn_of(self, error: Exception, trainer: Trainer) -> None:
+        """Warn of a measurement that failed, of each kind of error once: training is worth more than a measurement."""
+        expected = f"to measure gradients in epoch {trainer.current_epoch}"
+        cure = "that of this error, or leave GradientFlowCallback out"
+        warn_of_failure(trainer, f"gradients: {type(error).__name__}", expected, error, cure)
 
     def release(self) -> None:
         """Let go of the optimizers; the history stays."""
         if self._hooks is not None:
             self._hooks.remove()
         self._hooks = None
-        self._zero_start.end()
+        if self._zero_start is not None:
+            self._zero_start.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the measurements and the numbers of steps; empty before the first step."""
@@ -122,7 +126,7 @@ class GradientMeasurement(ABC):
             return {}
         steps = {str(index): count for index, count in self.steps.counts.items()}
         state = {"measurements": history_state(self.history), "steps": steps, "probed": self.measured_at}
-        return {**state, "zero_start": list(self._zero_start.names)} if self._zero_start.names else state
+        return state if self._zero_start is None else {**state, "zero_start": list(self._zero_start.names)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from what `state_dict` returned.
@@ -133,7 +137,7 @@ class GradientMeasurement(ABC):
         self.history = restored_history(state["measurements"], self._rows)
         self.steps.counts = {int(index): count for index, count in state["steps"].items()}
         self.measured_at = state["probed"]
-        self._zero_start = ZeroStart(state.get("zero_start", ()))
+        self._zero_start = ZeroStart(state["zero_start"]) if "zero_start" in state else None
 
     @property
     def _rows(self) -> int:

@@ -26,39 +26,6 @@ def evenly_spread(epochs: int, count: int) -> list[int]:
     return sorted({round(index * (epochs - 1) / (count - 1)) for index in range(count)})
 
 
-class SpreadEpochs:
-    """Boundaries after a number of epochs that are spread evenly over the run.
-
-    Args:
-        count: Number of epochs, >= 1.
-    """
-
-    counts_epochs = True
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._chosen: frozenset[int] = frozenset()
-
-    def plan(self, trainer: Trainer) -> None:
-        """Choose the epochs, at the start of training.
-
-        Raises:
-            ValueError: If the length of the run is unknown.
-        """
-        epochs = run_length(trainer, trainer.max_epochs).in_epochs()
-        if epochs == inf:
-            raise InvalidValueError(
-                expected=f"a run of known length to spread {self._count} epochs over",
-                got=f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}",
-                cure="set max_epochs, or every_n_epochs here",
-            )
-        self._chosen = frozenset(evenly_spread(int(epochs), self._count))
-
-    def is_due(self, epochs: int) -> bool:
-        """Tell whether a number of completed epochs is a boundary."""
-        return epochs - 1 in self._chosen
-
-
 @dataclass
 class MeasurementSchedule:
     """Steps or epochs to measure at, given in one of three ways; every epoch if in none.
@@ -67,7 +34,6 @@ class MeasurementSchedule:
         every_n_steps: Period in optimizer steps.
         every_n_epochs: Period in epochs.
         spread_over_epochs: Number of epochs, spread evenly over the run.
-        boundaries: Numbers of completed steps or epochs to measure at.
 
     Raises:
         ValueError: If one is not a positive integer, or several are given.
@@ -76,7 +42,8 @@ class MeasurementSchedule:
     every_n_steps: int | None = None
     every_n_epochs: int | None = None
     spread_over_epochs: int | None = None
-    boundaries: Cadence | SpreadEpochs = field(init=False, repr=False, compare=False)
+    _cadence: Cadence | None = field(init=False, repr=False, compare=False)  # None: epochs are spread over the run
+    _spread: frozenset[int] = field(default=frozenset(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         options = [self.every_n_steps, self.every_n_epochs, self.spread_over_epochs]
@@ -93,11 +60,11 @@ class MeasurementSchedule:
                 expected="a number spread_over_epochs of at least 1, an integer",
                 cure="1 measures after the last epoch",
             )
-            self.boundaries = SpreadEpochs(self.spread_over_epochs)
+            self._cadence = None
             return
         if self.every_n_steps is None and self.every_n_epochs is None:
             self.every_n_epochs = 1
-        self.boundaries = Cadence(self.every_n_epochs, self.every_n_steps)
+        self._cadence = Cadence(self.every_n_epochs, self.every_n_steps)
 
     @property
     def key(self) -> str:
@@ -113,5 +80,23 @@ class MeasurementSchedule:
         Raises:
             ValueError: If they depend on the length of the run, which is unknown.
         """
-        if isinstance(self.boundaries, SpreadEpochs):
-            self.boundaries.plan(trainer)
+        if self.spread_over_epochs is None:
+            return
+        epochs = run_length(trainer, trainer.max_epochs).in_epochs()
+        if epochs == inf:
+            raise InvalidValueError(
+                expected=f"a run of known length to spread {self.spread_over_epochs} epochs over",
+                got=f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}",
+                cure="set max_epochs, or every_n_epochs here",
+            )
+        self._spread = frozenset(evenly_spread(int(epochs), self.spread_over_epochs))
+
+    def measures_epoch(self, epoch: int) -> bool:
+        """Tell whether an epoch is to be measured at its last step.
+
+        Args:
+            epoch: Number of the epoch, from 0 on.
+        """
+        if self._cadence is None:
+            return epoch in self._spread
+        return self._cadence.counts_epochs and self._cadence.is_due(epoch + 1)

@@ -1,4 +1,4 @@
-"""Records of a run's gradient flow: from tables of norms on the device to loggers, warnings and averages."""
+"""Records of a run's gradient flow: from tables of norms on the device to metrics, warnings and averages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.analysis.gradient_flow import norm_name
-from lightning_sparse.callbacks.probing.logging import log_at, under_old_names
 from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.validation.numbers import check_real
 from lightning_sparse.validation.representation import ShowsFields
 
 # First part of all names of metrics.
 ROOT = "gradient_flow"
+# Epoch, batches that ended with an optimizer step before, and number of the optimizer, None if there is only one.
+Place = tuple[int, int, int | None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,15 +189,6 @@ class MeasurementHistory:
 def root_of(optimizer: int | None, root: str = ROOT) -> str:
     """Return the first part of the names of an optimizer's metrics."""
     return root if optimizer is None else f"{root}/optimizer_{optimizer}"
-
-
-def log_records(
-    trainer: Trainer, records: Sequence[GradientFlowRecord], *, per_layer: bool, root: str, old_names: bool = False
-) -> None:
-    """Send metrics to the loggers, at the steps they are from, and the latest ones to the Trainer's metrics."""
-    for record in records:
-        metrics = record.metrics(per_layer=per_layer, root=root)
-        log_at(trainer, under_old_names(metrics) if old_names else metrics, record.epoch, record.step)
 
 
 def warn_of_flags(trainer: Trainer, records: Sequence[GradientFlowRecord], warned: set[tuple[str, str]]) -> None:

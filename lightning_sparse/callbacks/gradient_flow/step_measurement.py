@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparse._compat import LightningModule, Trainer
@@ -22,8 +22,9 @@ from lightning_sparse.callbacks.gradient_flow.layers import (
 )
 from lightning_sparse.callbacks.gradient_flow.measurement import GradientMeasurement
 from lightning_sparse.callbacks.gradient_flow.measurement_schedule import MeasurementSchedule
-from lightning_sparse.callbacks.gradient_flow.records import MeasuredNorms, MeasurementHistory
+from lightning_sparse.callbacks.gradient_flow.records import MeasuredNorms, MeasurementHistory, Place
 from lightning_sparse.callbacks.gradient_flow.steps import Source
+from lightning_sparse.network import SparseNetwork
 
 _CLEARED = "gradients that were cleared since, by batches without a step or by the project"
 _CHANGED = "gradients that were changed in place since, by clipping or by the optimizer"
@@ -52,7 +53,7 @@ class StepMeasurement(GradientMeasurement):
         self._unsettled: MeasuredNorms | None = None  # of a step that may turn out to be the last one of its epoch
         self._lost: tuple[int, str] | None = None  # epoch of such a step that can't be measured any more, and why
         # The weights of the present epoch and optimizer: looking for them takes too long for every step.
-        self._followed: tuple[tuple[int, int], list[TrainedWeight], bool] | None = None
+        self._followed: tuple[tuple[int, int | None], list[TrainedWeight], bool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: a copy belongs to no run."""
@@ -74,13 +75,18 @@ class StepMeasurement(GradientMeasurement):
         index, status = self.steps.begin_in(trainer, module, optimizer, source)
         if status == "unchanged":
             return
-        boundaries = self._schedule.boundaries
-        if not boundaries.counts_epochs:
-            if boundaries.is_due(self.steps.counts[index]):
-                self._attempt(trainer, self._measure, trainer, module, optimizer, index)
-        elif boundaries.is_due((epoch := trainer.current_epoch) + 1):
-            measure = self._measure if self._may_be_last(trainer, module) else partial(self._follow, epoch)
-            self._attempt(trainer, measure, trainer, module, optimizer, index)
+        every = self._schedule.every_n_steps
+        try:
+            if every is not None:
+                if self.steps.counts[index] % every == 0:
+                    self._measure(trainer, module, optimizer, index)
+            elif self._schedule.measures_epoch(trainer.current_epoch):
+                if self._may_be_last(trainer, module):
+                    self._measure(trainer, module, optimizer, index)
+                else:
+                    self._follow(trainer, module, optimizer, index)
+        except Exception as error:
+            self._warn_of(error, trainer)
 
     def before_zero_grad(self) -> None:
         """Let go of the latest gradients, which are about to be cleared."""
@@ -89,7 +95,7 @@ class StepMeasurement(GradientMeasurement):
 
     def before_validation(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the latest gradients, since the epoch may end with the validation."""
-        self._attempt(trainer, self._settle, trainer, module)
+        self._settle(trainer, module)
 
     def before_batch(self) -> None:
         """Let go of gradients that the project cleared after the latest batch, to save memory."""
@@ -101,10 +107,10 @@ class StepMeasurement(GradientMeasurement):
 
     def end_epoch(self, trainer: Trainer, module: LightningModule) -> None:
         """Add the measurement of the latest step, if it was the last one of an epoch that ended early; or warn."""
-        self._attempt(trainer, self._settle, trainer, module)
+        self._settle(trainer, module)
         unsettled, lost = self._unsettled, self._lost
-        self._forget_latest()
-        if not self._epoch_is_due(trainer):
+        self._latest = self._unsettled = self._lost = None
+        if not self._schedule.measures_epoch(trainer.current_epoch):
             return
         if unsettled is not None and unsettled.epoch == trainer.current_epoch:
             self.history.add(unsettled, replace_last=False)
@@ -115,9 +121,6 @@ class StepMeasurement(GradientMeasurement):
                 stacklevel=2,
             )
 
-    def _forget_latest(self) -> None:
-        self._latest = self._unsettled = self._lost = None
-
     def _may_be_last(self, trainer: Trainer, module: LightningModule) -> bool:
         """Tell whether a step is known to be the last one of its epoch, or may be for all that is known."""
         if not module.automatic_optimization:  # the last batch may have no step of this optimizer
@@ -125,76 +128,84 @@ class StepMeasurement(GradientMeasurement):
         return trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
 
     def _measure(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, index: int) -> None:
-        step = self._step(trainer, index, self._stepped(trainer, module, optimizer), holds=True)
-        if not step.has_gradients:
+        """Add the measurement of a step, or replace that of an earlier step or closure, which it comes instead of."""
+        network = network_of(trainer, module)
+        weights = self._stepped(module, network, optimizer)
+        gradients = [weight.parameter.grad for weight in weights]
+        if all(gradient is None for gradient in gradients):
             return
-        self._forget_latest()
-        norms = self._norms(trainer, module, step)
+        self._latest = self._unsettled = self._lost = None
+        norms = self._norms(network, _place(trainer, index), weights, gradients, self._gradients_of_zeros())
         # Of several steps of an epoch, and several closures of a step, the last one counts.
         count = self.steps.counts[index]
-        is_repeated = self._schedule.boundaries.counts_epochs or self._measured_step.get(index) == count
+        is_repeated = self._schedule.every_n_steps is None or self._measured_step.get(index) == count
         self._measured_step[index] = count
         self.history.add(norms, replace_last=is_repeated)
 
-    def _follow(self, epoch: int, trainer: Trainer, module: LightningModule, optimizer: Optimizer, index: int) -> None:
+    def _follow(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, index: int) -> None:
         """Refer to the gradients of a step that is the last one of its epoch only if that ends early."""
-        if self._followed is None or self._followed[0] != (epoch, index):
-            weights = self._stepped(trainer, module, optimizer)
-            self._followed = (epoch, index), weights, trainer.enable_validation
+        epoch, _, number = place = _place(trainer, index)
+        if self._followed is None or self._followed[0] != (epoch, number):
+            weights = self._stepped(module, network_of(trainer, module), optimizer)
+            self._followed = (epoch, number), weights, trainer.enable_validation
         _, weights, is_validated = self._followed
-        step = self._step(trainer, index, weights, holds=is_validated)
+        step = LatestStep(place, weights, self._gradients_of_zeros(), holds=is_validated)
         if step.has_gradients:
             self._latest, self._unsettled, self._lost = step, None, None
-
-    def _stepped(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> list[TrainedWeight]:
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        return [weight for weight in self.trained_weights(trainer, module) if id(weight.parameter) in stepped]
-
-    def _step(self, trainer: Trainer, index: int, weights: Sequence[TrainedWeight], *, holds: bool) -> LatestStep:
-        return LatestStep(
-            epoch=trainer.current_epoch,
-            step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # by which Lightning's own metrics are logged
-            optimizer=index if len(trainer.optimizers) > 1 else None,
-            weights=weights,
-            of_zeros=self._zero_start.gradients(),
-            holds=holds,
-        )
 
     def _settle(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the latest gradients, if they are still what the optimizer got."""
         step, self._latest = self._latest, None
         if step is None:
             return
-        if step.were_changed:
-            self._lost = step.epoch, _CHANGED
-        elif not step.can_be_measured:
-            self._lost = step.epoch, _CLEARED
-        else:
-            self._unsettled = self._norms(trainer, module, step)
+        try:
+            if step.were_changed:
+                self._lost = step.epoch, _CHANGED
+            elif not step.can_be_measured:
+                self._lost = step.epoch, _CLEARED
+            else:
+                network = network_of(trainer, module)
+                self._unsettled = self._norms(network, step.place, step.weights, step.gradients, step.of_zeros)
+        except Exception as error:
+            self._warn_of(error, trainer)
 
-    def _norms(self, trainer: Trainer, module: LightningModule, step: LatestStep) -> MeasuredNorms:
-        layers = with_masks(step.weights, network_of(trainer, module), self._masks)
+    def _stepped(
+        self, module: LightningModule, network: SparseNetwork | None, optimizer: Optimizer
+    ) -> list[TrainedWeight]:
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return [weight for weight in self._weights.find(module, network) if id(weight.parameter) in stepped]
+
+    def _gradients_of_zeros(self) -> list[Tensor | None]:
+        return [] if self._zero_start is None else self._zero_start.gradients()
+
+    def _norms(
+        self,
+        network: SparseNetwork | None,
+        place: Place,
+        weights: Sequence[TrainedWeight],
+        gradients: Sequence[Tensor | None],
+        of_zeros: Sequence[Tensor | None],
+    ) -> MeasuredNorms:
+        layers = with_masks(weights, network, self._masks)
         return MeasuredNorms(
-            epoch=step.epoch,
-            step=step.step,
-            optimizer=step.optimizer,
+            *place,
             layers=tuple(layer.name for layer in layers),
             has_total=not any(layer.is_masked_by_autograd for layer in layers),
-            table=measure_gradients(layers, step.gradients, self._orders),
-            is_starting=self._zero_start.holds_back(step.of_zeros),
+            table=measure_gradients(layers, gradients, self._orders),
+            is_starting=None if self._zero_start is None else self._zero_start.holds_back(of_zeros),
         )
 
     def release(self) -> None:
         """Let go of the optimizers and of the latest gradients; what was measured stays."""
         if self._run is not None:  # a checkpoint may be saved yet
-            self._attempt(self._run[0], self._settle, *self._run)
+            self._settle(*self._run)
         self._run = self._followed = None
         super().release()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the measurements, the numbers of steps, and what is known of a step that may be its epoch's last."""
         if self._run is not None:
-            self._attempt(self._run[0], self._settle, *self._run)
+            self._settle(*self._run)
         state = super().state_dict()
         if not state or self._unsettled is None:
             return state
@@ -209,3 +220,9 @@ class StepMeasurement(GradientMeasurement):
         super().load_state_dict(state)
         if "unsettled" in state:
             (self._unsettled,) = restored_history(state["unsettled"], self._rows).fetched
+
+
+def _place(trainer: Trainer, index: int) -> Place:
+    """Return the place of the present step; Lightning's own metrics are logged by the number in its middle."""
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return trainer.current_epoch, step, index if len(trainer.optimizers) > 1 else None

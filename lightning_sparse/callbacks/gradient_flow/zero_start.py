@@ -22,11 +22,14 @@ class ZeroStart:
     layers train like any others: their gradients have not vanished. A parameter that has no gradient itself doesn't
     grow, and explains nothing.
 
+    Args:
+        names: Names of the parameters, as `zero_parameters` returned them when training began.
+
     Attributes:
-        names: Names of the parameters.
+        names: These names.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._parameters: dict[str, nn.Parameter] = {}
 
@@ -34,19 +37,9 @@ class ZeroStart:
         """Return what a copy needs: a copy belongs to no run."""
         return {"names": self.names, "_parameters": {}}
 
-    def begin(self, model: nn.Module, *, is_new: bool) -> None:
-        """Find the parameters of a model.
-
-        Args:
-            model: Model whose training begins.
-            is_new: Whether its training begins for the first time; otherwise the names are kept.
-        """
+    def begin(self, model: nn.Module) -> None:
+        """Find the parameters in a model whose training begins or is resumed."""
         parameters = dict(named_parameters(model))
-        if is_new:
-            self.names = tuple(name for name, parameter in parameters.items() if _may_hold_back(name, parameter))
-            if self.names:
-                sizes = torch.stack([_largest(parameters[name]).cpu().float() for name in self.names]).tolist()
-                self.names = tuple(name for name, size in zip(self.names, sizes, strict=True) if size == 0)
         self._parameters = {name: parameters[name] for name in self.names if name in parameters}
 
     @property
@@ -74,6 +67,15 @@ class ZeroStart:
     def end(self) -> None:
         """Let go of the parameters; the names stay."""
         self._parameters = {}
+
+
+def zero_parameters(model: nn.Module) -> list[str]:
+    """Return the names of a model's trained parameters, biases left out, that are exactly zero."""
+    parameters = [(name, parameter) for name, parameter in named_parameters(model) if _may_hold_back(name, parameter)]
+    if not parameters:
+        return []
+    sizes = torch.stack([_largest(parameter).cpu().float() for _, parameter in parameters]).tolist()
+    return [name for (name, _), size in zip(parameters, sizes, strict=True) if size == 0]
 
 
 def _may_hold_back(name: str, parameter: nn.Parameter) -> bool:

@@ -127,14 +127,38 @@ def test_a_measurement_that_fails_is_one_warning_and_training_goes_on(flow: Any,
     assert sum("to measure gradients" in str(each.message) for each in caught) == 1
 
 
-def test_gradients_that_can_not_be_measured_at_a_step_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Tensor:
-        raise RuntimeError("no such kernel")
+def broken(*_: Any) -> Any:
+    raise RuntimeError("no such kernel")
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"every_n_steps": 1}, 9), ({}, 9), ({}, 2)],
+    ids=["steps", "epochs", "an_epoch_that_ends_early"],
+)
+def test_gradients_that_can_not_be_measured_at_a_step_are_a_warning(
+    options: Any, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(run: Any, _: Any) -> None:
+        run.should_stop = run.global_step >= steps
 
     monkeypatch.setattr("lightning_sparse.callbacks.gradient_flow.step_measurement.measure_gradients", broken)
-    with pytest.warns(UserWarning, match="no such kernel"):
-        run = fit(GradientFlowCallback(every_n_steps=1))
+    flow = GradientFlowCallback(**options)
+    with pytest.warns(UserWarning, match="Expected to measure gradients in epoch 0; got .*no such kernel"):
+        run = fit(flow, At("on_train_batch_end", end))
+    assert run.global_step == steps
+    assert flow.history == []
+
+
+def test_zeros_that_can_not_be_found_at_the_start_are_a_warning_and_gradients_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lightning_sparse.callbacks.gradient_flow.measurement.zero_parameters", broken)
+    flow = GradientFlowCallback()
+    with pytest.warns(UserWarning, match="Expected to measure gradients in epoch 0; got .*no such kernel"):
+        run = fit(flow)
     assert run.global_step == 9
+    assert [record.step for record in flow.history] == [2, 5, 8]
 
 
 class Refusing(Logger):
