@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lightning_sparse.topology.growth import random
 from lightning_sparse.topology.layer import LayerView, WeightScore, is_shardable
+from lightning_sparse.topology.measure import ScoreRange, check_scores, scores_of
 from lightning_sparse.topology.pruning import PRUNING
 from lightning_sparse.topology.reduction import extremes
 from lightning_sparse.topology.registry import resolve
-from lightning_sparse.topology.scores import ScoreRange, check_scores, scores_of
 from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.topology.sharding import ShardingError
 

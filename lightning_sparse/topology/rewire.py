@@ -17,11 +17,10 @@ from lightning_sparse.topology.layer import (
     is_shardable,
     signals_of,
 )
-from lightning_sparse.topology.measure import measure_layers
+from lightning_sparse.topology.measure import ScoreRange, check_scores, measure_layers, scores_of
 from lightning_sparse.topology.plan import LayerChange, plan_changes
 from lightning_sparse.topology.reduction import extremes
 from lightning_sparse.topology.registry import takes_one_argument
-from lightning_sparse.topology.scores import ScoreRange, check_scores, scores_of
 from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.deprecation import renamed_argument
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError

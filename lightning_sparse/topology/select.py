@@ -103,16 +103,19 @@ def _kth_largest(values: _Values, k: int, allowed: NDArray[np.bool_], number: in
     gathered and partitioned. Masses of equal values (zero momentum of unused inputs), which slow a partition down
     twentyfold, then end up as the bound.
     """
+    chosen = allowed
     if number > _SAMPLE_SIZE and 4 * k < number:
         bound = _lower_bound(values, k / number, allowed)
         if bound is not None:
             above = (values > bound) & allowed
             missing = k - np.count_nonzero(above)
             if missing <= 0:
-                return _partition(np.compress(above, values), k)
-            if missing <= np.count_nonzero((values == bound) & allowed):
+                chosen = above
+            elif missing <= np.count_nonzero((values == bound) & allowed):
                 return bound
-    return _partition(values if allowed.size < values.size else np.compress(allowed, values), k)
+    pool = values if chosen.size < values.size else np.compress(chosen, values)
+    kth: np.generic = np.partition(pool, pool.size - k)[pool.size - k]
+    return kth
 
 
 def _lower_bound(values: _Values, fraction: float, allowed: NDArray[np.bool_]) -> np.generic | None:
@@ -122,12 +125,7 @@ def _lower_bound(values: _Values, fraction: float, allowed: NDArray[np.bool_]) -
     sample = values[where] if allowed.size < values.size else values[where[allowed[where]]]
     expected = fraction * sample.size
     rank = int(expected + 4 * expected**0.5 + 8)
-    return _partition(sample, rank) if rank <= sample.size else None
-
-
-def _partition(values: _Values, k: int) -> np.generic:
-    kth: np.generic = np.partition(values, values.size - k)[values.size - k]
-    return kth
+    return np.partition(sample, sample.size - rank)[sample.size - rank] if rank <= sample.size else None
 
 
 def apportion(

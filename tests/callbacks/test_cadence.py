@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_sparse.callbacks.cadence import Cadence, RunLength
-from lightning_sparse.callbacks.sparse_training.update_schedule import progress
 
 small = st.integers(1, 12)
 
@@ -82,16 +81,3 @@ def test_of_a_run_of_unknown_length_the_updates_are_not_known(cadence: Cadence, 
 def test_a_period_that_is_none_or_two_or_no_positive_integer_is_refused(epochs: int | None, steps: int | None) -> None:
     with pytest.raises(ValueError, match=r"Expected .* period .*got"):
         Cadence(epochs, steps)
-
-
-@given(total=st.integers(2, 50))
-def test_progress_runs_from_0_to_1_in_equal_steps(total: int) -> None:
-    values = [progress(update, total) for update in range(total)]
-    assert values[0] == 0
-    assert values[-1] == 1
-    assert values == pytest.approx([update / (total - 1) for update in range(total)])
-    assert progress(total + 3, total) == 1
-
-
-def test_there_is_no_progress_without_an_end_or_with_one_update() -> None:
-    assert [progress(5, inf), progress(0, 1), progress(0, 0)] == [0, 0, 0]

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_sparse.topology.schedule import SCHEDULES, constant, cosine, linear
+from lightning_sparse.topology.schedule import SCHEDULES, PruneRate, constant, cosine, linear
 
 PROGRESS = st.floats(0, 1)
 
@@ -36,3 +36,20 @@ def test_schedules_have_the_values_of_their_formulas() -> None:
     assert [cosine(progress) for progress in (0.25, 0.5, 0.75)] == pytest.approx(
         [(2 + sqrt(2)) / 4, 0.5, (2 - sqrt(2)) / 4]
     )
+
+
+def progress(update: int, total: float) -> float:
+    return PruneRate(1.0, lambda progress: progress).at(update, total)
+
+
+@given(total=st.integers(2, 50))
+def test_progress_runs_from_0_to_1_in_equal_steps(total: int) -> None:
+    values = [progress(update, total) for update in range(total)]
+    assert values[0] == 0
+    assert values[-1] == 1
+    assert values == pytest.approx([update / (total - 1) for update in range(total)])
+    assert progress(total + 3, total) == 1
+
+
+def test_there_is_no_progress_without_an_end_or_with_one_update() -> None:
+    assert [progress(5, inf), progress(0, 1), progress(0, 0)] == [0, 0, 0]

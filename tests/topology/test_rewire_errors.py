@@ -16,8 +16,8 @@ from lightning_sparse.topology import (
     MissingSignalError,
     NonFiniteError,
     Recipe,
+    measure,
     rewire,
-    scores,
     uses,
 )
 from lightning_sparse.topology.growth import momentum as momentum_growth
@@ -146,7 +146,7 @@ def test_a_signal_that_is_not_finite_at_an_inactive_weight_is_named(bad: float) 
 
 def test_signals_are_searched_for_the_cause_only_where_scores_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     searched: list[str] = []
-    monkeypatch.setattr(scores, "check_signals", lambda layer: searched.append(layer.name))
+    monkeypatch.setattr(measure, "check_signals", lambda layer: searched.append(layer.name))
     layers = network([(8, 9), (5, 6)])
     rewire(layers, SPARSE_MOMENTUM, 0.5)
     assert searched == []

@@ -25,11 +25,10 @@ from lightning_sparse.callbacks.sparse_training.compatibility import (
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, check_stepped
-from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
+from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates, update_cadence
 from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity, warn_of_untrained
 from lightning_sparse.callbacks.sparse_training.starting_masks import MasksAtStart, starting_network, weights_at_stake
 from lightning_sparse.callbacks.sparse_training.summary import print_summary
-from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress, update_cadence
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.network.known_masks.saved_masks import MaskSource, check_mask_source
@@ -37,6 +36,7 @@ from lightning_sparse.network.seeding import check_seed
 from lightning_sparse.selection.kernel_watch import KernelWatch
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.options import forwarded_signature
 
 
@@ -245,15 +245,17 @@ class SparseTrainingCallback(ResumableCallback):
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
         network.check_weights()
-        rate = self._prune_rate.at(progress(len(self.history), self._total_updates))
+        network.complete_update()  # one that was interrupted gets its record before this one gets its number
+        history = self._counters.history
+        rate = self._prune_rate.at(len(history), self._total_updates)
         averages = averages_of(trainer) if self._has_averages else []
-        record = self._counters.recorder(now, rate, then=partial(mask_averages, averages, network))
-        network.rewire(self._recipe, rate, record=record)
-        if len(self.history) == 1:
+        then = partial(mask_averages, averages, network) if averages else None
+        network.rewire(self._recipe, rate, record=partial(self._counters.record, len(history), now, rate, then))
+        if len(history) == 1:
             warn_of_untrained(trainer, network)
         if trainer.world_size > 1:
             check_agreement(trainer, network, f"after the topology update of step {now[1]}")
-        log_sparsity(trainer, network, self.history[-1], old_names=self._old_metric_names)
+        log_sparsity(trainer, network, history[-1], old_names=self._old_metric_names)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the final weights: other callbacks may have changed them since the last step.

@@ -32,25 +32,28 @@ class Counters:
         """Return the counters of a fit that starts after this many epochs and steps of the Trainer."""
         return cls((epochs, steps), (epochs, steps), steps_of_weights - steps)
 
-    def recorder(
-        self, now: tuple[int, int], rate: float, then: Callable[[], object]
-    ) -> Callable[[tuple[LayerChange, ...]], None]:
-        """Return a function that records one update, however often it is called for it.
+    def record(
+        self,
+        number: int,
+        now: tuple[int, int],
+        rate: float,
+        then: Callable[[], object] | None,
+        changes: tuple[LayerChange, ...],
+    ) -> None:
+        """Record one update, however often it is called for it.
 
         Args:
+            number: Number of the update, from 0 on.
             now: Position of the update.
             rate: Prune rate of the update.
             then: Called after that, each time.
+            changes: What changed in each layer.
         """
-        number = len(self.history)
-
-        def record(changes: tuple[LayerChange, ...]) -> None:
-            # In place and in one instruction: an interrupted update may be recorded by two at once.
-            self.history[number:] = [UpdateRecord(*now, rate, {change.name: change for change in changes})]
-            self.last = now
+        # In place and in one instruction: an interrupted update may be recorded by two at once.
+        self.history[number:] = [UpdateRecord(*now, rate, {change.name: change for change in changes})]
+        self.last = now
+        if then is not None:
             then()
-
-        return record
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, as a checkpoint needs them."""

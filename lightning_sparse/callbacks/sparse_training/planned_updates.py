@@ -10,7 +10,7 @@ from math import inf, isclose
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.cadence import Cadence, Position, RunLength, run_length
 from lightning_sparse.callbacks.sparse_training.counters import Counters
-from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate, progress
+from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.errors import InvalidValueError
 
 # Steps between updates that are too few to decide by.
@@ -44,7 +44,7 @@ class PlannedUpdates:
 
     def rate_of(self, update: int) -> float:
         """Return the prune rate of an update, counted from 0."""
-        return self.rate.at(progress(update, self.total))
+        return self.rate.at(update, self.total)
 
     def sentence(self) -> str:
         """Return how many updates are planned, when, and with which prune rates."""
@@ -133,6 +133,15 @@ class PlannedUpdates:
         as_begun = isclose(self.done[0], self.rate_of(0), abs_tol=1e-9)  # else other rates are a wish
         as_planned = isclose(self.done[-1], self.rate_of(update - 1), abs_tol=1e-9)
         return as_begun and not as_planned and self.rate_of(update) > self.done[-1] + 1e-9
+
+
+def update_cadence(every_n_epochs: int | None, every_n_steps: int | None) -> Cadence:
+    """Return the cadence of updates: after every epoch if no period is given.
+
+    Raises:
+        ValueError: If a period is not a positive integer, or both are given.
+    """
+    return Cadence(1) if every_n_epochs is None and every_n_steps is None else Cadence(every_n_epochs, every_n_steps)
 
 
 def plan_updates(

@@ -17,7 +17,7 @@ from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse.callbacks.cadence import Cadence, RunLength
 from lightning_sparse.callbacks.sparse_training.counters import Counters
 from lightning_sparse.callbacks.sparse_training.planned_updates import PlannedUpdates, plan_updates
-from lightning_sparse.callbacks.sparse_training.update_schedule import PruneRate
+from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.representation import short_text
 
 NONE = "at least one topology update"
