@@ -37,27 +37,23 @@ class Coverage:
         return self.active / self.size
 
 
-def count_weights(model: nn.Module, maskable: Mapping[str, nn.Parameter], active: Mapping[str, int]) -> Coverage:
-    """Count the trainable weights of a model in parameters with two or more dimensions.
+def count_others(model: nn.Module, maskable: Mapping[str, nn.Parameter]) -> int:
+    """Return the number of trainable weights in parameters with two or more dimensions, but for the maskable ones.
 
-    Embeddings count, tied weights once; frozen parameters and metrics don't, unless they are among the maskable ones.
+    Embeddings count, tied weights once; frozen parameters and metrics don't.
 
     Args:
         model: Any module.
         maskable: Its maskable parameters by name.
-        active: Number of active weights of each of these.
     """
-    known = {id(parameter): active[name] for name, parameter in maskable.items()}
     metrics = inside_metrics(model)
     in_metrics = {id(each) for module in model.modules() if id(module) in metrics for each in module.parameters()}
-    rest = [
+    left_out = in_metrics | set(map(id, maskable.values()))
+    return sum(
         parameter.numel()
         for parameter in model.parameters()
-        if parameter.requires_grad and id(parameter) not in known and id(parameter) not in in_metrics
-        if parameter.dim() > 1
-    ]
-    size = sum(parameter.numel() for parameter in maskable.values()) + sum(rest)
-    return Coverage(sum(active.values()) + sum(rest), size)
+        if parameter.requires_grad and parameter.dim() > 1 and id(parameter) not in left_out
+    )
 
 
 @dataclass(frozen=True)

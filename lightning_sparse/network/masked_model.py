@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,16 +13,16 @@ from lightning_sparse.network.dtensor import shard_of, to_local
 from lightning_sparse.network.first_masks.freshness import whole_counts
 from lightning_sparse.network.masks import Masks
 from lightning_sparse.selection.names import named_parameters
-from lightning_sparse.selection.patterns import as_patterns, name_list
+from lightning_sparse.selection.patterns import as_patterns
 from lightning_sparse.selection.weight import Weight
-from lightning_sparse.selection.weights import weights_by_reason, why_unmasked
+from lightning_sparse.selection.weights import why_unmasked
 from lightning_sparse.topology.layer import NonFiniteError
 from lightning_sparse.topology.sharding import total
-from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+from lightning_sparse.validation.errors import InvalidTypeError
 
 
 class MaskedModel:
-    """Masks of a model's weights: applied, shown, and checked against what the model has become.
+    """Masks of a model's weights: applied, shown, and checked.
 
     Args:
         model: Any module.
@@ -39,12 +38,10 @@ class MaskedModel:
         masked = {name: weight.parameter for name, weight in weights.items() if not weight.matches_any(dense)}
         self._masks = Masks(masked)
         self._shards = {name: shard_of(parameter) for name, parameter in masked.items()}
-        # Parameters of the model when they were examined last: name, weak reference, and whether they were trainable.
-        self._examined: list[tuple[str, weakref.ref[nn.Parameter], bool]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: shards and the last examination belong to this process and these parameters."""
-        return {**self.__dict__, "_shards": None, "_examined": []}
+        """Return what a copy needs: shards belong to this process."""
+        return {**self.__dict__, "_shards": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -99,11 +96,6 @@ class MaskedModel:
         """Set every inactive weight to zero. After `attach` every optimizer step does so."""
         self._masks.apply()
 
-    def enforce_changes(self) -> None:
-        """Do so if weights were written to since, as far as PyTorch counts that; else it costs a microsecond."""
-        if self._masks.have_changed():
-            self._masks.apply()
-
     def enforce_on(self, copy: nn.Module) -> None:
         """Set the same weights of a copy of the model to zero: of a moving average of its weights, for instance.
 
@@ -149,42 +141,6 @@ class MaskedModel:
                     got=f"NaN or infinity in {int(bad)} of {parameter.numel()}",
                     cure="initialize the weight, or load one from before training diverged",
                 )
-
-    def check_weights(self) -> None:
-        """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
-
-        Raises:
-            ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
-        """
-        current = list(self.model.named_parameters())
-        unchanged = len(current) == len(self._examined) and all(
-            name == known_name and parameter is reference() and parameter.requires_grad == was_trained
-            for (name, parameter), (known_name, reference, was_trained) in zip(current, self._examined, strict=True)
-        )
-        if not unchanged:
-            self._examine()
-
-    def _examine(self) -> None:
-        """Search the whole model, and raise unless the maskable weights are those of the constructor."""
-        own = dict(named_parameters(self.model))
-        include, exclude = self._choice["include"], self._choice["exclude"]
-        maskable = weights_by_reason(self.model, include, exclude)
-        new = [name for name in maskable if name not in self._parameters]
-        gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
-        for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
-            if names:
-                raise InvalidValueError(
-                    expected="the weights that were masked when sparse training began",
-                    got=f"others: {name_list(names)} {'was' if len(names) == 1 else 'were'} {what} since",
-                    cure=(
-                        "change layers before sparse training begins, leave out with exclude what stays "
-                        "dense, and use a new callback for a new set of layers"
-                    ),
-                )
-
-        self._examined = [
-            (name, weakref.ref(parameter), parameter.requires_grad) for name, parameter in self.model.named_parameters()
-        ]
 
     def fingerprint(self) -> Tensor:
         """Return two integers, int64, shape `(2,)`: every process that trains this network must have the same.

@@ -1,14 +1,14 @@
-"""The masks of some weights, kept where the weights are, and their application."""
+"""The masks of some weights, kept where the weights are, their application, and whether it is needed again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_sparse.network.dtensor import full_tensor, local_part, shard_of, to_local
-from lightning_sparse.network.watched_weights import WatchedWeights
+from lightning_sparse.network.dtensor import full_tensor, is_dtensor, local_part, shard_of, to_local
 from lightning_sparse.topology.digest import fingerprint
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
@@ -16,11 +16,26 @@ from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.errors import InvalidValueError
 
 
-class Masks(WatchedWeights):
+class _Group(NamedTuple):
+    """Some of the weights, as they were written to last."""
+
+    parameters: list[Tensor]
+    # Their local parts, without gradients: so writing needs no `torch.no_grad()`, which costs as much as small layers.
+    parts: list[Tensor]
+    # Where they are; None where parameters don't say, and are asked every time: of a DTensor, the local part.
+    pointers: list[int] | None
+    # Their places among all weights; None if they are all of them, in order.
+    places: list[int] | None
+    # Whether one call for all of them pays: not for a few on the CPU.
+    are_many: bool
+
+
+class Masks:
     """Masks by parameter name, all inactive at first.
 
     They have the dtype and device of their weight, since multiplying by them is then the fastest way to apply them,
-    and follow it when it moves. Of a sharded parameter, a process holds the local part of the mask.
+    and follow it when it moves. Of a sharded parameter, a process holds the local part of the mask. An optimizer step
+    comes here, so nothing is looked up or made that was already there in the step before.
 
     Args:
         parameters: The weights by name.
@@ -31,9 +46,18 @@ class Masks(WatchedWeights):
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        super().__init__(parameters)
+        self.names = tuple(parameters)
+        self._parameters = dict(parameters)
         self._masks = {name: torch.zeros_like(to_local(weight)) for name, weight in parameters.items()}
+        self._groups: dict[tuple[str, ...], _Group] = {}
+        self._all = [*parameters.values()]
+        # PyTorch's counts of the changes of each weight in place, when it was masked last; -1 before that.
+        self._versions = [-1] * len(self._all)
         self.repairs = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: its weights are elsewhere, and were never masked yet."""
+        return {**self.__dict__, "_groups": {}, "_versions": [-1] * len(self._all)}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight: bool, shape and device of its local part."""
@@ -83,14 +107,42 @@ class Masks(WatchedWeights):
             return
         if names is None:
             self.repairs += self.have_changed()
-        group, may_have_moved = self._group(chosen)
-        masks = [*map(self.stored, chosen)] if may_have_moved else [self._masks[name] for name in chosen]
+        group = self._groups.get(chosen)
+        if group is not None and [parameter.data_ptr() for parameter in group.parameters] == group.pointers:
+            masks = [self._masks[name] for name in chosen]
+        else:  # their place or dtype may be another than in the step before
+            group, masks = self._look_up(chosen), [*map(self.stored, chosen)]
         if group.are_many:
             torch._foreach_mul_(group.parts, masks)
         else:
             for part, mask in zip(group.parts, masks, strict=True):
                 part.mul_(mask)
-        self._note_versions(group)
+        versions = _versions(group.parameters)
+        if group.places is None:
+            self._versions = versions
+        else:
+            for place, version in zip(group.places, versions, strict=True):
+                self._versions[place] = version
+
+    def _look_up(self, names: tuple[str, ...]) -> _Group:
+        """Find out where some weights are now."""
+        parameters = [self._parameters[name] for name in names]
+        with torch.inference_mode(False):  # what is made in an evaluation must serve in training too
+            parts = [to_local(parameter).detach() for parameter in parameters]
+        asks = any(is_dtensor(parameter) or parameter.device.type == "meta" for parameter in parameters)
+        pointers = None if asks else [parameter.data_ptr() for parameter in parameters]
+        places = None if names == self.names else [self.names.index(name) for name in names]
+        are_many = len(parts) > 8 or any(part.device.type != "cpu" for part in parts)
+        group = self._groups[names] = _Group(parameters, parts, pointers, places, are_many)
+        return group
+
+    def have_changed(self) -> bool:
+        """Tell whether a weight was written to since it was masked last, as far as PyTorch counts: not by `.data`."""
+        return _versions(self._all) != self._versions
+
+    def release(self) -> None:
+        """Let go of the memory where the weights were last, which they may have left."""
+        self._groups.clear()
 
     @torch.no_grad()
     def apply_to_gradients(self, names: Iterable[str]) -> None:
@@ -148,3 +200,10 @@ class Masks(WatchedWeights):
                 found = shard.all_reduce(torch.count_nonzero(mask)).expand(2)
             total = total.to(found.device) * 31 + found
         return total
+
+
+def _versions(parameters: list[Tensor]) -> list[int]:
+    try:
+        return [parameter._version for parameter in parameters]
+    except RuntimeError:  # weights that were made in inference mode have no counts
+        return [-2] * len(parameters)

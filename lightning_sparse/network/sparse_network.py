@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_sparse.network.atomic_update import DecidedUpdate, Record, RewirableModel
 from lightning_sparse.network.budget import Density, optional_density
 from lightning_sparse.network.coverage import warn_of_dense_weights, warn_of_filled_zeros
 from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.network.first_masks.make_masks import make_masks
 from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
+from lightning_sparse.network.rewirable_model import DecidedUpdate, Record, RewirableModel
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
 from lightning_sparse.network.starting_point import starting_point

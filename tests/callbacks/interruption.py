@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 # What changes masks, weights and the records of an update.
-_CHANGING = ("network/atomic_update.py", "network/masks.py", "sparse_training/counters.py")
+_CHANGING = ("network/rewirable_model.py", "network/masks.py", "sparse_training/counters.py")
 
 
 class Between:

@@ -13,7 +13,7 @@ from interruption import Between, reached
 from torch import Tensor, nn
 
 from lightning_sparse import SparseNetwork
-from lightning_sparse.network.atomic_update import RewirableModel
+from lightning_sparse.network.rewirable_model import RewirableModel
 from lightning_sparse.testing.equality import deep_copy, differences
 from lightning_sparse.topology import RECIPES
 from lightning_sparse.topology.plan import LayerChange
