@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -19,8 +20,7 @@ _ENOUGH, _LITTLE = 0.5, 0.01
 _MOST_NAMED = 4
 
 
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """Numbers of trainable weights, in parameters with two or more dimensions.
 
     Attributes:

@@ -26,7 +26,7 @@ def is_dtensor(tensor: Tensor) -> bool:
 
 def to_local(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds, sharing its memory; an ordinary tensor as it is."""
-    if not is_dtensor(tensor):
+    if type(tensor).__name__ != "DTensor":  # not through a function: every step comes here
         return tensor
     with torch.no_grad():
         part: Tensor = tensor.to_local()  # type: ignore[attr-defined]  # a DTensor

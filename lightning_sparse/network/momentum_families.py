@@ -6,25 +6,18 @@ coordinates than those of the weight, or no momentum at all. So an optimizer is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from inspect import unwrap
-from numbers import Real
 from typing import Any
 
-from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 # Options on which the size of a momentum depends, in the families that users add.
 SCALE_OPTIONS = ("momentum", "dampening", "betas", "beta1", "beta2", "alpha", "eps", "weight_decay")
-
-
-# Options that say so of the weight decay of a group.
-_DECOUPLED = ("decoupled_weight_decay", "decoupled_decay")
 
 
 @dataclass(frozen=True)
@@ -50,77 +43,18 @@ class MomentumFamily:
     required: str | None = None
     decoupled: bool = False
 
-    @property
-    def formula(self) -> str:
-        """What is read, from the entries of the state."""
+    # What is read, from the entries of the state.
+    formula: str = field(init=False)
+    # Entries of the state that are read.
+    entries: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        formula = self.first if self.largest is None else f"{self.first} / ({self.largest} + eps)"
         if self.second is not None:
-            return f"{self.first} / (sqrt({self.second}) + eps)"
-        return self.first if self.largest is None else f"{self.first} / ({self.largest} + eps)"
-
-    @property
-    def entries(self) -> list[str]:
-        """Entries of the state that are read."""
-        return [entry for entry in (self.first, self.second, self.largest) if entry is not None]
-
-    def scale(self, group: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """Return what two weights must have in common to be compared; None where a group's options allow no reading.
-
-        Args:
-            group: Parameter group of an optimizer of this family.
-        """
-        if self.why_unscaled(group):
-            return None
-        skipped = {"weight_decay"} if self.decoupled or any(map(group.get, _DECOUPLED)) else set()
-        return (self.name, *(0.0 if name in skipped else _comparable(group.get(name)) for name in self.options))
-
-    def why_unscaled(self, group: Mapping[str, Any]) -> str:
-        """Return why a group's options allow no reading, as a clause about the optimizer; "" if they do."""
-        if self.required is not None and not _number(group.get(self.required)):
-            return f"it has none with {self.required}={group.get(self.required)!r}"
-        if len(self.entries) > 1 and _number(group.get("eps", 0.0)) is None:
-            return f"its eps is {group.get('eps')!r}"
-        return ""
-
-    def read(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-        """Return the momentum from entries that `why_unreadable` has nothing against; of a split weight, our part."""
-        first, *scales = (to_local(state[entry]).detach() for entry in self.entries)
-        if not scales:
-            return first
-        scale = scales[0] if self.second is None else scales[0].sqrt()
-        return first.div(scale + group.get("eps", 1e-8))
-
-    def why_unreadable(self, state: Mapping[str, Any], parameter: Parameter) -> str | None:
-        """Return what is wrong with the entries of a weight's state; None if they are its momentum.
-
-        Each has to be an ordinary tensor of real numbers, in at least 16 bits, of the weight's shape.
-        """
-        shape = to_local(parameter).shape
-        for entry in self.entries:
-            value = state.get(entry)
-            if value is None:
-                return f"no {entry}"
-            if not isinstance(value, Tensor):
-                return f"{entry} as a {type(value).__name__}"
-            local = to_local(value)
-            if type(local) not in (Tensor, Parameter):
-                return f"{entry} as a {type(local).__name__}"
-            if not local.is_floating_point() or local.element_size() < 2:
-                return f"{entry} in {str(local.dtype).removeprefix('torch.')}"
-            if local.shape != shape:
-                return f"{entry} of shape {tuple(local.shape)}"
-        return None
-
-
-def _number(value: Any) -> float | None:
-    """Return an option as a number, which may be a tensor with one element; None for anything else."""
-    if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else None
-    return float(value) if isinstance(value, Real) else None
-
-
-def _comparable(value: Any) -> Any:
-    """Return the value of an option, in a form that equal values share."""
-    return tuple(map(_number, value)) if isinstance(value, tuple | list) else _number(value)
+            formula = f"{self.first} / (sqrt({self.second}) + eps)"
+        entries = tuple(entry for entry in (self.first, self.second, self.largest) if entry is not None)
+        object.__setattr__(self, "formula", formula)  # a frozen dataclass
+        object.__setattr__(self, "entries", entries)
 
 
 # The buffer lacks the factor `1 - momentum` of the paper's average, which changes no rank and no share. Weight decay is
@@ -215,11 +149,12 @@ def register_momentum(
             )
     name = _path(optimizer)
     _FAMILIES[name] = MomentumFamily(name, first, second, options=tuple(options))
+    family_of.cache_clear()
 
 
-def family_of(optimizer: Optimizer) -> MomentumFamily | None:
-    """Return the family of an optimizer: that of the class whose `step` it runs; None if it isn't known."""
-    kind = type(optimizer)
+@lru_cache(maxsize=256)
+def family_of(kind: type) -> MomentumFamily | None:
+    """Return the family of the optimizers of a class: that of the class whose `step` they run; None if unknown."""
     for base in kind.__mro__:
         if not issubclass(base, Optimizer):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_sparse.network.momentum_families import family_of
+from lightning_sparse.network.dtensor import to_local
+from lightning_sparse.network.momentum_families import MomentumFamily, family_of
 from lightning_sparse.network.optimizer_steps import OptimizerStepObserver
+
+# Options of a parameter group that say that its weight decay is not part of the gradients that are averaged.
+_DECOUPLED = ("decoupled_weight_decay", "decoupled_decay")
 
 
 class Finding(NamedTuple):
@@ -27,7 +32,7 @@ class Finding(NamedTuple):
     # What is read, from the entries of its state.
     formula: str = ""
     # How to read it, once the state is filled.
-    read: Callable[[], Tensor] | None = None
+    read: Callable[[], Tensor | None] | None = None
 
 
 class MomentumObserver(OptimizerStepObserver):
@@ -128,6 +133,11 @@ class MomentumObserver(OptimizerStepObserver):
         found.sort(key=lambda each: (each.read is None, each.scale is None))
         return found[0] if found else None
 
+    def _readable_candidate(self, name: str) -> Optimizer | None:
+        """Return the optimizer whose state has the momentum of a weight that none has stepped here."""
+        finding = self._finding(name)
+        return None if finding is None or finding.read is None else finding.optimizer
+
 
 def _differ(findings: Iterable[Finding]) -> bool:
     scales = {finding.scale for finding in findings}
@@ -142,22 +152,87 @@ def examine(optimizer: Optimizer, parameter: Parameter, *, has_stepped: bool) ->
         parameter: The weight.
         has_stepped: Whether it did, with a gradient, so that its state must have been filled.
     """
-    family = family_of(optimizer)
+    family = family_of(type(optimizer))  # type: ignore[arg-type]  # classes can be hashed
     if family is None:
         return Finding(optimizer, None, "it is not known where it keeps it")
     group = group_of(optimizer, parameter)
-    scale = family.scale(group)
-    if scale is None:
-        return Finding(optimizer, None, family.why_unscaled(group))
+    if why := _why_unscaled(family, group):
+        return Finding(optimizer, None, why)
+    scale = _scale(family, group)
     state = optimizer.state.get(parameter, {})
     if not isinstance(state, Mapping):
         return Finding(optimizer, None, f"its state is a {type(state).__name__}")
     if state.get(family.first) is None and not has_stepped:
         return Finding(optimizer, scale, formula=family.formula)
-    problem = family.why_unreadable(state, parameter)
+    problem = why_unreadable(family, state, parameter)
     if problem is not None:
         return Finding(optimizer, None, f"its state has {problem}")
-    return Finding(optimizer, scale, formula=family.formula, read=partial(family.read, state, group))
+    return Finding(optimizer, scale, formula=family.formula, read=partial(read_momentum, optimizer, parameter))
+
+
+def _why_unscaled(family: MomentumFamily, group: Mapping[str, Any]) -> str:
+    """Return why a group's options allow no reading, as a clause about the optimizer; "" if they do."""
+    if family.required is not None and not _number(group.get(family.required)):
+        return f"it has none with {family.required}={group.get(family.required)!r}"
+    if len(family.entries) > 1 and _number(group.get("eps", 0.0)) is None:
+        return f"its eps is {group.get('eps')!r}"
+    return ""
+
+
+def _scale(family: MomentumFamily, group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what the momentum of two weights must have in common to be compared."""
+    skipped = {"weight_decay"} if family.decoupled or any(map(group.get, _DECOUPLED)) else set()
+    return (family.name, *(0.0 if name in skipped else _comparable(group.get(name)) for name in family.options))
+
+
+def _number(value: Any) -> float | None:
+    """Return an option as a number, which may be a tensor with one element; None for anything else."""
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, Real) else None
+
+
+def _comparable(value: Any) -> Any:
+    """Return the value of an option, in a form that equal values share."""
+    return tuple(map(_number, value)) if isinstance(value, tuple | list) else _number(value)
+
+
+def why_unreadable(family: MomentumFamily, state: Mapping[str, Any], parameter: Parameter) -> str | None:
+    """Return what is wrong with the entries of a weight's state; None if they are its momentum.
+
+    Each has to be an ordinary tensor of real numbers, in at least 16 bits, of the weight's shape.
+    """
+    shape = to_local(parameter).shape
+    for entry in family.entries:
+        value = state.get(entry)
+        if value is None:
+            return f"no {entry}"
+        if not isinstance(value, Tensor):
+            return f"{entry} as a {type(value).__name__}"
+        local = to_local(value)
+        if type(local) not in (Tensor, Parameter):
+            return f"{entry} as a {type(local).__name__}"
+        if not local.is_floating_point() or local.element_size() < 2:
+            return f"{entry} in {str(local.dtype).removeprefix('torch.')}"
+        if local.shape != shape:
+            return f"{entry} of shape {tuple(local.shape)}"
+    return None
+
+
+def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
+    """Return the momentum that the optimizer's state holds for a parameter, or None if it holds none that is known.
+
+    Of a sharded parameter it is the local part. `momentum_families` has what is read of which optimizers.
+    """
+    family = family_of(type(optimizer))  # type: ignore[arg-type]  # classes can be hashed
+    state = optimizer.state.get(parameter, {})
+    if family is None or not isinstance(state, Mapping) or why_unreadable(family, state, parameter):
+        return None
+    first, *scales = (to_local(state[entry]).detach() for entry in family.entries)
+    if not scales:
+        return first
+    scale = scales[0] if family.second is None else scales[0].sqrt()
+    return first.div(scale + group_of(optimizer, parameter).get("eps", 1e-8))
 
 
 def group_of(optimizer: Optimizer, parameter: Parameter) -> Mapping[str, Any]:

@@ -75,7 +75,10 @@ class OptimizerStepObserver(ABC):
         self._seen: dict[int, ObservedOptimizer] = {}
         # The optimizer that stepped each parameter last: its momentum is needed even if the user drops it then.
         self._last: dict[str, Optimizer] = {}
-        self._steps = 0
+        # Steps taken with a gradient; with several optimizers, those of the busiest one.
+        self.steps = 0
+        # The parameters that had a gradient in a step.
+        self.trained: set[str] = set()
         self._clock = 0
         self.evaluations = Evaluations(self._parameters)
         self._unseen = UnseenSteps()
@@ -99,14 +102,9 @@ class OptimizerStepObserver(ABC):
         """Tell whether an optimizer has momentum of some of these parameters."""
         return False
 
-    @property
-    def steps(self) -> int:
-        """Steps taken with a gradient; with several optimizers, those of the busiest one."""
-        return self._steps
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        self._steps = steps
+    def go_on_from(self, steps: int) -> None:
+        """Replace the number of steps."""
+        self.steps = steps
         for seen in self._seen.values():
             seen.steps = steps
 
@@ -184,7 +182,7 @@ class OptimizerStepObserver(ABC):
         seen = self._seen.get(id(optimizer))
         if seen is None or seen.optimizer() is not optimizer:  # or an earlier one had the same id
             self._seen = {key: each for key, each in self._seen.items() if each.optimizer() is not None}
-            seen = self._seen[id(optimizer)] = ObservedOptimizer(weakref.ref(optimizer), self._steps)
+            seen = self._seen[id(optimizer)] = ObservedOptimizer(weakref.ref(optimizer), self.steps)
             seen.masks_gradients = searches_along_gradients(optimizer)
         # The observed parameters are alive as long as this is, so no other one gets the id of one of them.
         groups = optimizer.param_groups
@@ -193,7 +191,7 @@ class OptimizerStepObserver(ABC):
             held += map(id, group["params"])
         if held != seen.held:
             if not seen.names:
-                seen.steps = self._steps
+                seen.steps = self.steps
             seen.held, seen.names = held, self.names_stepped_by(optimizer)
         return seen
 
@@ -253,12 +251,13 @@ class OptimizerStepObserver(ABC):
             trained = names  # the same list in every step, so that it is quickly compared
         if trained:
             if not self._unseen.are_none and (wrong := self._unseen.note_seen()):
-                self.steps = self._steps - wrong
+                self.go_on_from(self.steps - wrong)
             seen.steps += 1
-            self._steps = max(self._steps, seen.steps)
+            self.steps = max(self.steps, seen.steps)
             if seen.last != self._clock or trained is not seen.trained:  # else it is known already
                 self._last |= dict.fromkeys(trained, optimizer)
                 seen.trained = trained
+                self.trained.update(trained)
             self._clock += 1
             seen.last = self._clock
         return [name for name in trained if name not in seen.nested] if seen.nested else trained
@@ -276,11 +275,12 @@ class OptimizerStepObserver(ABC):
         if self._unseen.are_none and not has_changed:
             return
         if self._unseen.look(has_changed, loop_steps):
-            self.steps = self._steps + 1
+            self.go_on_from(self.steps + 1)
             attached: list[Optimizer | None] = [*self._attached()]
             for optimizer in attached or [None]:
                 names = [*self._parameters] if optimizer is None else self.names_stepped_by(optimizer)
                 trained = [name for name in names if self._parameters[name].grad is not None]
+                self.trained.update(trained)
                 self._after_step(optimizer, names, trained)
         if has_changed or self._unseen.may_escape:
             masks.apply()

@@ -115,8 +115,7 @@ class RewirableModel(MaskedModel):
 
         Layers that can't be masked (embeddings) or are not (LSTMs, unless included) count as dense, tied weights once.
         """
-        coverage = self.coverage
-        return coverage.active / coverage.size
+        return self.coverage.density
 
     def enforce_changes(self) -> None:
         """Do so if weights were written to since, as far as PyTorch counts that; else it costs a microsecond."""
@@ -212,7 +211,7 @@ class RewirableModel(MaskedModel):
         for change in update.rewiring.changes:
             weight = to_local(self._parameters[change.name]).detach()
             weight.mul_(unpack_mask(update.rewiring.survivors[change.name], weight.shape).to(weight.dtype))
-            self._latest_masks[change.name] = unpack_mask(update.rewiring.masks[change.name], weight.shape)
+            self._latest_masks.stored(change.name).copy_(unpack_mask(update.rewiring.masks[change.name], weight.shape))
             self._latest_counts[change.name] = change.active
         self._generator.set_state(update.random_state)
         update.is_applied = True

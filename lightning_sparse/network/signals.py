@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_sparse.network.dtensor import full_tensor, local_part, to_local
 from lightning_sparse.network.masks import Masks
 from lightning_sparse.network.momentum_families import MomentumFamily
-from lightning_sparse.network.momentum_observer import MomentumObserver, examine
+from lightning_sparse.network.momentum_observer import MomentumObserver, read_momentum, why_unreadable
 from lightning_sparse.network.momentum_summary import momentum_lines
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -25,15 +25,6 @@ def has_momentum(optimizer: Optimizer, parameter: Parameter) -> bool:
     """Tell whether an optimizer's state shows that a weight had a gradient, by the usual names of its entries."""
     state = optimizer.state.get(parameter, {})
     return isinstance(state, Mapping) and any(state.get(key) is not None for key in ("momentum_buffer", "exp_avg"))
-
-
-def read_momentum(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
-    """Return the momentum that the optimizer's state holds for a parameter, or None if it holds none that is known.
-
-    Of a sharded parameter it is the local part. `momentum_families` has what is read of which optimizers.
-    """
-    read = examine(optimizer, parameter, has_stepped=False).read
-    return None if read is None else read()
 
 
 class Signals(MomentumObserver):
@@ -119,9 +110,13 @@ class Signals(MomentumObserver):
 
     def momentum(self, name: str) -> Tensor | None:
         """Return the momentum of a weight, or None where there is none yet or nobody tracks it."""
-        finding, parameter = self._finding(name), self._parameters[name]
-        if finding is not None and finding.read is not None and not self._reads_averages():
-            return finding.read()
+        parameter = self._parameters[name]
+        if not self.averages_all or self._owes_averages():
+            source = self._sources.get(name)
+            source = self._readable_candidate(name) if source is None else source
+            own = None if source is None else read_momentum(source, parameter)
+            if own is not None:
+                return own
         if name in self._averages:
             return self._average(name)
         if any(has_momentum(each, parameter) for each in self.optimizers_of(name)):
@@ -130,14 +125,13 @@ class Signals(MomentumObserver):
         begun = any(map(self._has_begun, self.optimizers_of(name)))
         return torch.zeros_like(to_local(parameter)) if begun else None
 
-    def _reads_averages(self) -> bool:
-        """Tell whether averages are compared: not before each weight that had a gradient has one.
+    def _owes_averages(self) -> bool:
+        """Tell whether a weight that had a gradient has no average yet, but momentum.
 
         A run that an older version saved has the momentum of its optimizers only, and updates once by that.
         """
-        without = [name for name in self._parameters if name not in self._averages]
-        findings = map(self._finding, without)
-        return self.averages_all and all(finding is None or finding.read is None for finding in findings)
+        findings = [self._finding(name) for name in self._parameters if name not in self._averages]
+        return any(finding is not None and finding.read is not None for finding in findings)
 
     def _owed(self, name: str) -> Tensor | None:
         """Return the first moment in a state that isn't known, for the update that a loaded run owes; else None.
@@ -149,9 +143,9 @@ class Signals(MomentumObserver):
             return None
         states = [optimizer.state.get(parameter) for optimizer in self.optimizers_of(name)]
         for state in (state for state in states if isinstance(state, Mapping)):
-            for entry in (MomentumFamily("", key) for key in ("momentum_buffer", "exp_avg")):
-                if not entry.why_unreadable(state, parameter):
-                    return entry.read(state, {})
+            for entry in ("momentum_buffer", "exp_avg"):
+                if not why_unreadable(MomentumFamily("", entry), state, parameter):
+                    return to_local(state[entry]).detach()
         return None
 
     def _have_momentum(self, names: Sequence[str]) -> bool:
@@ -162,15 +156,6 @@ class Signals(MomentumObserver):
             name in self._averages or has_momentum(optimizer, self._parameters[name])
             for name in self.names_stepped_by(optimizer)
         )
-
-    def untrained(self) -> list[str]:
-        """Return the names of the weights that have no momentum although others have it."""
-        known = {
-            name: name in self._averages
-            or any(has_momentum(each, self._parameters[name]) for each in self.optimizers_of(name))
-            for name in self._parameters
-        }
-        return [name for name, has in known.items() if not has] if any(known.values()) else []
 
     def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
         if trained is not None:
@@ -267,7 +252,10 @@ class Signals(MomentumObserver):
         }
         self._averages = copies["averages"]
         self._gradients = {name: (gradient, gradient._version) for name, gradient in copies["gradients"].items()}
-        self.steps = self._steps_loaded = int(state["steps"])
+        self._steps_loaded = int(state["steps"])
+        self.go_on_from(self._steps_loaded)
+        # Who had no gradient in those steps isn't known.
+        self.trained = set(self._parameters) if self._steps_loaded else set()
 
     def _part(self, name: str, whole: Tensor) -> Tensor:
         home = to_local(self._parameters[name])

@@ -207,7 +207,9 @@ class SparseNetwork(RewirableModel):
     @property
     def untrained(self) -> list[str]:
         """Names of the masked weights that never had a gradient in a step, though others had; but for frozen ones."""
-        return [name for name in self._signals.untrained() if self._parameters[name].requires_grad]
+        trained = self._signals.trained
+        without = [name for name in self._masks.names if name not in trained and self._parameters[name].requires_grad]
+        return without if trained else []
 
     def detach(self) -> None:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
@@ -251,7 +253,7 @@ class SparseNetwork(RewirableModel):
         return LayerView(
             name=name,
             weight=to_local(self._parameters[name]).detach(),
-            mask=self._masks[name],
+            mask=self._masks.stored(name).bool(),
             generator=generator,
             momentum=self._signals.momentum(name) if "momentum" in signals else None,
             gradient=self._signals.gradient(name) if "gradient" in signals else None,

@@ -53,11 +53,6 @@ class LayerEvidence:
     active: int
     claim: float | None
 
-    @property
-    def inactive(self) -> int:
-        """Number of inactive weights."""
-        return self.size - self.active
-
 
 def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active: int = 1) -> tuple[LayerChange, ...]:
     """Return how many weights each layer loses and gains; as many are grown as are pruned, exactly.
@@ -84,17 +79,24 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
             got=repr(prune_rate),
             cure="0.5, say",
         )
-    movable = any(layer.inactive for layer in layers)
-    pruned = [round(prune_rate * layer.active) if movable else 0 for layer in layers]
+    inactive = [layer.size - layer.active for layer in layers]
+    pruned = [round(prune_rate * layer.active) if any(inactive) else 0 for layer in layers]
     claims = [layer.claim or 0.0 for layer in layers]
     if not any(claims):
         # A full layer that keeps its count could only lose the values of weights that come straight back.
-        pruned = [lost if layer.inactive else 0 for layer, lost in zip(layers, pruned, strict=True)]
+        pruned = [lost if room else 0 for room, lost in zip(inactive, pruned, strict=True)]
         grown, claims = pruned, [float(lost) for lost in pruned]
     else:
         pruned = [lost if claim else 0 for lost, claim in zip(pruned, claims, strict=True)]
-        pruned = _prune_less_where_nearly_dense(layers, pruned, claims)
-        grown = _redistribute(layers, pruned, claims, min_active)
+        total, whole = sum(pruned), sum(map(Fraction, claims))
+        # A layer whose claim exceeds its loss prunes at most its sparsity: min(rate, sparsity) of its weights.
+        pruned = [
+            min(lost, layer.active * free // layer.size) if total * Fraction(claim) > lost * whole else lost
+            for layer, free, lost, claim in zip(layers, inactive, pruned, claims, strict=True)
+        ]
+        # What layers without a claim would get of the excess, the others have room for: it is what they lost.
+        room = [free + lost if claim else 0 for free, lost, claim in zip(inactive, pruned, claims, strict=True)]
+        grown = apportion(sum(pruned), claims, room, _least_growth(layers, pruned, min_active))
     all_claims = sum(claims) or 1.0
     return tuple(
         LayerChange(layer.name, layer.size, layer.active, lost, gained, claim / all_claims)
@@ -102,24 +104,9 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
     )
 
 
-def _prune_less_where_nearly_dense(
-    layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float]
-) -> list[int]:
-    """Let a layer whose claim exceeds its loss prune at most its sparsity: min(rate, sparsity) of its weights."""
-    total, whole = sum(pruned), sum(map(Fraction, claims))
+def _least_growth(layers: Sequence[LayerEvidence], pruned: Sequence[int], min_active: int) -> list[int]:
+    """Return how many weights each layer must gain to keep the minimum, or what it has if that is less."""
     return [
-        min(lost, layer.active * layer.inactive // layer.size) if total * Fraction(claim) > lost * whole else lost
-        for layer, lost, claim in zip(layers, pruned, claims, strict=True)
-    ]
-
-
-def _redistribute(
-    layers: Sequence[LayerEvidence], pruned: Sequence[int], claims: Sequence[float], min_active: int
-) -> list[int]:
-    # What layers without a claim would get of the excess, the others have room for: it is what they lost themselves.
-    room = [layer.inactive + lost if claim else 0 for layer, lost, claim in zip(layers, pruned, claims, strict=True)]
-    needed = [
         max(0, min(min_active, layer.active) - (layer.active - lost))
         for layer, lost in zip(layers, pruned, strict=True)
     ]
-    return apportion(sum(pruned), claims, room, needed)

@@ -186,7 +186,12 @@ def apportion(
         starts, slopes = [total * weight / whole for weight in weights], [Fraction(1)] * len(weights)
     else:
         starts, slopes = [Fraction(0)] * len(weights), weights
-    return _round_to_total(total, _fill(total, starts, slopes, lows, capacities))
+    amounts = _fill(total, starts, slopes, lows, capacities)
+    counts = [floor(amount) for amount in amounts]
+    by_fraction = sorted(range(len(amounts)), key=lambda i: (counts[i] - amounts[i], i))
+    for i in by_fraction[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def _fill(
@@ -210,11 +215,3 @@ def _fill(
         rising = sum((slope for start, slope, low, high in lines if low <= start + slope * left < high), Fraction(0))
         return at(left + missing / rising)
     return at(left)
-
-
-def _round_to_total(total: int, amounts: Sequence[Fraction]) -> list[int]:
-    counts = [floor(amount) for amount in amounts]
-    by_fraction = sorted(range(len(amounts)), key=lambda i: (counts[i] - amounts[i], i))
-    for i in by_fraction[: total - sum(counts)]:
-        counts[i] += 1
-    return counts

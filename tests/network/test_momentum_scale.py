@@ -18,7 +18,8 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_sparse.network import SparseNetwork, momentum_observer
-from lightning_sparse.network.signals import Signals, read_momentum
+from lightning_sparse.network.momentum_observer import read_momentum
+from lightning_sparse.network.signals import Signals
 from lightning_sparse.topology.recipes import SPARSE_MOMENTUM
 
 Build = Callable[[Parameter, Parameter], list[Optimizer]]

@@ -42,7 +42,7 @@ def test_as_many_weights_are_grown_as_pruned_and_every_layer_can_carry_it_out(
     for layer, change in zip(layers, changes, strict=True):
         assert (change.name, change.size, change.before) == (layer.name, layer.size, layer.active)
         assert 0 <= change.pruned <= round(prune_rate * layer.active)
-        assert 0 <= change.grown <= layer.inactive + change.pruned
+        assert 0 <= change.grown <= layer.size - layer.active + change.pruned
         assert min(min_active, layer.active) <= change.active <= layer.size
         assert change.active == layer.active - change.pruned + change.grown
 

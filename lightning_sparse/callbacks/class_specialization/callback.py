@@ -27,7 +27,7 @@ from lightning_sparse.callbacks.probing.distributed import run_on_all_ranks
 from lightning_sparse.callbacks.probing.evaluation_batches import SPLITS
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback
-from lightning_sparse.callbacks.probing.logging import log_now
+from lightning_sparse.callbacks.probing.logging import log_at
 from lightning_sparse.callbacks.probing.rollback import KeepsMeasurements
 from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.selection.layers import find_layers
@@ -252,7 +252,7 @@ class ClassSpecializationCallback(KeepsMeasurements, ForwardPassCallback):
             TypeError: If batches are not pairs of images and labels, or a layer's output is not a tensor.
         """
         self.result = self._measurement.run(self, trainer, pl_module)
-        log_now(trainer, specialization_metrics(self.result, self._prefix))
+        log_at(trainer, specialization_metrics(self.result, self._prefix))
         if self._pictures:
             send_figure(trainer, f"{self._prefix}/{_FIGURE}", partial(draw_specialization, self.result))
         return self.result

@@ -45,19 +45,21 @@ def warn_of_old_names(wanted: bool) -> bool:
     return wanted
 
 
-def log_now(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Send metrics to the Trainer's loggers, regardless of its logging interval, and to its callback metrics."""
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped  # by which Lightning's own metrics are logged
-    log_at(trainer, metrics, trainer.current_epoch, step)
-
-
-def log_at(trainer: Trainer, metrics: Mapping[str, float], epoch: int, step: int) -> None:
-    """Send metrics of an epoch and step to the Trainer's loggers, and to its callback metrics.
+def log_at(trainer: Trainer, metrics: Mapping[str, float], epoch: int | None = None, step: int | None = None) -> None:
+    """Send metrics to the Trainer's loggers, regardless of its logging interval, and to its callback metrics.
 
     A logger that fails to take them, because of their names for instance, is warned of once; the others get them.
+
+    Args:
+        trainer: Trainer of the run.
+        metrics: Values by name.
+        epoch: Epoch that they belong to; default: the present one.
+        step: Step that they belong to, as Lightning counts steps for its own metrics; default: the present one.
     """
     if trainer.barebones:
         return
+    epoch = trainer.current_epoch if epoch is None else epoch
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped if step is None else step
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     if not trainer.is_global_zero:
         return

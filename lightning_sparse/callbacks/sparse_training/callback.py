@@ -251,8 +251,8 @@ class SparseTrainingCallback(ResumableCallback):
         averages = averages_of(trainer) if self._has_averages else []
         then = partial(mask_averages, averages, network) if averages else None
         network.rewire(self._recipe, rate, record=partial(self._counters.record, len(history), now, rate, then))
-        if len(history) == 1:
-            warn_of_untrained(trainer, network)
+        if len(history) == 1 and (untrained := network.untrained):
+            warn_of_untrained(trainer, untrained)
         if trainer.world_size > 1:
             check_agreement(trainer, network, f"after the topology update of step {now[1]}")
         log_sparsity(trainer, network, history[-1], old_names=self._old_metric_names)

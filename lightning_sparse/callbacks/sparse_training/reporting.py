@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from lightning_sparse._compat import Trainer
-from lightning_sparse.callbacks.probing.logging import log_now, under_old_names
+from lightning_sparse.callbacks.probing.logging import log_at, under_old_names
 from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.selection.patterns import name_list
@@ -24,7 +24,8 @@ def log_sparsity(
     """
     if trainer.barebones:
         return
-    shown = {"sparsity/density": network.density, "sparsity/overall_density": network.overall_density}
+    active, size = network.coverage
+    shown = {"sparsity/density": network.density, "sparsity/overall_density": active / size}
     metrics = dict(shown)
     metrics |= {f"sparsity/layer_density/{name}": density for name, density in network.layer_densities.items()}
     if record is not None:
@@ -33,12 +34,12 @@ def log_sparsity(
         metrics |= {f"sparsity/{kind}": float(sum(getattr(c, kind) for c in changes)) for kind in ("pruned", "grown")}
         metrics |= {f"sparsity/layer_share/{change.name}": change.share for change in changes}
     trainer.progress_bar_metrics.update(shown)
-    log_now(trainer, under_old_names(metrics) if old_names else metrics)
+    log_at(trainer, under_old_names(metrics) if old_names else metrics)
 
 
-def warn_of_untrained(trainer: Trainer, network: SparseNetwork) -> None:
+def warn_of_untrained(trainer: Trainer, names: list[str]) -> None:
     """Warn, after the first update, of masked weights that never had a gradient."""
-    if trainer.is_global_zero and (names := network.untrained):
+    if trainer.is_global_zero:
         warnings.warn(
             f"Expected a gradient for every masked weight before the first topology update; got none for "
             f"{name_list(names)}: they keep their number of active weights, which are not trained, while other layers "
