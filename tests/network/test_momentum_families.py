@@ -178,7 +178,7 @@ def test_the_step_of_a_subclass_may_be_wrapped_before_that_of_its_base(families:
     register_momentum(Base, "m")
     optimizers = [kind(weights(), both(lambda gradient: gradient)) for kind in (First, Base)]
     assert "step" in vars(First)  # PyTorch puts its hooks into the class of the first object
-    first, second = map(family_of, optimizers)
+    first, second = (family_of(type(optimizer)) for optimizer in optimizers)
     assert first is second is not None
 
 

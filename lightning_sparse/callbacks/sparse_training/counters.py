@@ -47,7 +47,7 @@ class Counters:
             now: Position of the update.
             rate: Prune rate of the update.
             then: Called after that, each time.
-            changes: What changed in each layer.
+            changes: Numbers of weights that each layer lost and gained.
         """
         # In place and in one instruction: an interrupted update may be recorded by two at once.
         self.history[number:] = [UpdateRecord(*now, rate, {change.name: change for change in changes})]
