@@ -163,7 +163,8 @@ class RewirableModel(MaskedModel):
 
     @property
     def _masks(self) -> Masks:
-        self._apply_update()
+        if self._update is not None:  # asked here, as every step does, and a call takes longer
+            self._apply_update()
         return self._latest_masks
 
     @_masks.setter

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
-from lightning_sparse._compat import ConfigurationError
+from lightning_sparse._compat import Callback, ConfigurationError
 
 # Lightning's function that asks every callback with a state for its key, before any hook is called.
 _CHECK = "_validate_callbacks_list"
 _calling_frame = sys._getframe
 
 
-class StateKey(property):
-    """Property `state_key` that explains mistakes in a Trainer's list of callbacks.
+class StateKey:
+    """Attribute `state_key`, computed when read, that explains mistakes in a Trainer's list of callbacks.
 
     Lightning compares the keys of the callbacks when a Trainer is made, and says of two equal ones only that they are
     not supported; a class in place of an instance it finds no fault with, and fails later. There is no hook at this
-    moment, so the property looks at who asks for it.
+    moment, so the attribute looks at who asks for it.
+
+    It is no property, as an instance may have a value of its own: Lightning reads the key in every hook of every step,
+    and `hold_state_key` makes that cost nothing during a fit.
+
+    Args:
+        getter: Method that returns the key.
     """
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    def __init__(self, getter: Callable[[Any], str]) -> None:
+        self._getter = getter
+        self.__doc__ = getter.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> StateKey: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> str: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Return the key of an instance; of the class, this."""
         caller = _calling_frame(1)
         if caller.f_code.co_name == _CHECK:
             self._check_listed(instance, owner, caller.f_locals.get("callbacks", ()))
-        # Not through the base class: Lightning reads the key in every hook of every step.
-        return self if instance is None else self.fget(instance)  # type: ignore[misc]  # made with a getter
+        return self if instance is None else self._getter(instance)
 
     def _check_listed(self, instance: Any, owner: type | None, callbacks: Sequence[object]) -> None:
         if instance is None:
@@ -47,3 +63,13 @@ class StateKey(property):
                 got="the same object twice" if equal[0] is equal[1] else f"{len(equal)}" + " that are alike" * named,
                 cure="keep one, or give each a name of its own" if named else "keep one",
             )
+
+
+def hold_state_key(callback: Callback) -> None:
+    """Keep the key of a callback as an attribute of its own, until `release_state_key`."""
+    vars(callback)["state_key"] = callback.state_key
+
+
+def release_state_key(callback: Callback) -> None:
+    """Let the key be computed again when it is read."""
+    vars(callback).pop("state_key", None)

@@ -14,6 +14,7 @@ from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.probing.rollback import Rollback
+from lightning_sparse.callbacks.probing.state_key import hold_state_key, release_state_key
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages, warn_of_unbegun
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
@@ -138,7 +139,9 @@ class SparseTrainingCallback(ResumableCallback):
         if stage == "fit":
             check_strategy(trainer)
             check_alone(trainer, self, SparseTrainingCallback)
+            release_state_key(self)  # of a fit that ended without a hook
             self._undo = Rollback(self)
+            hold_state_key(self)
             self._reset()
             self._begin_fit(trainer, pl_module)
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
@@ -204,28 +207,35 @@ class SparseTrainingCallback(ResumableCallback):
             RuntimeError: If processes have different masks or weights after it.
             ValueError: If layers to mask were added, unfrozen, replaced or removed since sparse training began.
         """
-        if self.network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
+        network = self.network
+        if network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
         if self._restored is not None:  # by a tuner that was started in training
             self._apply_restored(trainer)
         if self._undo is not None:
-            if self._kernels is None:  # other callbacks and the module may have changed weights after ours began
-                self.network.check_weights()
-                self.network.enforce()
-                self.network.look(lambda: trainer.global_step)
-            if not self._looks_at_kernels(self.network):
-                self._undo = None  # from here on, a failure is one of training
-        self.network.enforce_changes()
-        now, last = (trainer.current_epoch, self.network.steps - self._counters.step_offset), self._counters.last
-        is_due = self._cadence.is_passed(now, last)
-        # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
-        if is_due and now[1] == last[1]:
-            check_stepped(self.network, trainer)
-        if is_due and now[1] > last[1]:
-            self._update(trainer, self.network, now)
-        elif not self._has_logged:
-            log_sparsity(trainer, self.network, old_names=self._old_metric_names)
-        self._has_logged = True
+            self._begin_batch(trainer, network)
+        network.enforce_changes()
+        counters = self._counters
+        now = (trainer.current_epoch, network.steps - counters.step_offset)
+        if self._cadence.is_passed(now, counters.last):
+            if now[1] > counters.last[1]:
+                self._update(trainer, network, now)
+                self._has_logged = True
+            # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
+            elif now[1] == counters.last[1]:
+                check_stepped(network, trainer)
+        if not self._has_logged:
+            log_sparsity(trainer, network, old_names=self._old_metric_names)
+            self._has_logged = True
+
+    def _begin_batch(self, trainer: Trainer, network: SparseNetwork) -> None:
+        """Prepare for a batch that may be the first one, until one was trained on."""
+        if self._kernels is None:  # other callbacks and the module may have changed weights after ours began
+            network.check_weights()
+            network.enforce()
+            network.look(lambda: trainer.global_step)
+        if not self._looks_at_kernels(network):
+            self._undo = None  # from here on, a failure is one of training
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Mask weights that changed without a step that hooks see, and count such a step."""

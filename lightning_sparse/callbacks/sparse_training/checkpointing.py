@@ -9,7 +9,7 @@ from typing import Any
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import counted_per_step
 from lightning_sparse.callbacks.probing.rollback import Rollback
-from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.callbacks.probing.state_key import StateKey, release_state_key
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, follow_weights, mask_averages
 from lightning_sparse.callbacks.sparse_training.compatibility import restores_after_setup
 from lightning_sparse.callbacks.sparse_training.counters import Counters
@@ -58,6 +58,10 @@ class ResumableCallback(ShowsOptions, Callback):
     def state_key(self) -> str:
         """Name of the state in checkpoints: that of the class."""
         return type(self).__qualname__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: it is in no fit, and its key is its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "state_key"}
 
     @property
     def history(self) -> list[UpdateRecord]:
@@ -157,6 +161,7 @@ class ResumableCallback(ShowsOptions, Callback):
     def _leave_fit(self, *, failed: bool) -> None:
         """Undo a fit that trained nothing; what a checkpoint gave stays, with the weights that came with it."""
         undo, self._undo = self._undo, None
+        release_state_key(self)
         if undo is None:
             return
         given, counters = self._restored, self._counters

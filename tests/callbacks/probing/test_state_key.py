@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
+import pickle
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from lightning_sparse.callbacks import (
     SparseMomentumCallback,
     SparseTrainingCallback,
 )
+from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.testing.callbacks.runs import train
 
 STATEFUL = [
     ClassSpecializationCallback,
@@ -57,7 +62,56 @@ def test_callbacks_that_differ_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("cls", STATEFUL)
-def test_elsewhere_the_key_is_a_property_like_any_other(cls: type[Callback]) -> None:
-    assert isinstance(cls.state_key, property)
+def test_elsewhere_the_key_is_an_attribute_like_any_other(cls: type[Callback]) -> None:
+    assert str(cls.state_key.__doc__).startswith(("Name of the state", "Key of the state"))
     assert dict(inspect.getmembers(cls))["state_key"] is cls.state_key
     assert type(cls().state_key) is str
+
+
+class Named(SparseTrainingCallback):
+    """Has a key that depends on an attribute, and counts how often it was made."""
+
+    name, made = "a", 0
+
+    @StateKey
+    def state_key(self) -> str:
+        """Key of the state: the name."""
+        self.made += 1
+        return self.name
+
+
+class Watches(Callback):
+    """Looks at another callback after every batch, and may fail then."""
+
+    def __init__(self, other: Named, error: Exception | None = None) -> None:
+        self.other, self.error = other, error
+        self.made: list[int] = []
+        self.copies: list[Named] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.made.append(self.other.made)
+        self.copies += [copy.deepcopy(self.other), copy.copy(self.other), pickle.loads(pickle.dumps(self.other))]
+        if self.error is not None:
+            raise self.error
+
+
+def test_during_a_fit_the_key_is_made_once() -> None:
+    callback = Named(density=0.5)
+    train(callback, watches := Watches(callback))
+    assert len(watches.made) > 2
+    assert len(set(watches.made)) == 1
+
+
+@pytest.mark.parametrize("error", [None, ArithmeticError("a failed batch")], ids=["finished", "failed"])
+def test_after_a_fit_and_in_copies_the_key_is_that_of_the_present_options(error: Exception | None) -> None:
+    callback = Named(density=0.5)
+    watches = Watches(callback, error)
+    outcome = contextlib.nullcontext() if error is None else pytest.raises(type(error))
+    with outcome:
+        train(callback, watches)
+    for each in (callback, *watches.copies):
+        each.name = "b"
+        assert each.state_key == "b"
+    assert len(watches.copies) > 2
+    with pytest.raises(MisconfigurationException, match="the same object twice"):
+        trainer_with(callback, callback)
