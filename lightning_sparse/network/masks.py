@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.errors import InvalidValueError
 
+# What is read of every weight several times in a step, without a frame of Python each time.
+_VERSION, _POINTER = attrgetter("_version"), methodcaller("data_ptr")
+
 
 class _Group(NamedTuple):
     """Some of the weights, as they were written to last."""
@@ -22,6 +26,7 @@ class _Group(NamedTuple):
     parameters: list[Tensor]
     # Their local parts, without gradients: so writing needs no `torch.no_grad()`, which costs as much as small layers.
     parts: list[Tensor]
+    masks: list[Tensor]
     # Where they are; None where parameters don't say, and are asked every time: of a DTensor, the local part.
     pointers: list[int] | None
     # Their places among all weights; None if they are all of them, in order.
@@ -98,6 +103,7 @@ class Masks:
         weight, mask = to_local(self._parameters[name]), self._masks[name]
         if mask.device != weight.device or mask.dtype != weight.dtype:
             mask = self._masks[name] = mask.to(weight.device, weight.dtype)
+            self._groups.clear()  # which have the mask that this one replaces
         return mask
 
     def apply(self, names: Iterable[str] | None = None) -> None:
@@ -108,14 +114,12 @@ class Masks:
         if names is None:
             self.repairs += self.have_changed()
         group = self._groups.get(chosen)
-        if group is not None and [parameter.data_ptr() for parameter in group.parameters] == group.pointers:
-            masks = [self._masks[name] for name in chosen]
-        else:  # their place or dtype may be another than in the step before
-            group, masks = self._look_up(chosen), [*map(self.stored, chosen)]
+        if group is None or [*map(_POINTER, group.parameters)] != group.pointers:
+            group = self._look_up(chosen)  # their place or dtype may be another than in the step before
         if group.are_many:
-            torch._foreach_mul_(group.parts, masks)
+            torch._foreach_mul_(group.parts, group.masks)
         else:
-            for part, mask in zip(group.parts, masks, strict=True):
+            for part, mask in zip(group.parts, group.masks, strict=True):
                 part.mul_(mask)
         versions = _versions(group.parameters)
         if group.places is None:
@@ -129,11 +133,12 @@ class Masks:
         parameters = [self._parameters[name] for name in names]
         with torch.inference_mode(False):  # what is made in an evaluation must serve in training too
             parts = [to_local(parameter).detach() for parameter in parameters]
+            masks = [*map(self.stored, names)]
         asks = any(is_dtensor(parameter) or parameter.device.type == "meta" for parameter in parameters)
-        pointers = None if asks else [parameter.data_ptr() for parameter in parameters]
+        pointers = None if asks else [*map(_POINTER, parameters)]
         places = None if names == self.names else [self.names.index(name) for name in names]
         are_many = len(parts) > 8 or any(part.device.type != "cpu" for part in parts)
-        group = self._groups[names] = _Group(parameters, parts, pointers, places, are_many)
+        group = self._groups[names] = _Group(parameters, parts, masks, pointers, places, are_many)
         return group
 
     def have_changed(self) -> bool:
@@ -204,6 +209,6 @@ class Masks:
 
 def _versions(parameters: list[Tensor]) -> list[int]:
     try:
-        return [parameter._version for parameter in parameters]
+        return [*map(_VERSION, parameters)]
     except RuntimeError:  # weights that were made in inference mode have no counts
         return [-2] * len(parameters)

@@ -36,6 +36,7 @@ class ObservedOptimizer:
         two_calls: Whether it was, and may change weights in a first of two calls.
         last: When it stepped last, in steps of all optimizers; -1 if it never did.
         trained: Names of the parameters that had a gradient then.
+        parameters: The observed parameters that it has, in the order of their names.
         stepping: Whether a step has begun and was not yet counted.
         nested: Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
         held: All parameters that it has, by identity: only while they are the same are the names known.
@@ -46,11 +47,12 @@ class ObservedOptimizer:
 
     optimizer: weakref.ref[Optimizer]
     steps: int
-    names: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ()
     attached: bool = False
     two_calls: bool = False
     last: int = -1
     trained: Sequence[str] = ()
+    parameters: Sequence[Parameter] = ()
     stepping: bool = False
     nested: set[str] = field(default_factory=set)
     held: list[int] = field(default_factory=list)
@@ -192,7 +194,8 @@ class OptimizerStepObserver(ABC):
         if held != seen.held:
             if not seen.names:
                 seen.steps = self.steps
-            seen.held, seen.names = held, self.names_stepped_by(optimizer)
+            seen.held, seen.names = held, tuple(self.names_stepped_by(optimizer))
+            seen.parameters = [self._parameters[name] for name in seen.names]
         return seen
 
     def before_step(
@@ -231,9 +234,10 @@ class OptimizerStepObserver(ABC):
         # A step that calls the step of its base class ends twice.
         counts = seen.stepping and not has_skipped(optimizer)
         seen.stepping = False
-        for other in self._seen.values():
-            if other.stepping:
-                other.nested.update(seen.names)
+        if len(self._seen) > 1:
+            for other in self._seen.values():
+                if other.stepping:
+                    other.nested.update(seen.names)
         self._after_step(optimizer, seen.names, self._count(seen, optimizer) if counts else None)
         self.evaluations.end(seen)
         if self._two_calls and self.evaluations.masks is not None:
@@ -245,10 +249,11 @@ class OptimizerStepObserver(ABC):
 
     def _count(self, seen: ObservedOptimizer, optimizer: Optimizer) -> Sequence[str]:
         """Count a step, and return the names of the parameters that it trained itself."""
-        names, parameters = seen.names, self._parameters
-        trained = [name for name in names if parameters[name].grad is not None]
-        if len(trained) == len(names):
-            trained = names  # the same list in every step, so that it is quickly compared
+        trained: Sequence[str] = seen.names  # the same in every step, so that it is quickly compared
+        for parameter in seen.parameters:
+            if parameter.grad is None:
+                trained = [name for name in seen.names if self._parameters[name].grad is not None]
+                break
         if trained:
             if not self._unseen.are_none and (wrong := self._unseen.note_seen()):
                 self.go_on_from(self.steps - wrong)

@@ -159,7 +159,8 @@ class Signals(MomentumObserver):
 
     def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
         if trained is not None:
-            self._hold_gradients(names)
+            if self._tracks_gradients or self._gradients or self.evaluations.has_masked_gradients:
+                self._hold_gradients(names)
             if self._tracks_momentum:
                 keeps_averages = optimizer is None or self._note_step(optimizer, trained)
                 self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
@@ -177,8 +178,6 @@ class Signals(MomentumObserver):
 
     def _hold_gradients(self, names: Sequence[str]) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
-        if not self._tracks_gradients and not self._gradients and not self.evaluations.has_masked_gradients:
-            return
         for name in names:
             gradient = self.evaluations.dense_gradient(name)
             self._gradients.pop(name, None)

@@ -241,7 +241,7 @@ def test_what_follows_a_step_gets_the_names_that_the_optimizer_steps() -> None:
     for optimizer in optimizers:
         signals.follow(optimizer, track_momentum=False, after_step=seen.append)
     take_steps(optimizers[1], second, gradients=GRADIENTS[:1])
-    assert seen == [["second"]]
+    assert seen == [("second",)]
 
 
 def linear_after_a_step() -> tuple[SparseNetwork, Optimizer]:

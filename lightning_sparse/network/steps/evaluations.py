@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -54,9 +55,9 @@ class Evaluations:
         """
         if self.masks is not None:
             if len(args) > 1 and callable(args[1]):
-                return (args[0], _WatchedClosure(args[1], self, optimizer), *args[2:]), kwargs
+                return (args[0], partial(self.evaluate, args[1], optimizer), *args[2:]), kwargs
             if callable(closure := kwargs.get("closure")):
-                return args, {**kwargs, "closure": _WatchedClosure(closure, self, optimizer)}
+                return args, {**kwargs, "closure": partial(self.evaluate, closure, optimizer)}
         if self.keeper.is_needed:
             self.keeper.note(optimizer)
         return None
@@ -108,15 +109,3 @@ class Evaluations:
         """Return what a copy needs: nobody steps it."""
         keeper = GradientKeeper(self._parameters)
         return {**self.__dict__, "masks": None, "keeper": keeper, "_dense": {}, "_are_running": False}
-
-
-class _WatchedClosure:
-    """The closure that was given to a step."""
-
-    __slots__ = ("_closure", "_evaluations", "_optimizer")
-
-    def __init__(self, closure: Callable[..., Any], evaluations: Evaluations, optimizer: SteppingOptimizer) -> None:
-        self._closure, self._evaluations, self._optimizer = closure, evaluations, optimizer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._evaluations.evaluate(self._closure, self._optimizer, *args, **kwargs)

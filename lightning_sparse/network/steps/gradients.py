@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 class OverwritingOptimizer(Protocol):
     """What is known of the optimizer of a step."""
 
-    names: list[str]
+    names: tuple[str, ...]
     overwrites: bool | None
 
     def optimizer(self) -> Optimizer | None:
