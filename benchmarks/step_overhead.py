@@ -1,13 +1,17 @@
 """The callback's cost in a step of a small network: beyond that of a plain hook, as a share of a Trainer step.
 
-    python benchmarks/step_overhead.py [--rounds 40] [--steps 300]
+    python benchmarks/step_overhead.py [--rounds 30] [--steps 160]
 
 Three layers of about 20,000 weights (784-24-24-10), batches of 32, SGD with momentum. Compared are a Trainer without
 anything, one with a callback of five lines that multiplies each weight by its mask after every optimizer step, and one
 with SparseMomentumCallback. The first is a step of Lightning; the difference of the others is what following
-optimizers, counting steps and looking out for changed weights cost. A larger network hides it. One thread, CPU time,
-the three in turn in every round. Of a round's steps the tenth percentile counts: on a busy machine most steps are
-slowed down by others. Without `--steps` and `--rounds` it takes two minutes.
+optimizers, counting steps and looking out for changed weights cost. A larger network hides it.
+
+One thread, CPU time. A round is one fit, in which the three take turns of 16 steps: so they have the same memory, and
+on a busy machine the same neighbours. Whose turn it is has its callback in the Trainer's list and its hooks at the
+optimizer, and nobody else has. The first steps of a turn don't count, as its hooks are new. The figure of a round is
+the median of each one's steps, and the result the median over the rounds. Without `--rounds` and `--steps` it takes a
+minute.
 """
 
 from __future__ import annotations
@@ -17,8 +21,6 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,6 +29,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_sparse import SparseMomentumCallback
+
+NAMES = ("no callback", "plain hook", "SparseMomentumCallback")
+# Steps of a turn, and how many of them do not count as the hooks are new.
+TURN, SETTLING = 16, 4
 
 
 class SmallNetwork(LightningModule):
@@ -53,9 +59,9 @@ class SmallNetwork(LightningModule):
 class PlainHook(Callback):
     """Masks weights after every step, and does nothing else."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def attach(self, module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Register the hook."""
-        weights = [module.weight for module in pl_module.modules() if isinstance(module, nn.Linear)]
+        weights = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
         masked = [(weight, (torch.rand_like(weight) < 0.05).float()) for weight in weights]
 
         def mask(*_: Any) -> None:
@@ -63,57 +69,93 @@ class PlainHook(Callback):
                 for weight, values in masked:
                     weight.mul_(values)
 
-        trainer.optimizers[0].register_step_post_hook(mask)
+        self._handle = optimizer.register_step_post_hook(mask)
+
+    def detach(self) -> None:
+        """Remove the hook."""
+        self._handle.remove()
 
 
-class Clock(Callback):
-    """Takes the CPU time at the start of every batch."""
+class Turns(Callback):
+    """Lets the three take turns, and takes the CPU time at the start of every batch.
+
+    Attributes:
+        ours: The callback whose cost is asked for; it has the first turn.
+        times: Seconds of each step that counts, by the name of whose turn it was.
+    """
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.ours, self._plain = SparseMomentumCallback(density=0.05), PlainHook()
+        self.times: dict[str, list[float]] = {name: [] for name in NAMES}
+        self._now, self._begin = NAMES[-1], 0.0
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Take the time."""
-        self.times.append(time.process_time())
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Take the time of the step that has ended, or begin the next turn."""
+        end = time.process_time()
+        turn, position = divmod(batch_idx, TURN)
+        if position > SETTLING:
+            self.times[self._now].append(end - self._begin)
+        elif position == 0:
+            self._change(trainer, NAMES[turn % 3 - 1])
+        self._begin = time.process_time()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let ours be in the list when the fit ends, which it then lets go of."""
+        self._change(trainer, NAMES[-1])
+
+    def _change(self, trainer: Trainer, name: str) -> None:
+        before, self._now, optimizer = self._now, name, trainer.optimizers[0]
+        assert self.ours.network is not None
+        if before == name:
+            return
+        if before == "plain hook":
+            self._plain.detach()
+        elif before == "SparseMomentumCallback":
+            self.ours.network.detach()
+        callbacks: list[Callback] = [self]
+        if name == "plain hook":
+            self._plain.attach(trainer.lightning_module, optimizer)
+            callbacks.append(self._plain)
+        elif name == "SparseMomentumCallback":
+            self.ours.network.attach(optimizer)
+            callbacks.append(self.ours)
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]  # an attribute that Lightning does not declare
 
 
-def microseconds_per_step(callback: Callback | None, steps: int) -> float:
-    """Return the tenth percentile of the steps of one run, after the first tenth of them."""
-    clock = Clock()
+def measure_round(steps: int) -> dict[str, list[float]]:
+    """Return the seconds of the steps that count of one fit, by name.
+
+    Args:
+        steps: Number of steps of each of the three.
+    """
+    turns = Turns()
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
-        callbacks=[clock] if callback is None else [clock, callback],
+        callbacks=[turns, turns.ours],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(SmallNetwork(steps))
-    times = clock.times[steps // 10 :]
-    return 1e6 * statistics.quantiles((after - before for before, after in pairwise(times)), n=10)[0]
+    trainer.fit(SmallNetwork(len(NAMES) * steps))
+    return turns.times
 
 
 def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=30, help="Number of fits.")
+    parser.add_argument("--steps", type=int, default=160, help=f"Steps of each in a round, a multiple of {TURN}.")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    made: dict[str, Callable[[], Callback | None]] = {
-        "no callback": lambda: None,
-        "plain hook": PlainHook,
-        "SparseMomentumCallback": lambda: SparseMomentumCallback(density=0.05),
-    }
-    found: dict[str, list[float]] = {name: [] for name in made}
+    found: dict[str, list[float]] = {name: [] for name in NAMES}
     for number in range(options.rounds + 1):
-        for name, make in made.items():
-            step = microseconds_per_step(make(), options.steps)
-            found[name] += [step] if number else []  # the first round warms up
+        for name, times in measure_round(options.steps).items():
+            found[name] += [1e6 * statistics.median(times)] if number else []  # the first round warms up
     for name, values in found.items():
         print(f"{name:<24} median {statistics.median(values):8.1f} us a step, of {options.rounds} rounds")
     bare, hook, ours = found.values()
