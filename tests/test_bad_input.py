@@ -341,7 +341,7 @@ def test_a_fit_with_something_wrong_is_refused_before_anything_changes(case: Fit
     assert run.global_step == 0
     assert module_hooks(module) == hooks
     assert differences(weights_of(module), before) == []
-    assert (callback.network, callback.history) == (None, [])
+    assert (getattr(callback, "network", None), callback.history) == (None, [])
     if case.cured:  # with these options the callback can't train anything: the module can, with others
         check_trainable(module, make(case.cured), case.module(), make(case.cured))
     else:

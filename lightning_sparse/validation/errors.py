@@ -38,6 +38,10 @@ class InvalidStateError(UsageError, RuntimeError):
     """Something is asked for at a moment, or found in a state, in which it can't be done."""
 
 
+class MissingAttributeError(UsageError, AttributeError):
+    """An attribute is asked for before it has a value; `hasattr` and the default of `getattr` go by it."""
+
+
 class MissingFileError(UsageError, FileNotFoundError):
     """A file or folder is not where it is looked for."""
 

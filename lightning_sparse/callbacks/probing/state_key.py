@@ -67,6 +67,7 @@ class StateKey:
 
 def hold_state_key(callback: Callback) -> None:
     """Keep the key of a callback as an attribute of its own, until `release_state_key`."""
+    release_state_key(callback)
     vars(callback)["state_key"] = callback.state_key
 
 

@@ -14,7 +14,6 @@ from lightning_sparse.callbacks.cadence import Position, counted_per_step
 from lightning_sparse.callbacks.probing.compatibility import check_strategy
 from lightning_sparse.callbacks.probing.logging import warn_of_old_names
 from lightning_sparse.callbacks.probing.rollback import Rollback
-from lightning_sparse.callbacks.probing.state_key import hold_state_key, release_state_key
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, mask_averages, warn_of_unbegun
 from lightning_sparse.callbacks.sparse_training.checkpointing import ResumableCallback
 from lightning_sparse.callbacks.sparse_training.compatibility import (
@@ -139,9 +138,7 @@ class SparseTrainingCallback(ResumableCallback):
         if stage == "fit":
             check_strategy(trainer)
             check_alone(trainer, self, SparseTrainingCallback)
-            release_state_key(self)  # of a fit that ended without a hook
             self._undo = Rollback(self)
-            hold_state_key(self)
             self._reset()
             self._begin_fit(trainer, pl_module)
             self._max_epochs = trainer.max_epochs  # weight averaging adds an epoch of its own later
@@ -163,10 +160,10 @@ class SparseTrainingCallback(ResumableCallback):
             choice = (self._network_options["include"], self._network_options["exclude"])
             self._undo.keep(weights_at_stake(pl_module, *choice, takes_masks_over=self._masks_from is not None))
         # The command line follows the options through this call.
-        self.network = starting_network(
+        self._network = starting_network(
             trainer,
             pl_module,
-            MasksAtStart(self._restored, self.network or self._earlier, self._masks_from),
+            MasksAtStart(self._restored, self._network or self._earlier, self._masks_from),
             self._seed,
             **self._network_options,
         )
@@ -174,12 +171,12 @@ class SparseTrainingCallback(ResumableCallback):
             self._restore_counters(self._restored)
         else:
             steps = trainer.global_step // counted_per_step(trainer)
-            self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
-        check_shardable(self.network, self._recipe)
-        attach_optimizers(self.network, trainer, self._recipe.signals)
+            self._counters = Counters.starting(trainer.current_epoch, steps, self._network.steps)
+        check_shardable(self._network, self._recipe)
+        attach_optimizers(self._network, trainer, self._recipe.signals)
         averages = averages_of(trainer)
         self._has_averages = bool(averages)
-        mask_averages(averages, self.network)
+        mask_averages(averages, self._network)
         self._has_started, self._earlier = True, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,15 +187,15 @@ class SparseTrainingCallback(ResumableCallback):
             RuntimeError: If processes start from different masks or weights.
         """
         self._start_late(trainer, pl_module)
-        if self.network is None:
+        if self._network is None:
             return
         prunes = self._recipe.prune is not None
         plan = plan_updates(trainer, self._max_epochs, self._cadence, self._counters, self._prune_rate, prunes)
         self._total_updates = plan.total
         if trainer.world_size > 1:
-            check_agreement(trainer, self.network, "at the start of training")
-        self.network.check_finite()
-        print_summary(trainer, self.network, [plan.sentence()])
+            check_agreement(trainer, self._network, "at the start of training")
+        self._network.check_finite()
+        print_summary(trainer, self._network, [plan.sentence()])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Carry out the topology update of a boundary that has been passed.
@@ -207,7 +204,7 @@ class SparseTrainingCallback(ResumableCallback):
             RuntimeError: If processes have different masks or weights after it.
             ValueError: If layers to mask were added, unfrozen, replaced or removed since sparse training began.
         """
-        network = self.network
+        network = self._network
         if network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
             return
         if self._restored is not None:  # by a tuner that was started in training
@@ -229,29 +226,24 @@ class SparseTrainingCallback(ResumableCallback):
             self._has_logged = True
 
     def _begin_batch(self, trainer: Trainer, network: SparseNetwork) -> None:
-        """Prepare for a batch that may be the first one, until one was trained on."""
-        if self._kernels is None:  # other callbacks and the module may have changed weights after ours began
-            network.check_weights()
+        """Prepare for a first batch; it may show what layers compute with, which may be an error."""
+        if self._kernels is None:
+            network.check_weights()  # other callbacks and the module may have changed weights after ours began
             network.enforce()
             network.look(lambda: trainer.global_step)
-        if not self._looks_at_kernels(network):
+            masked = [name for name, layer in network.layers.items() if not layer.dense]
+            choice = (self._network_options["include"], self._network_options["exclude"])
+            self._kernels = KernelWatch(network.model, masked, *choice)
+        if not self._kernels.look():
             self._undo = None  # from here on, a failure is one of training
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Mask weights that changed without a step that hooks see, and count such a step."""
-        if self.network is not None:
-            self.network.look(lambda: trainer.global_step)
+        if self._network is not None:
+            self._network.look(lambda: trainer.global_step)
         if self._undo is not None and self._kernels is not None:  # a batch was trained on
             self._kernels.look()  # which ends it
             self._undo = None
-
-    def _looks_at_kernels(self, network: SparseNetwork) -> bool:
-        """Tell whether the batch that begins shows what layers compute with, which may be an error."""
-        if self._kernels is None:
-            masked = [name for name, layer in network.layers.items() if not layer.dense]
-            choice = (self._network_options["include"], self._network_options["exclude"])
-            self._kernels = KernelWatch(network.model, masked, *choice)
-        return self._kernels.look()
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position) -> None:
         network.check_weights()
@@ -276,10 +268,10 @@ class SparseTrainingCallback(ResumableCallback):
         self._enforce()
         if self._has_averages:
             warn_of_unbegun(trainer, averages_of(trainer))
-        if self.network is None or self._undo is not None:  # no batch was trained on
+        if self._network is None or self._undo is not None:  # no batch was trained on
             return
-        if self.network.steps - self._counters.step_offset == self._counters.first[1]:
-            check_stepped(self.network, trainer)
+        if self._network.steps - self._counters.step_offset == self._counters.first[1]:
+            check_stepped(self._network, trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach from the optimizers; masks and history stay, and after a fit that trained nothing those before it."""
@@ -299,8 +291,8 @@ class SparseTrainingCallback(ResumableCallback):
         if self._kernels is not None:
             self._kernels.stop()
             self._kernels = None
-        if self.network is not None:
-            self.network.detach()
+        if self._network is not None:
+            self._network.detach()
 
 
 SparseTrainingCallback.__signature__ = forwarded_signature(

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_sparse._compat import Callback, LightningModule, Trainer
 from lightning_sparse.callbacks.cadence import counted_per_step
 from lightning_sparse.callbacks.probing.rollback import Rollback
-from lightning_sparse.callbacks.probing.state_key import StateKey, release_state_key
+from lightning_sparse.callbacks.probing.state_key import StateKey, hold_state_key, release_state_key
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, follow_weights, mask_averages
 from lightning_sparse.callbacks.sparse_training.compatibility import restores_after_setup
 from lightning_sparse.callbacks.sparse_training.counters import Counters
@@ -17,7 +17,7 @@ from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.known_masks.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
-from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.errors import InvalidValueError, MissingAttributeError
 from lightning_sparse.validation.representation import ShowsOptions
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
@@ -27,12 +27,12 @@ class ResumableCallback(ShowsOptions, Callback):
     """Keeps a sparse network and the counters of its run in the checkpoints of Lightning.
 
     Attributes:
-        network: The `SparseNetwork`, once there is one.
+        network: The `SparseNetwork`, from the start of fit on.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.network: SparseNetwork | None = None
+        self._network: SparseNetwork | None = None
         self._is_fitting = False
         # The state before the present fit, until it has trained something.
         self._undo: Rollback | None = None
@@ -64,6 +64,25 @@ class ResumableCallback(ShowsOptions, Callback):
         return {name: value for name, value in self.__dict__.items() if name != "state_key"}
 
     @property
+    def network(self) -> SparseNetwork:
+        """The `SparseNetwork`, from the start of fit on.
+
+        Raises:
+            AttributeError: If no fit has begun yet.
+        """
+        if self._network is None:
+            raise MissingAttributeError(
+                expected="a network",
+                got="none before fit begins",
+                cure="call trainer.fit first, or read it after on_fit_start",
+            )
+        return self._network
+
+    @network.setter
+    def network(self, network: SparseNetwork | None) -> None:
+        self._network = network
+
+    @property
     def history(self) -> list[UpdateRecord]:
         """One record per topology update of this run."""
         self._complete_update()
@@ -71,8 +90,8 @@ class ResumableCallback(ShowsOptions, Callback):
 
     def _complete_update(self) -> None:
         """Complete a topology update that was interrupted: then masks, weights, counters and history are of after."""
-        if self.network is not None:
-            self.network.complete_update()
+        if self._network is not None:
+            self._network.complete_update()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint that a fit resumes from has masks; they are never guessed from zeros.
@@ -113,12 +132,12 @@ class ResumableCallback(ShowsOptions, Callback):
         """Return masks, random state, counters and history; tensors and plain Python values only."""
         if self._restored is not None:  # given and not used yet, it must not get lost
             return self._restored
-        if self.network is None:
+        if self._network is None:
             # A fit that has no masks yet, as a tuner saves it, or that failed before it trained: it can be resumed.
             return {"network": None} if self._is_fitting else {}
         self._complete_update()
         counters = self._unused_counters or self._counters
-        network = self.network.state_dict(gradients=self._holds_gradients)
+        network = self._network.state_dict(gradients=self._holds_gradients)
         state = with_checksum({"network": network, **counters.to_dict()})
         self._saved_checksum = state["checksum"]
         return state
@@ -128,8 +147,8 @@ class ResumableCallback(ShowsOptions, Callback):
         self._follow_weights(trainer)
 
     def _enforce(self) -> None:
-        if self.network is not None and self._is_fitting:
-            self.network.enforce()
+        if self._network is not None and self._is_fitting:
+            self._network.enforce()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask the weights before they are validated: other callbacks may have changed them since the last step."""
@@ -143,27 +162,30 @@ class ResumableCallback(ShowsOptions, Callback):
         self._follow_weights(trainer)
 
     def _follow_weights(self, trainer: Trainer) -> None:
-        if self._has_averages and self._is_fitting and self.network is not None:
-            follow_weights(averages_of(trainer), self.network)
+        if self._has_averages and self._is_fitting and self._network is not None:
+            follow_weights(averages_of(trainer), self._network)
 
     def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before; its network stays if it is one of this module, which is then saved with it."""
-        self._earlier = self.network
-        if self.network is None:
+        hold_state_key(self)
+        self._earlier = self._network
+        if self._network is None:
             return
         own = set(map(id, pl_module.parameters()))
-        if not any(id(parameter) in own for parameter in self.network.model.parameters()):
-            self.network = None
+        if not any(id(parameter) in own for parameter in self._network.model.parameters()):
+            self._network = None
             return
         steps = trainer.global_step // counted_per_step(trainer)
-        self._counters = Counters.starting(trainer.current_epoch, steps, self.network.steps)
+        self._counters = Counters.starting(trainer.current_epoch, steps, self._network.steps)
 
     def _leave_fit(self, *, failed: bool) -> None:
         """Undo a fit that trained nothing; what a checkpoint gave stays, with the weights that came with it."""
         undo, self._undo = self._undo, None
+        if undo is not None:
+            self._undo_fit(undo, failed=failed)
         release_state_key(self)
-        if undo is None:
-            return
+
+    def _undo_fit(self, undo: Rollback, *, failed: bool) -> None:
         given, counters = self._restored, self._counters
         if not self._is_resumed:
             undo.undo()
@@ -201,10 +223,10 @@ class ResumableCallback(ShowsOptions, Callback):
 
     def _apply_restored(self, trainer: Trainer) -> None:
         """Apply a state that was restored during fit, as a tuner does that is started there."""
-        if self.network is not None and self._restored is not None:
-            self.network.load_state_dict(self._restored["network"])
+        if self._network is not None and self._restored is not None:
+            self._network.load_state_dict(self._restored["network"])
             self._restore_counters(self._restored)
-            mask_averages(averages_of(trainer), self.network)
+            mask_averages(averages_of(trainer), self._network)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start, if that had to wait for a checkpoint, before the weights are validated."""
@@ -212,9 +234,9 @@ class ResumableCallback(ShowsOptions, Callback):
 
     def _load_evaluated_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Outside of fit, replace the masks of the trained module by those of the evaluated checkpoint."""
-        if trainer.state.fn != "fit" and self.network is not None and self._restored is not None:
-            if self.network.model is pl_module:
-                self.network.load_state_dict(self._restored["network"])
+        if trainer.state.fn != "fit" and self._network is not None and self._restored is not None:
+            if self._network.model is pl_module:
+                self._network.load_state_dict(self._restored["network"])
             self._restored = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -228,3 +250,8 @@ class ResumableCallback(ShowsOptions, Callback):
     def _restore_counters(self, state: Mapping[str, Any]) -> None:
         self._counters = Counters.from_dict(state)
         self._restored = None
+
+
+def network_or_none(callback: ResumableCallback) -> SparseNetwork | None:
+    """Return the network of a callback; None before there is one."""
+    return callback._network

@@ -19,6 +19,7 @@ from lightning_sparse._compat import (
 from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
+from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
 from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.validation.representation import ShowsOptions
@@ -93,15 +94,16 @@ class SparsityPictures(ShowsOptions, Callback):
         sparse = _sparse_callback(trainer)
         # Weight averaging adds an epoch of its own, in which nothing is trained.
         completed = completed if sparse._max_epochs in (None, -1) else min(completed, sparse._max_epochs or 0)
-        if sparse.network is None or completed == self._drawn_at:
+        network = network_or_none(sparse)
+        if network is None or completed == self._drawn_at:
             return
         self._drawn_at = completed
-        masks = cache(partial(_masks, sparse.network))
-        if sparse.network.is_sharded:  # then every process has to ask for them; else no failure gets past send_figure
+        masks = cache(partial(_masks, network))
+        if network.is_sharded:  # then every process has to ask for them; else no failure gets past send_figure
             masks()
         for name, draw in {
-            "density_per_layer": partial(_densities, sparse, sparse.network, completed),
-            "redistribution": partial(_redistribution, sparse, sparse.network),
+            "density_per_layer": partial(_densities, sparse, network, completed),
+            "redistribution": partial(_redistribution, sparse, network),
             "empty_channels": partial(_empty_channels, masks),
             "first_layer": partial(_first_layer, masks, self._images or []),
         }.items():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer, without_messages
 from lightning_sparse.callbacks import SparseTrainingCallback
+from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
 from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.testing.callbacks.training import ShufflingLoader, TinyModule, fit
 from lightning_sparse.testing.contract import expect
@@ -77,7 +78,7 @@ def train(*callbacks: Callback, module: LightningModule | None = None, **options
 
 def masks_of(callback: SparseTrainingCallback) -> dict[str, Tensor]:
     """Return the callback's masks."""
-    network = callback.network
+    network = network_or_none(callback)
     expect(network is not None, "a network while and after fit", None, "call super().on_fit_start")
     return {} if network is None else network.masks
 

@@ -141,7 +141,7 @@ def test_a_flipped_bit_is_refused_or_in_bytes_that_nobody_reads(whole: File, pla
     try:
         found = resumed(path, callback)
     except Exception:  # of PyTorch, Lightning or ours: whatever notices first
-        assert (callback.network, callback.history) == (None, [])
+        assert (getattr(callback, "network", None), callback.history) == (None, [])
         found = resumed(str(whole.path), callback)
     assert differences(found, whole.expected) == []
 
@@ -203,7 +203,7 @@ def test_a_truncated_file_is_refused_and_the_module_is_as_it_was(whole: File, sh
     with pytest.raises((RuntimeError, EOFError, UnpicklingError, OSError)):
         fit(callback, module=model, ckpt_path=path)
     assert differences(dict(model.state_dict()), before) == []
-    assert (callback.network, callback.history) == (None, [])
+    assert (getattr(callback, "network", None), callback.history) == (None, [])
     assert differences(resumed(str(whole.path), callback, model), whole.expected) == []
 
 

@@ -26,7 +26,7 @@ def moments(
     after: list[Moment] = []
 
     def look(into: list[Moment], module: LightningModule) -> None:
-        if callback.network is not None:
+        if hasattr(callback, "network"):
             masks = masks_of(callback)
             into.append((masks, {name: module.get_parameter(name).detach().clone() for name in masks}))
 

@@ -145,7 +145,7 @@ def test_evaluating_a_checkpoint_without_a_fit_is_harmless(tmp_path: Path, evalu
     callback = SparseMomentumCallback(density=0.3)
     run = trainer(callback)
     getattr(run, evaluate)(TinyModule(), ShufflingLoader(1), ckpt_path=path, verbose=False)
-    assert callback.network is None
+    assert not hasattr(callback, "network")
     assert callback.history == []
     fresh = SparseMomentumCallback(density=0.3)
     assert differences(everything(fit(callback), callback), everything(fit(fresh), fresh)) == []

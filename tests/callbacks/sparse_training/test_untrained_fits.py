@@ -79,7 +79,7 @@ def test_a_fit_without_a_step_leaves_dense_weights_dense_and_a_new_fit_possible(
     fit(callback, spy, module=module, **options)
     assert seen == [{}]
     assert differences(values(module), before) == []
-    assert (callback.network, callback.history) == (None, [])
+    assert (getattr(callback, "network", None), callback.history) == (None, [])
     fresh = sparse()
     expected = everything(fit(fresh), fresh)
     for each in (callback, sparse()):
@@ -149,7 +149,7 @@ def test_a_first_run_that_fails_before_its_first_batch_can_be_resumed(tmp_path: 
     saving = At("on_exception", lambda run, _: run.save_checkpoint(tmp_path / "failed.ckpt"))
     fail(failed, saving, module=module, hook=hook)
     assert differences(values(module), before) == []
-    assert failed.network is None
+    assert not hasattr(failed, "network")
     assert differences(torch.load(tmp_path / "failed.ckpt", weights_only=True)["state_dict"], before) == []
     resumed = sparse()
     rerun = fit(resumed, ckpt_path=str(tmp_path / "failed.ckpt"))
