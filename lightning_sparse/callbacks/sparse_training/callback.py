@@ -204,8 +204,7 @@ class SparseTrainingCallback(ResumableCallback):
             RuntimeError: If processes have different masks or weights after it.
             ValueError: If layers to mask were added, unfrozen, replaced or removed since sparse training began.
         """
-        network = self._network
-        if network is None or trainer.fit_loop._skip_backward:  # an extra epoch for batch statistics: no training
+        if (network := self._network) is None or trainer.fit_loop._skip_backward:  # an epoch for batch statistics
             return
         if self._restored is not None:  # by a tuner that was started in training
             self._apply_restored(trainer)
@@ -215,12 +214,12 @@ class SparseTrainingCallback(ResumableCallback):
         counters = self._counters
         now = (trainer.current_epoch, network.steps - counters.step_offset)
         if self._cadence.is_passed(now, counters.last):
-            if now[1] > counters.last[1]:
-                self._update(trainer, network, now)
-                self._has_logged = True
             # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
-            elif now[1] == counters.last[1]:
+            if now[1] == counters.last[1]:
                 check_stepped(network, trainer)
+            elif now[1] > counters.last[1]:
+                self._update(trainer, network, now)  # which logs
+                self._has_logged = True
         if not self._has_logged:
             log_sparsity(trainer, network, old_names=self._old_metric_names)
             self._has_logged = True
@@ -232,8 +231,8 @@ class SparseTrainingCallback(ResumableCallback):
             network.enforce()
             network.look(lambda: trainer.global_step)
             masked = [name for name, layer in network.layers.items() if not layer.dense]
-            choice = (self._network_options["include"], self._network_options["exclude"])
-            self._kernels = KernelWatch(network.model, masked, *choice)
+            options = self._network_options
+            self._kernels = KernelWatch(network.model, masked, options["include"], options["exclude"])
         if not self._kernels.look():
             self._undo = None  # from here on, a failure is one of training
 
