@@ -143,7 +143,10 @@ class Masks:
 
     def have_changed(self) -> bool:
         """Tell whether a weight was written to since it was masked last, as far as PyTorch counts: not by `.data`."""
-        return _versions(self._all) != self._versions
+        try:  # as `_versions` does, without its frame, since this comes three times in a step
+            return [*map(_VERSION, self._all)] != self._versions
+        except RuntimeError:
+            return _versions(self._all) != self._versions
 
     def release(self) -> None:
         """Let go of the memory where the weights were last, which they may have left."""

@@ -90,7 +90,7 @@ class MomentumObserver(OptimizerStepObserver):
         """
         if trained and self._settled.get(id(optimizer)) != trained:
             self._settle(optimizer, trained)
-        return self.averages_all
+        return self.averages_all if self._averages_all is None else self._averages_all
 
     def _settle(self, optimizer: Optimizer, trained: Sequence[str]) -> None:
         moved = {name for name in trained if self._sources.get(name) is not optimizer}

@@ -159,7 +159,7 @@ class Signals(MomentumObserver):
 
     def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
         if trained is not None:
-            if self._tracks_gradients or self._gradients or self.evaluations.has_masked_gradients:
+            if self._tracks_gradients or self._gradients or self.evaluations.dense:
                 self._hold_gradients(names)
             if self._tracks_momentum:
                 keeps_averages = optimizer is None or self._note_step(optimizer, trained)
@@ -181,8 +181,7 @@ class Signals(MomentumObserver):
         for name in names:
             gradient = self.evaluations.dense_gradient(name)
             self._gradients.pop(name, None)
-            is_held = self._tracks_gradients or self.evaluations.has_masked_gradients
-            if is_held and gradient is not None:
+            if (self._tracks_gradients or self.evaluations.dense) and gradient is not None:
                 self._gradients[name] = (gradient, gradient._version)
 
     @torch.no_grad()

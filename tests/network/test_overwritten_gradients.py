@@ -110,7 +110,7 @@ def test_gradients_are_copied_in_the_first_step_and_after_that_only_if_they_chan
     run.optimizer.register_step_post_hook(lambda *_: found.append(bool(keeper._copies)))
     run.take_steps(5)
     assert found == copied
-    assert keeper._copies == keeper._found == {}
+    assert keeper._copies == keeper.found == {}
 
 
 def test_gradients_that_a_scaler_leaves_to_a_fused_step_are_taken_after_it() -> None:

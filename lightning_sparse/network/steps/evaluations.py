@@ -35,14 +35,14 @@ class Evaluations:
     Attributes:
         masks: Their masks; None while there is nothing to mask.
         keeper: Gradients of a step that the optimizer may overwrite.
+        dense: Gradients of the present step before they were masked, by name; empty if none were.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self._parameters = parameters
         self.masks: Masks | None = None
         self.keeper = GradientKeeper(parameters)
-        # The gradients of a step's first evaluation before they were masked.
-        self._dense: dict[str, Tensor] = {}
+        self.dense: dict[str, Tensor] = {}
         self._are_running = False
 
     def watch(self, optimizer: SteppingOptimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments | None:
@@ -84,28 +84,24 @@ class Evaluations:
     def _mask_gradients(self, masks: Masks, optimizer: SteppingOptimizer) -> None:
         if optimizer.evaluations == 1:
             found = {name: self._parameters[name].grad for name in optimizer.names}
-            self._dense = {name: gradient.detach().clone() for name, gradient in found.items() if gradient is not None}
+            self.dense = {name: gradient.detach().clone() for name, gradient in found.items() if gradient is not None}
         masks.apply_to_gradients(optimizer.names)
 
     def dense_gradient(self, name: str) -> Tensor | None:
         """Return the gradient of a parameter in this step, that of inactive weights included."""
-        dense = self._dense.get(name)
+        dense = self.dense.get(name)
         if dense is None:
             dense = self.keeper.get(name)
         return self._parameters[name].grad if dense is None else dense
 
-    @property
-    def has_masked_gradients(self) -> bool:
-        """Whether gradients of this step were masked."""
-        return bool(self._dense)
-
     def end(self, optimizer: SteppingOptimizer) -> None:
         """Forget the gradients of a step that has ended."""
         if optimizer.masks_gradients:
-            self._dense = {}
-        self.keeper.end(optimizer)
+            self.dense = {}
+        if self.keeper.found:
+            self.keeper.end(optimizer)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: nobody steps it."""
         keeper = GradientKeeper(self._parameters)
-        return {**self.__dict__, "masks": None, "keeper": keeper, "_dense": {}, "_are_running": False}
+        return {**self.__dict__, "masks": None, "keeper": keeper, "dense": {}, "_are_running": False}

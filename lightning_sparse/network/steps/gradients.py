@@ -31,21 +31,21 @@ class GradientKeeper:
 
     Attributes:
         is_needed: Whether someone asks for gradients after steps.
+        found: Gradients of the present step by name, with the version of each, which tells whether it was overwritten.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self._parameters = parameters
         self.is_needed = False
         self._copies: dict[str, Tensor] = {}
-        # With the version of each, which tells whether it was overwritten since.
-        self._found: dict[str, tuple[Tensor, int]] = {}
+        self.found: dict[str, tuple[Tensor, int]] = {}
 
     def note(self, stepping: OverwritingOptimizer) -> None:
         """Take note of the gradients that an optimizer is about to use, and copy them unless it leaves them alone."""
         if getattr(stepping.optimizer(), "grad_scale", None) is not None:
             return  # a fused step divides them by the scale of a gradient scaler, and is right to
         gradients = {name: self._parameters[name].grad for name in stepping.names}
-        self._found |= {name: (each, each._version) for name, each in gradients.items() if each is not None}
+        self.found |= {name: (each, each._version) for name, each in gradients.items() if each is not None}
         if stepping.overwrites is not False:
             self._copies |= {name: each.detach().clone() for name, each in gradients.items() if each is not None}
 
@@ -55,15 +55,13 @@ class GradientKeeper:
         return copy if copy is not None and self._has_changed(name) else None
 
     def _has_changed(self, name: str) -> bool:
-        gradient, version = self._found[name]
+        gradient, version = self.found[name]
         return self._parameters[name].grad is not gradient or gradient._version != version
 
     def end(self, stepping: OverwritingOptimizer) -> None:
         """Find out whether a step that has ended has changed gradients, and forget the copies."""
-        if not self._found:
-            return
-        changed = any(self._has_changed(name) for name in stepping.names if name in self._found)
+        changed = any(self._has_changed(name) for name in stepping.names if name in self.found)
         stepping.overwrites = changed or bool(stepping.overwrites)
         for name in stepping.names:
-            self._found.pop(name, None)
+            self.found.pop(name, None)
             self._copies.pop(name, None)
