@@ -119,8 +119,9 @@ class RewirableModel(MaskedModel):
 
     def enforce_changes(self) -> None:
         """Do so if weights were written to since, as far as PyTorch counts that; else it costs a microsecond."""
-        if self._masks.have_changed():
-            self._masks.apply()
+        masks = self._latest_masks if self._update is None else self._masks
+        if masks.have_changed():
+            masks.apply()
 
     def check_weights(self) -> None:
         """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
