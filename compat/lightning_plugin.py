@@ -95,7 +95,12 @@ def _why(report: Any) -> str:
     chain = getattr(report, "chain", None)
     if chain is None:
         return str(report)[-600:]
-    return " <- ".join(crash.message[:400] for _, crash, _ in reversed(chain) if crash is not None)
+    return " <- ".join(_ends(crash.message) for _, crash, _ in reversed(chain) if crash is not None)
+
+
+def _ends(message: str) -> str:
+    """Return the beginning and the end of a message: that of another process has its cause at the end."""
+    return message if len(message) <= 1000 else f"{message[:500]} ... {message[-500:]}"
 
 
 @pytest.hookimpl(wrapper=True)
