@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_training import CLASSES, TinyModule, fit
 from torch import nn
 
 from lightning_sparse.callbacks import ClassSpecializationCallback, GradientFlowCallback, SparseTrainingCallback
 from lightning_sparse.callbacks.probing.logging import under_old_names
-from tests.callbacks.tiny_training import CLASSES, TinyModule, fit
 
 
 class Module(TinyModule):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import differences, fit
 
 from lightning_sparse._compat import Callback
 from lightning_sparse.callbacks import GradientFlowCallback, SparseMomentumCallback, SparseTrainingCallback
-from tests.callbacks.tiny_training import differences, fit
 
 
 def callbacks_with(
