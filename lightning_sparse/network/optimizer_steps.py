@@ -234,11 +234,13 @@ class OptimizerStepObserver(ABC):
         # A step that calls the step of its base class ends twice.
         counts = seen.stepping and not has_skipped(optimizer)
         seen.stepping = False
-        for other in self._seen.values():
-            if other.stepping:
-                other.nested.update(seen.names)
+        if len(self._seen) > 1:
+            for other in self._seen.values():
+                if other.stepping:
+                    other.nested.update(seen.names)
         self._after_step(optimizer, seen.names, self._count(seen, optimizer) if counts else None)
-        self.evaluations.end(seen)
+        if seen.masks_gradients or self.evaluations.keeper.found:
+            self.evaluations.end(seen)
         if self._two_calls and self.evaluations.masks is not None:
             self._repairs = self.evaluations.masks.repairs
         if seen.evaluations > 1 and not seen.masks_gradients:

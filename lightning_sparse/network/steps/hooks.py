@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -37,9 +37,8 @@ def watch_steps(watcher: StepWatcher) -> None:
     if watcher not in watchers():
         _watching = (*_watching, weakref.ref(watcher, _forget))
     if not _handles:
-        before, after = map(_outside_of_graphs, (_before_every_step, _after_every_step))
-        _handles.append(register_optimizer_step_pre_hook(before))
-        _handles.append(register_optimizer_step_post_hook(after))
+        _handles.append(register_optimizer_step_pre_hook(_before_every_step))
+        _handles.append(register_optimizer_step_post_hook(_after_every_step))
 
 
 def unwatch_steps(watcher: StepWatcher) -> None:
@@ -61,6 +60,16 @@ def _forget(reference: weakref.ref[StepWatcher]) -> None:
 
 
 def _before_every_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tell = _tell_begin_outside_of_graphs if torch.compiler.is_compiling() else _tell_begin
+    return tell(optimizer, args, kwargs)
+
+
+def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
+    tell = _tell_end_outside_of_graphs if torch.compiler.is_compiling() else _tell_end
+    tell(optimizer)
+
+
+def _tell_begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     changed = None
     for reference in _watching:
         watcher = reference()
@@ -69,16 +78,14 @@ def _before_every_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict
     return changed
 
 
-def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
+def _tell_end(optimizer: Optimizer) -> None:
     for reference in _watching:
         watcher = reference()
         if watcher is not None:
             watcher.after_step(optimizer)
 
 
-def _outside_of_graphs(hook: Callable[..., Any]) -> Any:
-    """Keep a hook out of the graphs of a compiled `optimizer.step`: what it counts would be compiled in, as constants.
-
-    Then every step would need another graph.
-    """
-    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # of some versions of PyTorch
+# A compiled `optimizer.step` has its hooks compiled in, and what they count as constants, so that every step would need
+# another graph. These are kept out of graphs, and used in a compiled step only: to call them takes microseconds.
+_tell_begin_outside_of_graphs = torch.compiler.disable(_tell_begin)  # type: ignore[no-untyped-call]  # of some versions
+_tell_end_outside_of_graphs = torch.compiler.disable(_tell_end)  # type: ignore[no-untyped-call]  # of some versions
