@@ -9,8 +9,9 @@ optimizers, counting steps and looking out for changed weights cost. A larger ne
 
 One thread, CPU time. A round is one fit, in which the three take turns of 16 steps: so they have the same memory, and
 on a busy machine the same neighbours. Whose turn it is has its callback in the Trainer's list and its hooks at the
-optimizer, and nobody else has. The first steps of a turn don't count, as its hooks are new. The figure of a round is
-the median of each one's steps, and the result the median over the rounds. Without `--rounds` and `--steps` it takes a
+optimizer, and nobody else has. The first turn of each doesn't count, as the process warms up, nor do the first steps
+of a turn, as its hooks are new. The figure of a round is the median of each one's steps, and the result the median over
+the rounds. Without `--rounds` and `--steps` it takes a
 minute.
 """
 
@@ -93,7 +94,7 @@ class Turns(Callback):
         """Take the time of the step that has ended, or begin the next turn."""
         end = time.process_time()
         turn, position = divmod(batch_idx, TURN)
-        if position > SETTLING:
+        if position > SETTLING and turn >= len(NAMES):
             self.times[self._now].append(end - self._begin)
         elif position == 0:
             self._change(trainer, NAMES[turn % 3 - 1])
@@ -138,7 +139,7 @@ def measure_round(steps: int) -> dict[str, list[float]]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(SmallNetwork(len(NAMES) * steps))
+    trainer.fit(SmallNetwork(len(NAMES) * (steps + TURN)))
     return turns.times
 
 

@@ -50,8 +50,8 @@ class Cadence:
     Raises:
         ValueError: If a period is not a positive integer, or not exactly one is given.
 
-    >>> Cadence(every_n_steps=10).is_passed(now=(0, 23), last=(0, 19))
-    True
+    >>> Cadence(every_n_steps=10).next_boundary((0, 23))
+    30
     """
 
     every_n_epochs: int | None = None
@@ -81,12 +81,10 @@ class Cadence:
         """Tell whether a number of completed epochs (or steps, whichever the period is in) is a boundary."""
         return count % (self.every_n_epochs or self.every_n_steps or 1) == 0
 
-    def is_passed(self, now: Position, last: Position) -> bool:
-        """Tell whether a boundary lies between two positions, the later one included."""
-        if self.every_n_epochs is not None:
-            return now[0] // self.every_n_epochs > last[0] // self.every_n_epochs
-        period = self.every_n_steps or 1
-        return now[1] // period > last[1] // period
+    def next_boundary(self, last: Position) -> int:
+        """Return the number of epochs (or steps) at which the next boundary after a position lies."""
+        period, count = (self.every_n_epochs, last[0]) if self.every_n_epochs else (self.every_n_steps or 1, last[1])
+        return (count // period + 1) * period
 
     def boundaries(self, length: RunLength, first: Position) -> float:
         """Return the number of boundaries in a run, the very end of training left out; infinity if it is unknown.

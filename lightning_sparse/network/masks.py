@@ -121,7 +121,10 @@ class Masks:
         else:
             for part, mask in zip(group.parts, group.masks, strict=True):
                 part.mul_(mask)
-        versions = _versions(group.parameters)
+        try:  # as `_versions` does, without its frame
+            versions = [*map(_VERSION, group.parameters)]
+        except RuntimeError:
+            versions = _versions(group.parameters)
         if group.places is None:
             self._versions = versions
         else:

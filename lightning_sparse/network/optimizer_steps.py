@@ -5,7 +5,8 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import repeat
+from operator import attrgetter, is_not
 from typing import Any
 
 from torch.nn import Parameter
@@ -15,50 +16,17 @@ from lightning_sparse.network.steps.evaluations import Evaluations
 from lightning_sparse.network.steps.hooks import unwatch_steps, watch_steps, watchers
 from lightning_sparse.network.steps.kinds import (
     check_optimizer,
+    evaluates_once,
     has_skipped,
     searches_along_gradients,
     takes_two_calls,
     unmasked_pass,
 )
+from lightning_sparse.network.steps.observed import ObservedOptimizer
 from lightning_sparse.network.steps.unseen import UnseenSteps
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
-
-@dataclass(eq=False)
-class ObservedOptimizer:
-    """An optimizer that has begun a step, or was attached.
-
-    Attributes:
-        optimizer: Weak, since a user may replace it during training, and its state is not to live on here for long.
-        steps: Steps that it took with a gradient.
-        names: Names of the observed parameters that it has, as of its last step.
-        attached: Whether it was attached.
-        two_calls: Whether it was, and may change weights in a first of two calls.
-        last: When it stepped last, in steps of all optimizers; -1 if it never did.
-        trained: Names of the parameters that had a gradient then.
-        parameters: The observed parameters that it has, in the order of their names.
-        stepping: Whether a step has begun and was not yet counted.
-        nested: Names that other optimizers stepped meanwhile, as a wrapped optimizer does.
-        held: All parameters that it has, by identity: only while they are the same are the names known.
-        evaluations: Number of evaluations of a closure in its present step.
-        masks_gradients: Whether it is to see zero as the gradients of inactive weights.
-        overwrites: Whether it changes gradients in its steps; None before the first one.
-    """
-
-    optimizer: weakref.ref[Optimizer]
-    steps: int
-    names: tuple[str, ...] = ()
-    attached: bool = False
-    two_calls: bool = False
-    last: int = -1
-    trained: Sequence[str] = ()
-    parameters: Sequence[Parameter] = ()
-    stepping: bool = False
-    nested: set[str] = field(default_factory=set)
-    held: list[int] = field(default_factory=list)
-    evaluations: int = 0
-    masks_gradients: bool = False
-    overwrites: bool | None = None
+_GRADIENT = attrgetter("grad")
 
 
 class OptimizerStepObserver(ABC):
@@ -83,7 +51,7 @@ class OptimizerStepObserver(ABC):
         self.trained: set[str] = set()
         self._clock = 0
         self.evaluations = Evaluations(self._parameters)
-        self._unseen = UnseenSteps()
+        self.unseen = UnseenSteps()
         # Whether an attached optimizer may change weights in a first of two calls; and how often weights were masked
         # in between, at the last step.
         self._two_calls = False
@@ -161,7 +129,7 @@ class OptimizerStepObserver(ABC):
         seen.two_calls = takes_two_calls(optimizer)
         self._two_calls |= seen.two_calls
         self._last |= dict.fromkeys(seen.names, optimizer)
-        self._unseen.expect(self._attached())
+        self.unseen.expect(self._attached())
         watch_steps(self)
 
     def watch(self) -> None:
@@ -176,7 +144,7 @@ class OptimizerStepObserver(ABC):
         self._seen.clear()
         self._last.clear()
         self._two_calls = False
-        self._unseen = UnseenSteps()
+        self.unseen = UnseenSteps()
         unwatch_steps(self)
 
     def _see(self, optimizer: Optimizer) -> ObservedOptimizer:
@@ -186,6 +154,7 @@ class OptimizerStepObserver(ABC):
             self._seen = {key: each for key, each in self._seen.items() if each.optimizer() is not None}
             seen = self._seen[id(optimizer)] = ObservedOptimizer(weakref.ref(optimizer), self.steps)
             seen.masks_gradients = searches_along_gradients(optimizer)
+            seen.evaluates_once = evaluates_once(optimizer)
         # The observed parameters are alive as long as this is, so no other one gets the id of one of them.
         groups = optimizer.param_groups
         held = [*map(id, groups[0]["params"])] if groups else []
@@ -215,7 +184,13 @@ class OptimizerStepObserver(ABC):
         if self._two_calls:
             self._check_two_calls(seen)
         seen.stepping = True
-        return self.evaluations.watch(seen, args, kwargs)
+        evaluations = self.evaluations
+        masks = evaluations.masks
+        if masks is None or not seen.evaluates_once or evaluations.keeper.is_needed:
+            return evaluations.watch(seen, args, kwargs)
+        if masks.have_changed():  # its forward pass is yet to come, if it has a closure
+            masks.apply()
+        return None
 
     def _check_two_calls(self, seen: ObservedOptimizer) -> None:
         """Raise if an optimizer has changed the weights for a forward pass between the last step and this one."""
@@ -228,17 +203,35 @@ class OptimizerStepObserver(ABC):
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Count a step of an optimizer that has ended, and report it."""
-        seen = self._see(optimizer)
+        seen = self._seen.get(id(optimizer))
+        groups = optimizer.param_groups
+        # What `_see` finds out if nothing has changed, without its frame, for the many optimizers of one group.
+        if (
+            seen is None
+            or len(groups) != 1
+            or seen.optimizer() is not optimizer
+            or [*map(id, groups[0]["params"])] != seen.held
+        ):
+            seen = self._see(optimizer)
         if not seen.names:
             return
         # A step that calls the step of its base class ends twice.
-        counts = seen.stepping and not has_skipped(optimizer)
+        counts = seen.stepping and (getattr(optimizer, "found_inf", None) is None or not has_skipped(optimizer))
         seen.stepping = False
         if len(self._seen) > 1:
-            for other in self._seen.values():
-                if other.stepping:
-                    other.nested.update(seen.names)
-        self._after_step(optimizer, seen.names, self._count(seen, optimizer) if counts else None)
+            self._note_nested(seen.names)
+        trained: Sequence[str] | None = None
+        if counts:
+            # The common case of `_count` without its frame: nothing else steps, and all is as in the step before.
+            has_all = all(map(is_not, map(_GRADIENT, seen.parameters), repeat(None)))
+            as_before = seen.trained is seen.names and seen.last == self._clock and seen.steps == self.steps
+            if has_all and as_before and self.unseen.are_none and not seen.nested:
+                trained = seen.names
+                seen.last = self._clock = self._clock + 1
+                seen.steps = self.steps = self.steps + 1
+            else:
+                trained = self._count(seen, optimizer)
+        self._after_step(optimizer, seen.names, trained)
         if seen.masks_gradients or self.evaluations.keeper.found:
             self.evaluations.end(seen)
         if self._two_calls and self.evaluations.masks is not None:
@@ -248,15 +241,18 @@ class OptimizerStepObserver(ABC):
             # that looks at the neighbourhood, and needs no more than masked weights there.
             seen.masks_gradients = not self._have_momentum(seen.names)
 
+    def _note_nested(self, names: Sequence[str]) -> None:
+        for other in self._seen.values():
+            if other.stepping:
+                other.nested.update(names)
+
     def _count(self, seen: ObservedOptimizer, optimizer: Optimizer) -> Sequence[str]:
         """Count a step, and return the names of the parameters that it trained itself."""
         trained: Sequence[str] = seen.names  # the same in every step, so that it is quickly compared
-        for parameter in seen.parameters:
-            if parameter.grad is None:
-                trained = [name for name in seen.names if self._parameters[name].grad is not None]
-                break
+        if any(parameter.grad is None for parameter in seen.parameters):
+            trained = [name for name in seen.names if self._parameters[name].grad is not None]
         if trained:
-            if not self._unseen.are_none and (wrong := self._unseen.note_seen()):
+            if not self.unseen.are_none and (wrong := self.unseen.note_seen()):
                 self.go_on_from(self.steps - wrong)
             seen.steps += 1
             self.steps = max(self.steps, seen.steps)
@@ -278,9 +274,9 @@ class OptimizerStepObserver(ABC):
         if masks is None:
             return
         has_changed = masks.have_changed()
-        if self._unseen.are_none and not has_changed:
+        if self.unseen.are_none and not has_changed:
             return
-        if self._unseen.look(has_changed, loop_steps):
+        if self.unseen.look(has_changed, loop_steps):
             self.go_on_from(self.steps + 1)
             attached: list[Optimizer | None] = [*self._attached()]
             for optimizer in attached or [None]:
@@ -288,12 +284,12 @@ class OptimizerStepObserver(ABC):
                 trained = [name for name in names if self._parameters[name].grad is not None]
                 self.trained.update(trained)
                 self._after_step(optimizer, names, trained)
-        if has_changed or self._unseen.may_escape:
+        if has_changed or self.unseen.may_escape:
             masks.apply()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
-        return {**self.__dict__, "_seen": {}, "_last": {}, "_two_calls": False, "_unseen": UnseenSteps()}
+        return {**self.__dict__, "_seen": {}, "_last": {}, "_two_calls": False, "unseen": UnseenSteps()}
 
 
 def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]:

@@ -162,7 +162,10 @@ class Signals(MomentumObserver):
             if self._tracks_gradients or self._gradients or self.evaluations.dense:
                 self._hold_gradients(names)
             if self._tracks_momentum:
-                keeps_averages = optimizer is None or self._note_step(optimizer, trained)
+                if self._averages_all is False and self._settled.get(id(optimizer)) is trained:
+                    keeps_averages = False  # as `_note_step` finds, without its frame, where nothing is new
+                else:
+                    keeps_averages = optimizer is None or self._note_step(optimizer, trained)
                 self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
                 if keeps_averages:
                     self._update_averages(trained)

@@ -187,7 +187,9 @@ class SparseNetwork(RewirableModel):
             loop_steps: Function that returns how many steps the training loop has counted so far. Without it, a step
                 that no hook sees is told by weights that have changed.
         """
-        self._signals.look(loop_steps)
+        signals = self._signals
+        if not signals.unseen.are_none or self._latest_masks.have_changed():
+            signals.look(loop_steps)
 
     @property
     def momentum_sources(self) -> list[str]:

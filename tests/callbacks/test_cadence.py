@@ -19,7 +19,7 @@ def play(cadence: Cadence, steps_per_epoch: int, steps: int, first: int = 0) -> 
     updates = []
     for step in range(first, steps):
         now = step // steps_per_epoch, step
-        if cadence.is_passed(now, last):
+        if now[0 if cadence.counts_epochs else 1] >= cadence.next_boundary(last):
             updates.append(now)
             last = now
     return updates
@@ -54,12 +54,10 @@ def test_updates_in_steps_are_as_many_as_foreseen(
     assert len(updates) == cadence.boundaries(RunLength(inf, end, inf), (-1, first))
 
 
-def test_a_boundary_that_was_passed_between_two_looks_is_not_lost() -> None:
-    cadence = Cadence(every_n_epochs=None, every_n_steps=10)
-    assert cadence.is_passed((0, 23), (0, 9))
-    assert cadence.is_passed((0, 23), (0, 19))
-    assert not cadence.is_passed((0, 23), (0, 20))
-    assert not cadence.is_passed((0, 29), (0, 23))
+def test_the_next_boundary_is_the_first_multiple_of_the_period_after_a_position() -> None:
+    in_steps, in_epochs = Cadence(every_n_steps=10), Cadence(every_n_epochs=3)
+    assert [in_steps.next_boundary((7, step)) for step in (0, 9, 10, 19, 20)] == [10, 10, 20, 20, 30]
+    assert [in_epochs.next_boundary((epoch, 7)) for epoch in (0, 2, 3)] == [3, 3, 6]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import LBFGS, SGD, Optimizer
 
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.steps.kinds import evaluates_once
 from lightning_sparse.topology.recipes import RIGL, SPARSE_MOMENTUM
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -294,3 +295,49 @@ def test_a_closure_gets_its_arguments_and_a_failure_in_it_leaves_the_next_step_r
     run.step()
     assert len(seen) == 1
     assert max(run.used) == seen[0]
+
+
+class Derived(SGD):
+    """Might do anything before it evaluates a closure."""
+
+
+@pytest.mark.parametrize("kind", [SGD, torch.optim.AdamW, Derived])
+@pytest.mark.parametrize("keyword", [False, True])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_weights_written_to_between_steps_are_masked_before_the_closure(
+    kind: type[Optimizer], keyword: bool, sparse: bool
+) -> None:
+    run = Run(lambda weights: kind(weights, lr=0.1), sparse=sparse)
+    budget = run.nonzero()
+    for _ in range(2):
+        with torch.no_grad():
+            run.net[0].weight.add_(1.0)
+        run.optimizer.step(**{"closure": run.closure}) if keyword else run.step()
+    assert (max(run.used) <= budget) is sparse
+
+
+def torchs_optimizers() -> list[type[Optimizer]]:
+    found = [each for each in vars(torch.optim).values() if isinstance(each, type) and issubclass(each, Optimizer)]
+    return [each for each in found if each is not Optimizer]
+
+
+@pytest.mark.parametrize("kind", torchs_optimizers())
+def test_pytorchs_optimizers_evaluate_a_closure_once_and_first_but_for_lbfgs(kind: type[Optimizer]) -> None:
+    weight = nn.Parameter(torch.ones(3, 4))
+    optimizer = kind([weight], lr=0.1)  # type: ignore[call-arg]  # of them all
+    seen = []
+
+    def closure() -> Tensor:
+        seen.append(weight.detach().clone())
+        gradient = torch.ones(3, 4)
+        weight.grad = gradient.to_sparse() if kind is torch.optim.SparseAdam else gradient
+        return weight.sum().detach()
+
+    optimizer.step(closure)  # type: ignore[arg-type]  # a tensor
+    assert evaluates_once(optimizer) is (len(seen) == 1)
+    assert torch.equal(seen[0], torch.ones(3, 4))
+    assert evaluates_once(optimizer) is (kind is not LBFGS)
+
+
+def test_of_a_class_derived_from_pytorchs_nothing_is_known() -> None:
+    assert not evaluates_once(Derived([nn.Parameter(torch.ones(2))], lr=0.1))

@@ -33,7 +33,6 @@ from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.network.known_masks.saved_masks import MaskSource, check_mask_source
 from lightning_sparse.network.seeding import check_seed
-from lightning_sparse.selection.kernel_watch import KernelWatch
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.topology.schedule import PruneRate
@@ -102,6 +101,7 @@ class SparseTrainingCallback(ResumableCallback):
         self._holds_gradients = "gradient" in self._recipe.signals
         self._prune_rate = PruneRate(prune_rate, schedule)
         self._cadence = update_cadence(every_n_epochs, every_n_steps)
+        self._counts_epochs = self._cadence.counts_epochs
         self._seed, self._old_metric_names = check_seed(seed), warn_of_old_names(old_metric_names)
         if masks_from is not None:
             check_mask_source(masks_from)
@@ -125,7 +125,9 @@ class SparseTrainingCallback(ResumableCallback):
         self._max_epochs: int | None = None
         self._total_updates = inf
         self._has_logged = False
-        self._kernels: KernelWatch | None = None
+        # The count of epochs or steps of the next update, and the position of the last one that it follows from.
+        self._boundary: int = 0
+        self._boundary_after: Position | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the counters of an earlier fit.
@@ -204,16 +206,26 @@ class SparseTrainingCallback(ResumableCallback):
             RuntimeError: If processes have different masks or weights after it.
             ValueError: If layers to mask were added, unfrozen, replaced or removed since sparse training began.
         """
-        if (network := self._network) is None or trainer.fit_loop._skip_backward:  # an epoch for batch statistics
+        network, counters = self._network, self._counters
+        if network is None:
             return
+        if counters.last is self._boundary_after and self._restored is None:
+            count = trainer.current_epoch if self._counts_epochs else network.steps - counters.step_offset
+            if count < self._boundary:
+                network.enforce_changes()
+                return
+        if not trainer.fit_loop._skip_backward:  # an epoch for batch statistics
+            self._pass_boundary(trainer, network)
+
+    def _pass_boundary(self, trainer: Trainer, network: SparseNetwork) -> None:
         if self._restored is not None:  # by a tuner that was started in training
             self._apply_restored(trainer)
         if self._undo is not None:
-            self._begin_batch(trainer, network)
+            self._begin_batch(trainer, network, self._network_options)
         network.enforce_changes()
         counters = self._counters
         now = (trainer.current_epoch, network.steps - counters.step_offset)
-        if self._cadence.is_passed(now, counters.last):
+        if now[not self._counts_epochs] >= self._cadence.next_boundary(counters.last):
             # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
             if now[1] == counters.last[1]:
                 check_stepped(network, trainer)
@@ -223,18 +235,8 @@ class SparseTrainingCallback(ResumableCallback):
         if not self._has_logged:
             log_sparsity(trainer, network, old_names=self._old_metric_names)
             self._has_logged = True
-
-    def _begin_batch(self, trainer: Trainer, network: SparseNetwork) -> None:
-        """Prepare for a first batch; it may show what layers compute with, which may be an error."""
-        if self._kernels is None:
-            network.check_weights()  # other callbacks and the module may have changed weights after ours began
-            network.enforce()
-            network.look(lambda: trainer.global_step)
-            masked = [name for name, layer in network.layers.items() if not layer.dense]
-            options = self._network_options
-            self._kernels = KernelWatch(network.model, masked, options["include"], options["exclude"])
-        if not self._kernels.look():
-            self._undo = None  # from here on, a failure is one of training
+        if self._undo is None:
+            self._boundary_after, self._boundary = counters.last, self._cadence.next_boundary(counters.last)
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Mask weights that changed without a step that hooks see, and count such a step."""
@@ -285,13 +287,6 @@ class SparseTrainingCallback(ResumableCallback):
                 self._enforce()
         self._release()
         self._leave_fit(failed=True)
-
-    def _release(self) -> None:
-        if self._kernels is not None:
-            self._kernels.stop()
-            self._kernels = None
-        if self._network is not None:
-            self._network.detach()
 
 
 SparseTrainingCallback.__signature__ = forwarded_signature(

@@ -17,6 +17,7 @@ from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.known_masks.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
+from lightning_sparse.selection.kernel_watch import KernelWatch
 from lightning_sparse.validation.errors import InvalidValueError, MissingAttributeError
 from lightning_sparse.validation.representation import ShowsOptions
 
@@ -49,6 +50,8 @@ class ResumableCallback(ShowsOptions, Callback):
         self._was_given = self._is_resumed = False
         self._resumes_without_state = self._has_started = self._has_averages = False
         self._saved_checksum: str | None = None
+        # Looks at the first batch of a fit.
+        self._kernels: KernelWatch | None = None
         # The network of the fit before, also if that was one of another module; until this fit has its own.
         self._earlier: SparseNetwork | None = None
         # Of a fit that failed before its first batch, to be saved with what it started from.
@@ -177,6 +180,24 @@ class ResumableCallback(ShowsOptions, Callback):
             return
         steps = trainer.global_step // counted_per_step(trainer)
         self._counters = Counters.starting(trainer.current_epoch, steps, self._network.steps)
+
+    def _begin_batch(self, trainer: Trainer, network: SparseNetwork, options: Mapping[str, Any]) -> None:
+        """Prepare for a first batch; it may show what layers compute with, which may be an error."""
+        if self._kernels is None:
+            network.check_weights()  # other callbacks and the module may have changed weights after ours began
+            network.enforce()
+            network.look(lambda: trainer.global_step)
+            masked = [name for name, layer in network.layers.items() if not layer.dense]
+            self._kernels = KernelWatch(network.model, masked, options["include"], options["exclude"])
+        if not self._kernels.look():
+            self._undo = None  # from here on, a failure is one of training
+
+    def _release(self) -> None:
+        if self._kernels is not None:
+            self._kernels.stop()
+            self._kernels = None
+        if self._network is not None:
+            self._network.detach()
 
     def _leave_fit(self, *, failed: bool) -> None:
         """Undo a fit that trained nothing; what a checkpoint gave stays, with the weights that came with it."""

@@ -74,8 +74,7 @@ class PlannedUpdates:
 
     def _due(self, update: int) -> int:
         """Return the number of epochs or steps after which an update is due."""
-        start = self.first[0] if self.cadence.counts_epochs else self.first[1]
-        return (start // self._count + 1 + update) * self._count
+        return self.cadence.next_boundary(self.first) + update * self._count
 
     @property
     def _count(self) -> int:

@@ -60,12 +60,12 @@ def _forget(reference: weakref.ref[StepWatcher]) -> None:
 
 
 def _before_every_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tell = _tell_begin_outside_of_graphs if torch.compiler.is_compiling() else _tell_begin
+    tell = _tell_begin_outside_of_graphs if torch.compiler.is_dynamo_compiling() else _tell_begin
     return tell(optimizer, args, kwargs)
 
 
 def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
-    tell = _tell_end_outside_of_graphs if torch.compiler.is_compiling() else _tell_end
+    tell = _tell_end_outside_of_graphs if torch.compiler.is_dynamo_compiling() else _tell_end
     tell(optimizer)
 
 

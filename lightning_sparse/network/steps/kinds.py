@@ -59,6 +59,11 @@ def searches_along_gradients(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, LBFGS) or any("LBFGS" in base.__name__.upper() for base in type(optimizer).__mro__)
 
 
+def evaluates_once(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer is known to evaluate a closure once, before it changes weights: most of PyTorch's."""
+    return f"{type(optimizer).__module__}.".startswith("torch.optim.") and not isinstance(optimizer, LBFGS)
+
+
 def has_skipped(optimizer: Optimizer) -> bool:
     """Tell whether a fused optimizer left the weights alone in this step, as a gradient scaler told it to."""
     # Only while such an optimizer steps, and for what else the scaler would have asked the device before the step.

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lightning_sparse import SparseMomentumCallback, SparseNetwork
-from lightning_sparse.callbacks.sparse_training import callback as callbacks
+from lightning_sparse.callbacks.sparse_training import checkpointing as callbacks
 from lightning_sparse.callbacks.sparse_training.summary import dense_table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import (
+    At,
     ShufflingLoader,
     TinyModule,
     classifier,
@@ -27,6 +29,7 @@ from tiny_training import (
 )
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
+from lightning_sparse.topology.packing import pack_mask
 
 pytestmark = [
     # The resumed runs save no checkpoints of their own.
@@ -230,3 +233,24 @@ def test_resuming_from_bare_weights_is_refused(tmp_path: Path) -> None:
     fit(SparseMomentumCallback(density=0.3), ModelCheckpoint(tmp_path, filename="bare", save_weights_only=True))
     with pytest.raises((ValueError, KeyError), match=r"contains only the model|Cure: resume from a full checkpoint"):
         fit(SparseMomentumCallback(density=0.3), ckpt_path=str(tmp_path / "bare.ckpt"))
+
+
+@pytest.mark.parametrize("restores", [True, False])
+def test_a_state_that_is_given_back_in_the_middle_of_an_epoch_is_applied_at_the_next_batch(restores: bool) -> None:
+    callback = SparseMomentumCallback(density=0.3, every_n_steps=3)
+    first: dict[str, Any] = {}
+    agree = []
+
+    def keep(run: Any, _: Any) -> None:
+        if run.global_step == 1:
+            first.update(copy.deepcopy(callback.state_dict()))
+        if run.global_step == 5 and restores:  # after the update of step 3
+            callback.load_state_dict(first)
+
+    def look(run: Any, _: Any) -> None:
+        if run.global_step == 5:
+            packed = first["network"]["masks"]
+            agree.append(all(torch.equal(packed[name], pack_mask(mask)) for name, mask in masks_of(callback).items()))
+
+    fit(callback, At("on_train_batch_end", keep), At("on_train_batch_start", look), max_epochs=2)
+    assert agree == [restores]

@@ -89,6 +89,31 @@ def test_inactive_weights_stay_zero_under_manual_optimization_with_a_raw_optimiz
     assert [record.epoch for record in callback.history] == [1, 2]
 
 
+class Noisy(ManualModule):
+    """Writes to its weights after every batch, when callbacks have looked at them, and notes what the next one uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: list[int] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        weights = [self.get_parameter(name) for name in ("net.0.weight", "net.3.weight")]
+        self.used.append(sum(int(torch.count_nonzero(weight)) for weight in weights))
+        super().training_step(batch, batch_idx)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.net[0].weight.add_(0.1)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_weights_written_to_between_batches_are_masked_before_the_next_forward_pass(sparse: bool) -> None:
+    module = Noisy()
+    fit(*([SparseMomentumCallback(density=0.3, every_n_epochs=2)] if sparse else []), module=module)
+    assert len(module.used) == 9
+    assert (max(module.used) <= BUDGET) is sparse
+
+
 class Overflowing(TinyModule):
     """The gradient scaler skips the second step: its gradients are infinite."""
 
