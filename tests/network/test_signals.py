@@ -398,3 +398,29 @@ def test_of_two_optimizers_the_momentum_is_that_of_the_one_that_stepped_last() -
         momentum = signals.momentum("a")
         assert momentum is not None
         assert torch.equal(momentum, optimizer.state[parameter]["momentum_buffer"])
+
+
+class Reporting(Signals):
+    """Notes what each step trained."""
+
+    def __init__(self, parameters: dict[str, Parameter]) -> None:
+        super().__init__(parameters)
+        self.told: list[list[str] | None] = []
+
+    def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
+        self.told.append(None if trained is None else [*trained])
+        super()._after_step(optimizer, names, trained)
+
+
+def test_a_step_trains_the_weights_that_have_a_gradient_then_whatever_had_one_before() -> None:
+    parameters = {name: Parameter(torch.ones(1, 3)) for name in ("first", "second")}
+    signals, optimizer = Reporting(parameters), SGD(parameters.values(), LR, momentum=0.9)
+    signals.follow(optimizer, track_momentum=True)
+    steps = []
+    for named in (["first", "second"], ["first", "second"], ["second"], [], ["first", "second"], ["first", "second"]):
+        for name, parameter in parameters.items():
+            parameter.grad = torch.ones(1, 3) if name in named else None
+        optimizer.step()
+        steps.append((signals.told[-1], signals.steps))
+    both = ["first", "second"]
+    assert steps == [(both, 1), (both, 2), (["second"], 3), ([], 3), (both, 4), (both, 5)]

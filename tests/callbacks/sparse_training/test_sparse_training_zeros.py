@@ -114,6 +114,24 @@ def test_weights_written_to_between_batches_are_masked_before_the_next_forward_p
     assert (max(module.used) <= BUDGET) is sparse
 
 
+class NoisyAfterSteps(ManualModule):
+    """Writes to its weights after the last step of every batch."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        super().training_step(batch, batch_idx)
+        with torch.no_grad():
+            self.net[0].weight.add_(0.1)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_weights_written_to_after_the_last_step_of_a_batch_are_masked_at_its_end(sparse: bool) -> None:
+    module, seen = NoisyAfterSteps(), []
+    look = At("on_train_batch_end", lambda *_: seen.append(int(torch.count_nonzero(module.net[0].weight))))
+    fit(*([SparseMomentumCallback(density=0.3)] if sparse else []), look, module=module)
+    assert len(seen) == 9
+    assert (max(seen) <= BUDGET) is sparse
+
+
 class Overflowing(TinyModule):
     """The gradient scaler skips the second step: its gradients are infinite."""
 
