@@ -42,6 +42,9 @@ class Signals(MomentumObserver):
         super().__init__(parameters)
         self._apply_masks: Callable[[Sequence[str]], None] | None = None
         self._tracks_momentum = self._tracks_gradients = False
+        # What the last step trained, the very object, if there was nothing to take note of: then there is nothing when
+        # the next one trains the same.
+        self._uneventful: Sequence[str] | None = None
         # Steps of the run whose state was loaded.
         self._steps_loaded = 0
         self._averages: dict[str, Tensor] = {}
@@ -74,9 +77,7 @@ class Signals(MomentumObserver):
         self._apply_masks = after_step
         if masks is not None:
             self.use(masks)
-        self._tracks_momentum |= track_momentum
-        self._tracks_gradients |= track_gradients
-        self._ask_for_gradients()
+        self._track(track_momentum, track_gradients)
 
     def use(self, masks: Masks) -> None:
         """Apply masks in every step from now on."""
@@ -88,11 +89,12 @@ class Signals(MomentumObserver):
         """Follow every optimizer that steps these weights from now on; see `follow`."""
         self.watch()
         self.use(masks)
-        self._tracks_momentum |= track_momentum
-        self._tracks_gradients |= track_gradients
-        self._ask_for_gradients()
+        self._track(track_momentum, track_gradients)
 
-    def _ask_for_gradients(self) -> None:
+    def _track(self, momentum: bool, gradients: bool) -> None:
+        self._tracks_momentum |= momentum
+        self._tracks_gradients |= gradients
+        self._uneventful = None
         keeps_averages = self._tracks_momentum and self.averages_all
         self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
 
@@ -105,7 +107,7 @@ class Signals(MomentumObserver):
         super().detach()
         if self.evaluations.masks is not None:
             self.evaluations.masks.release()
-        self._apply_masks = self.evaluations.masks = None
+        self._apply_masks = self.evaluations.masks = self._uneventful = None
         self._tracks_momentum = self._tracks_gradients = self.evaluations.keeper.is_needed = False
 
     def momentum(self, name: str) -> Tensor | None:
@@ -158,21 +160,25 @@ class Signals(MomentumObserver):
         )
 
     def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
-        if trained is not None:
-            if self._tracks_gradients or self._gradients or self.evaluations.dense:
-                self._hold_gradients(names)
-            if self._tracks_momentum:
-                if self._averages_all is False and self._settled.get(id(optimizer)) is trained:
-                    keeps_averages = False  # as `_note_step` finds, without its frame, where nothing is new
-                else:
-                    keeps_averages = optimizer is None or self._note_step(optimizer, trained)
-                self.evaluations.keeper.is_needed = keeps_averages or self._tracks_gradients
-                if keeps_averages:
-                    self._update_averages(trained)
-                elif self._averages:  # of steps before it was known whose momentum is read
-                    self._averages.clear()
+        if trained is not None and trained is not self._uneventful:
+            self._take_note(optimizer, names, trained)
         if self._apply_masks is not None:
             self._apply_masks(names)
+
+    def _take_note(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str]) -> None:
+        """Do what a step asks for besides masking; such steps as ask for nothing are known by what they trained."""
+        keeper = self.evaluations.keeper
+        if self._tracks_gradients or self._gradients or self.evaluations.dense:
+            self._hold_gradients(names)
+        keeps_averages = self._tracks_momentum and (optimizer is None or self._note_step(optimizer, trained))
+        if self._tracks_momentum:
+            keeper.is_needed = keeps_averages or self._tracks_gradients
+            if keeps_averages:
+                self._update_averages(trained)
+            elif self._averages:  # of steps before it was known whose momentum is read
+                self._averages.clear()
+        reads = self._tracks_momentum and not keeps_averages
+        self._uneventful = trained if reads and not self._tracks_gradients and not self._gradients else None
 
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
@@ -253,6 +259,7 @@ class Signals(MomentumObserver):
         }
         self._averages = copies["averages"]
         self._gradients = {name: (gradient, gradient._version) for name, gradient in copies["gradients"].items()}
+        self._uneventful = None
         self._steps_loaded = int(state["steps"])
         self.go_on_from(self._steps_loaded)
         # Who had no gradient in those steps isn't known.
@@ -265,7 +272,7 @@ class Signals(MomentumObserver):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""
         gradients = {name: gradient for name in self._gradients if (gradient := self.gradient(name)) is not None}
-        return {**super().__getstate__(), "_apply_masks": None, "_gradients": gradients}
+        return {**super().__getstate__(), "_apply_masks": None, "_uneventful": None, "_gradients": gradients}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
