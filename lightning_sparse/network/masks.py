@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple
 
@@ -130,6 +130,16 @@ class Masks:
         else:
             for place, version in zip(group.places, versions, strict=True):
                 self._versions[place] = version
+
+    def are_applied(self, names: Sequence[str]) -> None:
+        """Take note that the weights named are zero where they are inactive: changes are counted from here on."""
+        parameters = [self._parameters[name] for name in names]
+        try:  # as `_versions` does, without its frame
+            versions = [*map(_VERSION, parameters)]
+        except RuntimeError:
+            versions = _versions(parameters)
+        latest = dict(zip(self.names, self._versions, strict=True)) | dict(zip(names, versions, strict=True))
+        self._versions = [*latest.values()]
 
     def _look_up(self, names: tuple[str, ...]) -> _Group:
         """Find out where some weights are now."""

@@ -248,7 +248,7 @@ class SparseNetwork(RewirableModel):
             layers = [partial(self._view, name, recipe.signals, generator) for name in names]
             rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, min_active=self._min_active)
         self._carry_out(DecidedUpdate(rewiring, generator.get_state(), record))
-        self._masks.apply()  # a look at changes afterwards is not to count a step
+        self._masks.are_applied(names)  # so that a look at changes counts no step
         return rewiring.changes
 
     def _view(self, name: str, signals: frozenset[str], generator: torch.Generator) -> LayerView:

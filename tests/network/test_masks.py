@@ -39,3 +39,15 @@ def test_a_weight_that_was_written_to_since_has_changed(name: str) -> None:
     assert masks.have_changed()
     masks.apply([name])
     assert not masks.have_changed()
+
+
+def test_only_the_weights_that_are_named_are_taken_to_be_masked() -> None:
+    masks = some_masks()
+    masks.apply()
+    with torch.no_grad():
+        for name in ("first", "third"):
+            masks.weights[name].mul_(0)
+    masks.are_applied(["third"])
+    assert masks.have_changed()
+    masks.are_applied(["first"])
+    assert not masks.have_changed()
