@@ -121,7 +121,7 @@ class Masks:
         else:
             for part, mask in zip(group.parts, group.masks, strict=True):
                 part.mul_(mask)
-        try:  # as `_versions` does, without its frame
+        try:  # as `_versions` does, without a call
             versions = [*map(_VERSION, group.parameters)]
         except RuntimeError:
             versions = _versions(group.parameters)
@@ -134,7 +134,7 @@ class Masks:
     def are_applied(self, names: Sequence[str]) -> None:
         """Take note that the weights named are zero where they are inactive: changes are counted from here on."""
         parameters = [self._parameters[name] for name in names]
-        try:  # as `_versions` does, without its frame
+        try:  # as `_versions` does, without a call
             versions = [*map(_VERSION, parameters)]
         except RuntimeError:
             versions = _versions(parameters)
@@ -156,7 +156,7 @@ class Masks:
 
     def have_changed(self) -> bool:
         """Tell whether a weight was written to since it was masked last, as far as PyTorch counts: not by `.data`."""
-        try:  # as `_versions` does, without its frame, since this comes three times in a step
+        try:  # as `_versions` does, without a call, since this comes three times in a step
             return [*map(_VERSION, self._all)] != self._versions
         except RuntimeError:
             return _versions(self._all) != self._versions

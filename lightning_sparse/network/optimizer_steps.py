@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from lightning_sparse.network.steps.evaluations import Evaluations
 from lightning_sparse.network.steps.hooks import unwatch_steps, watch_steps, watchers
@@ -172,9 +173,7 @@ class OptimizerStepObserver(ABC):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Note that an optimizer begins a step; may return other arguments for it."""
         seen = self._seen.get(id(optimizer))
-        if (
-            seen is None or not seen.names or seen.optimizer() is not optimizer
-        ):  # else names can wait until it has stepped
+        if seen is None or not seen.names or seen.optimizer() is not optimizer:  # else names can wait for its end
             seen = self._see(optimizer)
         if not seen.names:
             return None
@@ -186,9 +185,12 @@ class OptimizerStepObserver(ABC):
         seen.stepping = True
         evaluations = self.evaluations
         masks = evaluations.masks
-        if masks is None or not seen.evaluates_once or evaluations.keeper.is_needed:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        # Others may write to weights between here and the closure: later hooks, and an optimizer around this one.
+        alone = len(self._seen) == 1 == len(_global_optimizer_pre_hooks) and not optimizer._optimizer_step_pre_hooks
+        if masks is None or closure is None or not (alone and seen.evaluates_once) or evaluations.keeper.is_needed:
             return evaluations.watch(seen, args, kwargs)
-        if masks.have_changed():  # its forward pass is yet to come, if it has a closure
+        if masks.have_changed():  # the closure's forward pass is yet to come
             masks.apply()
         return None
 
@@ -205,7 +207,7 @@ class OptimizerStepObserver(ABC):
         """Count a step of an optimizer that has ended, and report it."""
         seen = self._seen.get(id(optimizer))
         groups = optimizer.param_groups
-        # What `_see` finds out if nothing has changed, without its frame, for the many optimizers of one group.
+        # Most optimizers have one group. If its parameters are those of the last step, `_see` would find nothing new.
         if (
             seen is None
             or len(groups) != 1
@@ -222,7 +224,7 @@ class OptimizerStepObserver(ABC):
             self._note_nested(seen.names)
         trained: Sequence[str] | None = None
         if counts:
-            # The common case of `_count` without its frame: nothing else steps, and all is as in the step before.
+            # The common case of `_count` without a call: nothing else steps, and all is as in the step before.
             has_all = all(map(is_not, map(_GRADIENT, seen.parameters), repeat(None)))
             as_before = seen.trained is seen.names and seen.last == self._clock and seen.steps == self.steps
             if has_all and as_before and self.unseen.are_none and not seen.nested:

@@ -15,6 +15,7 @@ from lightning_sparse.network.masks import Masks
 from lightning_sparse.network.momentum_families import MomentumFamily
 from lightning_sparse.network.momentum_observer import MomentumObserver, read_momentum, why_unreadable
 from lightning_sparse.network.momentum_summary import momentum_lines
+from lightning_sparse.network.steps.unseen import UnseenSteps
 from lightning_sparse.validation.errors import InvalidValueError
 
 # Smoothing factor of the average kept where an optimizer has no momentum: the paper's 0.9.
@@ -42,8 +43,8 @@ class Signals(MomentumObserver):
         super().__init__(parameters)
         self._apply_masks: Callable[[Sequence[str]], None] | None = None
         self._tracks_momentum = self._tracks_gradients = False
-        # What the last step trained, the very object, if there was nothing to take note of: then there is nothing when
-        # the next one trains the same.
+        # Names trained by the last step, if it left nothing to note besides masking. A step that trains the same object
+        # (compared with `is`) leaves nothing either.
         self._uneventful: Sequence[str] | None = None
         # Steps of the run whose state was loaded.
         self._steps_loaded = 0
@@ -160,13 +161,13 @@ class Signals(MomentumObserver):
         )
 
     def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
-        if trained is not None and trained is not self._uneventful:
+        if trained is not None and (trained is not self._uneventful or self.evaluations.dense):
             self._take_note(optimizer, names, trained)
         if self._apply_masks is not None:
             self._apply_masks(names)
 
     def _take_note(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str]) -> None:
-        """Do what a step asks for besides masking; such steps as ask for nothing are known by what they trained."""
+        """Do what a step needs besides masking; note in `_uneventful` whether the next one like it needs nothing."""
         keeper = self.evaluations.keeper
         if self._tracks_gradients or self._gradients or self.evaluations.dense:
             self._hold_gradients(names)
@@ -275,5 +276,5 @@ class Signals(MomentumObserver):
         return {**super().__getstate__(), "_apply_masks": None, "_uneventful": None, "_gradients": gradients}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({"_uneventful": None, "unseen": UnseenSteps(), **state})  # of older versions, too
         self._gradients = {name: (gradient, gradient._version) for name, gradient in state["_gradients"].items()}

@@ -68,3 +68,28 @@ def test_a_step_that_is_not_followed_leaves_no_zeros(kind: str) -> None:
     _, network = train(KINDS[kind], sparse=False)
     assert network.steps == 0
     assert any(network.model.get_parameter(name)[~mask].any() for name, mask in network.masks.items())
+
+
+def test_of_several_compiled_optimizers_none_is_compiled_again() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    network = SparseNetwork(model, density=0.3, seed=0)
+    optimizers = [SGD(model[0].parameters(), lr=0.05), AdamW(model[2].parameters(), lr=0.01)]
+    for optimizer in optimizers:
+        network.attach(optimizer)
+    steps = [torch.compile(optimizer.step, backend="eager") for optimizer in optimizers]
+
+    def train_for(number: int) -> None:
+        for _ in range(number):
+            model.zero_grad()
+            model(torch.randn(16, 8)).square().mean().backward()
+            for step in steps:
+                step()
+
+    with torch._dynamo.config.patch(error_on_recompile=True):  # type: ignore[no-untyped-call]  # of some versions
+        train_for(1)
+    train_for(3)
+    with torch._dynamo.config.patch(error_on_recompile=True):  # type: ignore[no-untyped-call]  # of some versions
+        train_for(3)
+    assert network.steps == 7
+    assert all(not model.get_parameter(name)[~mask].any() for name, mask in network.masks.items())

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import LBFGS, SGD, Optimizer
 
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.momentum_families import register_momentum
 from lightning_sparse.network.steps.kinds import evaluates_once
 from lightning_sparse.topology.recipes import RIGL, SPARSE_MOMENTUM
 from lightning_sparse.validation.errors import InvalidValueError
@@ -341,3 +342,112 @@ def test_pytorchs_optimizers_evaluate_a_closure_once_and_first_but_for_lbfgs(kin
 
 def test_of_a_class_derived_from_pytorchs_nothing_is_known() -> None:
     assert not evaluates_once(Derived([nn.Parameter(torch.ones(2))], lr=0.1))
+
+
+def noisy(weights: list[Parameter]) -> Optimizer:
+    """Return an SGD whose hook writes to all weights at the start of a step."""
+    optimizer = SGD(weights, 0.1, momentum=0.9)
+
+    @torch.no_grad()
+    def noise(*_: Any) -> None:
+        for weight in weights:
+            weight.add_(0.01)
+
+    optimizer.register_step_pre_hook(noise)
+    return optimizer
+
+
+def sharpness_aware_by_hook(weights: list[Parameter]) -> Optimizer:
+    """Return an SGD whose hook has the closure evaluated a second time, at weights moved along the gradient."""
+    optimizer = SGD(weights, 0.1, momentum=0.9)
+
+    def evaluate_twice(_: Optimizer, args: Any, kwargs: Any) -> Any:
+        def closure() -> Any:
+            loss = args[1]()
+            with torch.no_grad():
+                moves = [0.05 * weight.grad for weight in weights if weight.grad is not None]
+                torch._foreach_add_(weights, moves)
+            args[1]()
+            torch._foreach_sub_([weight.detach() for weight in weights], moves)
+            return loss
+
+        return (args[0], closure), kwargs
+
+    optimizer.register_step_pre_hook(evaluate_twice)
+    return optimizer
+
+
+@pytest.mark.parametrize("make", [noisy, sharpness_aware_by_hook])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_hooks_of_an_optimizer_that_write_to_weights_write_before_masks_do(
+    make: Callable[[list[Parameter]], Optimizer], sparse: bool
+) -> None:
+    run = Run(make, sparse=sparse)
+    budget = run.nonzero()
+    for _ in range(4):
+        run.step()
+    assert (max(run.used) <= budget) is sparse
+
+
+def test_a_step_without_a_closure_leaves_the_weights_of_other_optimizers_alone_until_it_ends() -> None:
+    torch.manual_seed(1)
+    parts = nn.ModuleList([nn.Linear(8, 4), nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))])
+    network = SparseNetwork(parts, density=0.3, seed=0)
+    optimizers = [SGD(part.parameters(), 0.1, momentum=0.9) for part in parts]
+    for optimizer in optimizers:
+        network.attach(optimizer)
+    for _ in range(3):
+        with torch.no_grad():
+            parts[1][0].weight.clamp_(-0.5, 0.5)  # type: ignore[index]  # of a sequence
+        losses = [part(torch.ones(5, 8)).square().mean() for part in parts]
+        for optimizer, loss in zip(optimizers, losses, strict=True):
+            loss.backward()  # an error if its weights were written to since
+            optimizer.step()
+    assert network.steps == 3
+
+
+class Repeating(Optimizer):
+    """Has another optimizer take three steps with the same closure."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure: Any = None) -> Any:
+        return [self.inner.step(closure) for _ in range(3)][-1]
+
+
+def test_an_optimizer_that_hands_its_closure_on_several_times_is_no_line_search() -> None:
+    run = Run(lambda weights: Repeating(SGD(weights, 0.1)), sparse=False)
+    run.network.attach(run.optimizer, track_momentum=False)
+    for _ in range(3):
+        run.step()
+        gradient, mask = run.net[0].weight.grad, run.network.masks["0.weight"]
+        assert gradient is not None
+        assert torch.count_nonzero(gradient[~mask]) > 0
+
+
+class OwnMomentum(Optimizer):
+    """Keeps momentum under a name of its own, and evaluates twice a step."""
+
+    def __init__(self, weights: Any) -> None:
+        super().__init__(weights, {"lr": 0.05, "momentum": 0.9})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for _ in range(2):
+            torch.enable_grad()(closure)()
+        for weight in self.param_groups[0]["params"]:
+            momentum = self.state[weight].setdefault("m", torch.zeros_like(weight))
+            weight.sub_(momentum.mul_(0.9).add_(weight.grad), alpha=0.05)
+        return torch.zeros(())
+
+
+def test_growth_by_gradients_takes_dense_ones_from_the_step_on_that_they_are_masked() -> None:
+    register_momentum(OwnMomentum, "m")
+    run = Run(OwnMomentum)
+    for _ in range(4):
+        run.step()
+    gradient, mask = run.network._signals.gradient("0.weight"), run.network.masks["0.weight"]
+    assert gradient is not None
+    assert torch.count_nonzero(gradient[~mask]) > 0

@@ -125,7 +125,8 @@ class SparseTrainingCallback(ResumableCallback):
         self._max_epochs: int | None = None
         self._total_updates = inf
         self._has_logged = False
-        # The count of epochs or steps of the next update, and the position of the last one that it follows from.
+        # Number of epochs or steps at which the next update is due, and the position of the last one, from which that
+        # was computed; None: to be computed.
         self._boundary: int = 0
         self._boundary_after: Position | None = None
 
@@ -211,13 +212,13 @@ class SparseTrainingCallback(ResumableCallback):
             return
         if counters.last is self._boundary_after and self._restored is None:
             count = trainer.current_epoch if self._counts_epochs else network.steps - counters.step_offset
-            if count < self._boundary:
+            if count < self._boundary:  # nothing is due, as at most batches
                 network.enforce_changes()
                 return
-        if not trainer.fit_loop._skip_backward:  # an epoch for batch statistics
-            self._pass_boundary(trainer, network)
+        if not trainer.fit_loop._skip_backward:  # else: an epoch for batch statistics, without updates
+            self._begin_or_update(trainer, network)
 
-    def _pass_boundary(self, trainer: Trainer, network: SparseNetwork) -> None:
+    def _begin_or_update(self, trainer: Trainer, network: SparseNetwork) -> None:
         if self._restored is not None:  # by a tuner that was started in training
             self._apply_restored(trainer)
         if self._undo is not None:
@@ -225,7 +226,8 @@ class SparseTrainingCallback(ResumableCallback):
         network.enforce_changes()
         counters = self._counters
         now = (trainer.current_epoch, network.steps - counters.step_offset)
-        if now[not self._counts_epochs] >= self._cadence.next_boundary(counters.last):
+        count = now[0] if self._counts_epochs else now[1]
+        if count >= self._cadence.next_boundary(counters.last):
             # Before a step there is nothing to decide by: a gradient scaler may skip all steps of an epoch.
             if now[1] == counters.last[1]:
                 check_stepped(network, trainer)

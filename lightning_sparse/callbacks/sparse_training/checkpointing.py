@@ -50,7 +50,7 @@ class ResumableCallback(ShowsOptions, Callback):
         self._was_given = self._is_resumed = False
         self._resumes_without_state = self._has_started = self._has_averages = False
         self._saved_checksum: str | None = None
-        # Looks at the first batch of a fit.
+        # Watches what layers compute with in the first batch of a fit; None before and after.
         self._kernels: KernelWatch | None = None
         # The network of the fit before, also if that was one of another module; until this fit has its own.
         self._earlier: SparseNetwork | None = None

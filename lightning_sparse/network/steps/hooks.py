@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +37,7 @@ def watch_steps(watcher: StepWatcher) -> None:
     if watcher not in watchers():
         _watching = (*_watching, weakref.ref(watcher, _forget))
     if not _handles:
+        _make_uncompiled()
         _handles.append(register_optimizer_step_pre_hook(_before_every_step))
         _handles.append(register_optimizer_step_post_hook(_after_every_step))
 
@@ -60,13 +61,16 @@ def _forget(reference: weakref.ref[StepWatcher]) -> None:
 
 
 def _before_every_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tell = _tell_begin_outside_of_graphs if torch.compiler.is_dynamo_compiling() else _tell_begin
-    return tell(optimizer, args, kwargs)
+    if torch.compiler.is_dynamo_compiling():
+        return _uncompiled["first"](optimizer, args, kwargs)
+    return _tell_begin(optimizer, args, kwargs)
 
 
 def _after_every_step(optimizer: Optimizer, *_: Any) -> None:
-    tell = _tell_end_outside_of_graphs if torch.compiler.is_dynamo_compiling() else _tell_end
-    tell(optimizer)
+    if torch.compiler.is_dynamo_compiling():
+        _uncompiled["end"](optimizer)
+    else:
+        _tell_end(optimizer)
 
 
 def _tell_begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -78,14 +82,29 @@ def _tell_begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, A
     return changed
 
 
-def _tell_end(optimizer: Optimizer) -> None:
+def _tell_end(optimizer: Optimizer, *_: Any) -> None:
     for reference in _watching:
         watcher = reference()
         if watcher is not None:
             watcher.after_step(optimizer)
 
 
+def _tell_first_begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tell of the first step that was compiled, and put hooks that no graph takes up in the places of ours."""
+    for handle, name in zip(_handles, ("begin", "end"), strict=True):
+        hooks = handle.hooks_dict_ref()
+        if hooks is not None:
+            hooks[handle.id] = _uncompiled[name]  # of the same size, as PyTorch goes through it just now
+    return _tell_begin(optimizer, args, kwargs)
+
+
 # A compiled `optimizer.step` has its hooks compiled in, and what they count as constants, so that every step would need
-# another graph. These are kept out of graphs, and used in a compiled step only: to call them takes microseconds.
-_tell_begin_outside_of_graphs = torch.compiler.disable(_tell_begin)  # type: ignore[no-untyped-call]  # of some versions
-_tell_end_outside_of_graphs = torch.compiler.disable(_tell_end)  # type: ignore[no-untyped-call]  # of some versions
+# another graph. These versions stay out of graphs. A call of one takes microseconds, so hooks become these when the
+# first compiled step is seen. They are made when somebody watches, as it takes a second to import PyTorch's compiler.
+_uncompiled: dict[str, Callable[..., Any]] = {}
+
+
+def _make_uncompiled() -> None:
+    for name, function in (("first", _tell_first_begin), ("begin", _tell_begin), ("end", _tell_end)):
+        if name not in _uncompiled:
+            _uncompiled[name] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # of some versions
