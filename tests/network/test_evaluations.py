@@ -12,8 +12,7 @@ from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 from torch.optim import LBFGS, SGD, Optimizer
 
-from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.momentum_families import register_momentum
+from lightning_sparse.network import SparseNetwork, momentum_families, register_momentum
 from lightning_sparse.network.steps.kinds import evaluates_once
 from lightning_sparse.topology.recipes import RIGL, SPARSE_MOMENTUM
 from lightning_sparse.validation.errors import InvalidValueError
@@ -443,7 +442,10 @@ class OwnMomentum(Optimizer):
         return torch.zeros(())
 
 
-def test_growth_by_gradients_takes_dense_ones_from_the_step_on_that_they_are_masked() -> None:
+def test_growth_by_gradients_takes_dense_ones_from_the_step_on_that_they_are_masked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(momentum_families, "_FAMILIES", dict(momentum_families._FAMILIES))
     register_momentum(OwnMomentum, "m")
     run = Run(OwnMomentum)
     for _ in range(4):
