@@ -140,11 +140,11 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_check_sees_the_imports_that_the_package_has() -> None:
-    seen = imported((ROOT / "network" / "sparse_network.py").read_text(encoding="utf-8"), PACKAGE)
+    seen = imported((ROOT / "network" / "rewirable_model.py").read_text(encoding="utf-8"), PACKAGE)
     assert {
         "torch.nn",
-        "lightning_sparse.topology.rewire.Recipe",
-        "lightning_sparse.selection.patterns.Patterns",
+        "lightning_sparse.topology.recipe.Recipe",
+        "lightning_sparse.network.masks.Masks",
     } <= seen
     assert len(list(ROOT.rglob("*.py"))) > 20
 
@@ -186,18 +186,18 @@ ROOMS = (
         ("network/sparse_network.py", "from ..analysis import density"),
         ("network/signals.py", "from pytorch_lightning import Trainer"),
         ("network/budget.py", "import sklearn"),
-        ("callbacks/sparse_training/history.py", "from lightning_sparse.data import mnist"),
-        ("callbacks/sparse_training/history.py", "from ...models import LeNet"),
+        ("callbacks/sparse_training/reporting.py", "from lightning_sparse.data import mnist"),
+        ("callbacks/sparse_training/reporting.py", "from ...models import LeNet"),
         ("models/lenet.py", "from lightning_sparse.topology import rewire"),
         ("models/lenet.py", "from lightning_sparse.data import mnist"),
         ("data/mnist.py", "from lightning_sparse.models import LeNet"),
         ("data/mnist.py", "from lightning_sparse import SparseNetwork"),
         ("analysis/flow.py", "import lightning.pytorch"),
-        ("analysis/flow.py", "from lightning_sparse.callbacks.sparse_training.history import UpdateRecord"),
+        ("analysis/flow.py", "from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity"),
         ("__init__.py", "from lightning_sparse.cli import main"),
-        ("callbacks/sparse_training/history.py", "import lightning_sparse.cli"),
-        ("callbacks/sparse_training/history.py", "from lightning.pytorch import Callback"),
-        ("callbacks/sparse_training/history.py", "from lightning_sparse.experiments import sparse_cli"),
+        ("callbacks/sparse_training/reporting.py", "import lightning_sparse.cli"),
+        ("callbacks/sparse_training/reporting.py", "from lightning.pytorch import Callback"),
+        ("callbacks/sparse_training/reporting.py", "from lightning_sparse.experiments import sparse_cli"),
         ("callbacks/gradient_flow/callback.py", "from lightning_sparse.callbacks.sparse_training import callback"),
         ("callbacks/gradient_flow/callback.py", "from ..class_specialization.records import drawn"),
         ("callbacks/class_specialization/callback.py", "import lightning_sparse.callbacks.gradient_flow.layers"),
@@ -205,7 +205,7 @@ ROOMS = (
         ("callbacks/sparse_training/callback.py", "from lightning_sparse.callbacks import gradient_flow"),
         ("callbacks/sparse_training/callback.py", "import lightning_sparse.callbacks"),
         ("callbacks/probing/gradients.py", "from lightning_sparse.callbacks.gradient_flow.records import average"),
-        ("callbacks/cadence.py", "from .sparse_training.counters import Counters"),
+        ("callbacks/cadence.py", "from .sparse_training.reporting import log_sparsity"),
         ("experiments/worker.py", "from lightning_sparse.reproduction import paper_tables"),
         ("cli/entry_point.py", "from pytorch_lightning.cli import LightningCLI"),
         ("experiments/sparse_cli.py", "from lightning_sparse import cli"),
@@ -215,7 +215,7 @@ ROOMS = (
         ("testing/contract.py", "import pytest"),
         ("testing/evidence.py", "from hypothesis import strategies"),
         ("testing/contract.py", "from lightning_sparse import cli"),
-        ("callbacks/sparse_training/history.py", "from lightning_sparse.testing import check_growth"),
+        ("callbacks/sparse_training/reporting.py", "from lightning_sparse.testing import check_growth"),
         ("topology/rewire.py", "from lightning_sparse import testing"),
     ],
 )
@@ -240,15 +240,15 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) 
         ("network/budget.py", "from lightning_sparse.selection import weights"),
         ("network/sparse_network.py", "from lightning_sparse.topology import rewire\nfrom .signals import Signals"),
         (
-            "callbacks/sparse_training/history.py",
+            "callbacks/sparse_training/reporting.py",
             "from lightning_sparse._compat import Callback\nfrom lightning_sparse import network",
         ),
         (
             "callbacks/gradient_flow/callback.py",
             "from lightning_sparse.callbacks.probing.gradients import make_probe\n"
-            "from lightning_sparse.callbacks.cadence import Cadence\nfrom .records import average",
+            "from lightning_sparse.callbacks.cadence import run_length\nfrom .records import average",
         ),
-        ("callbacks/__init__.py", "from lightning_sparse.callbacks.sparse_training.history import UpdateRecord"),
+        ("callbacks/__init__.py", "from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity"),
         ("callbacks/figures.py", "from lightning_sparse.callbacks.probing import figure_logging"),
         ("experiments/worker.py", "from lightning_sparse import callbacks, data, models"),
         (

@@ -34,8 +34,8 @@ from lightning_sparse.testing.callbacks.runs import everything, watchers_of
 from lightning_sparse.testing.callbacks.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
 from lightning_sparse.testing.equality import deep_copy, differences
 from lightning_sparse.topology.layer import LayerView
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.recipes import SET, SPARSE_MOMENTUM
-from lightning_sparse.topology.rewire import Recipe
 
 REFUSAL = re.compile(r"Expected .+; got .+\. Cure: .+", re.DOTALL)
 

@@ -139,7 +139,7 @@ def check_density_options(density: Density, distribution: str, min_active: int) 
             cure="min_active is 1 by default",
         )
     if not isinstance(density, Mapping):
-        _check_density(density)
+        check_density(density)
         return
     if not density:
         raise InvalidValueError(
@@ -155,10 +155,11 @@ def check_density_options(density: Density, distribution: str, min_active: int) 
         )
     as_patterns(tuple(density))
     for pattern, value in density.items():
-        _check_density(value, f" in the layers {pattern!r}")
+        check_density(value, f" in the layers {pattern!r}")
 
 
-def _check_density(density: float, where: str = "") -> None:
+def check_density(density: float, where: str = "") -> None:
+    """Raise a ValueError unless a density lies in (0, 1]; `where` says of what it is one."""
     if not _is_number(density) or not 0 < density <= 1:
         raise InvalidValueError(
             expected=f"a density in (0, 1], the fraction of weights that stay active{where}",

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sparse.network.budget import LayerDensity
-from lightning_sparse.network.coverage import Coverage, count_others
-from lightning_sparse.network.dtensor import to_local
+from lightning_sparse.network.budget import Density, LayerDensity
+from lightning_sparse.network.changes.layer_groups import LayerGroup, Recipes, group_densities, joined, layer_groups
+from lightning_sparse.network.changes.replaced_masks import check_masks, replacement
+from lightning_sparse.network.dtensor import local_part, to_local
 from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.masks import Masks
-from lightning_sparse.selection.names import named_parameters
-from lightning_sparse.selection.patterns import name_list
+from lightning_sparse.network.signals import Signals
 from lightning_sparse.selection.weight import Weight
-from lightning_sparse.selection.weights import weights_by_reason
-from lightning_sparse.topology.packing import unpack_mask
+from lightning_sparse.topology.layer import LayerView
+from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
-from lightning_sparse.topology.rewire import Rewiring
-from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.topology.recipe import Recipe
+from lightning_sparse.topology.recipes import as_recipe
+from lightning_sparse.topology.rewire import Rewiring, rewire_into
 
 # Records an update elsewhere: called with the changes, perhaps twice for the same update.
 Record = Callable[[tuple[LayerChange, ...]], None]
@@ -65,22 +66,24 @@ class RewirableModel(MaskedModel):
     """
 
     _update: DecidedUpdate | None = None
+    # Set by whoever makes the network.
     _generator: torch.Generator
+    _signals: Signals
+    _min_active: int
 
     def __init__(
         self, model: nn.Module, weights: Mapping[str, Weight], choice: dict[str, Any], active: Mapping[str, int]
     ) -> None:
         super().__init__(model, weights, choice)
         self._active = dict(active)
-        # Parameters of the model when they were examined last: name, weak reference, and whether they were trainable.
-        self._examined: list[tuple[str, weakref.ref[nn.Parameter], bool]] = []
-        # Number of trained weights then with two or more dimensions that are not maskable.
-        self._others = 0
+        self._mask_version = 0
+        # Number of active weights of the constructor; a state says so where updates have changed it.
+        self._initial_budget = sum(active.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: an update that is complete; the examination was one of these parameters."""
+        """Return what a copy needs: an update that is complete."""
         self.complete_update()
-        return {**super().__getstate__(), "_examined": []}
+        return super().__getstate__()
 
     @property
     def layers(self) -> dict[str, LayerDensity]:
@@ -102,65 +105,130 @@ class RewirableModel(MaskedModel):
         """Active fraction of all maskable weights, in (0, 1]; see `overall_density` for that of the whole model."""
         return sum(self._active.values()) / sum(parameter.numel() for parameter in self._parameters.values())
 
-    @property
-    def coverage(self) -> Coverage:
-        """Numbers of active and of all trainable weights in parameters with two or more dimensions, maskable or not."""
-        others = self._others if self._is_as_examined() else count_others(self.model, self._parameters)
-        size = sum(parameter.numel() for parameter in self._parameters.values())
-        return Coverage(sum(self._active.values()) + others, size + others)
-
-    @property
-    def overall_density(self) -> float:
-        """Active fraction of all trainable weights in parameters with two or more dimensions, in (0, 1].
-
-        Layers that can't be masked (embeddings) or are not (LSTMs, unless included) count as dense, tied weights once.
-        """
-        return self.coverage.density
-
     def enforce_changes(self) -> None:
-        """Do so if weights were written to since, as far as PyTorch counts that; else it costs a microsecond."""
+        """Mask the weights if any was written to since, as far as PyTorch counts that; else it costs a microsecond."""
         masks = self._latest_masks if self._update is None else self._masks
         if masks.have_changed():
             masks.apply()
 
-    def check_weights(self) -> None:
-        """Raise unless the weights that can be masked are those that were, but for masked ones that were frozen since.
+    @property
+    def mask_version(self) -> int:
+        """Number that grows with every change of masks, so that what was computed from them is known to be old."""
+        self._apply_update()
+        return self._mask_version
+
+    def rewire(
+        self,
+        recipe: Recipes,
+        prune_rate: float = 0.0,
+        *,
+        density: Density | None = None,
+        signals: Mapping[str, Mapping[str, Tensor]] | None = None,
+        record: Record | None = None,
+    ) -> tuple[LayerChange, ...]:
+        """Update the topology once and return what changed in each layer.
+
+        The number of active weights stays if the recipe grows weights; with a density it becomes
+        `round(density * N)`. Pruned weights become zero, grown weights start at zero (for those pruned in the same
+        update the recipe may say otherwise). On any error nothing is changed. An interruption, as Ctrl-C, or a signal
+        handler that saves finds everything as before the update or everything as after it.
+
+        Args:
+            recipe: The rules, from `lightning_sparse.topology.recipes` (also by name) or your own. Or a mapping of
+                layer patterns to those of each group, of which the first match counts: layers that match none stay as
+                they are.
+            prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
+            density: Fraction in (0, 1] of the N maskable weights that are active afterwards. Or a mapping of layer
+                patterns to that of each group: layers that match none keep their number.
+            signals: Signals that rules ask for beyond those of the network, or in their place: by the signal's name, a
+                tensor for each weight by its name, of the weight's shape (of a sharded one, of the local part's).
+            record: Function that records the changes elsewhere, as a part of the update: what it wrote is complete
+                after `complete_update()`. It may be called twice for the same update.
 
         Raises:
-            ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
+            ValueError: If the prune rate or the density is out of range or a rule returns something unusable.
+            MissingSignalError: If a rule needs momentum or gradients before there are any.
+            NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
         """
-        if not self._is_as_examined():
-            self._examine()
+        self.complete_update()
+        generator = torch.Generator()  # a copy, as the rules draw from it before anything has happened
+        generator.set_state(self._generator.get_state())
+        # A frozen weight would be regrown where it can't be trained.
+        names = [name for name in self._masks.names if self._parameters[name].requires_grad]
+        if density is None and not isinstance(recipe, Mapping):
+            rules = recipe if isinstance(recipe, Recipe) else as_recipe(recipe)
+            groups: list[LayerGroup] = [(rules, names, prune_rate, None)]
+        else:
+            groups = layer_groups(self.model, recipe, prune_rate, density, names, self._sizes, self._active)
+        with torch.no_grad():
+            rewirings = [
+                rewire_into(
+                    [partial(self._view, name, rules.signals, generator, signals) for name in members],
+                    rules,
+                    rate,
+                    store=pack_mask,  # all new masks together are smaller than a single layer's weight
+                    budget=budget,
+                    min_active=self._min_active,
+                )
+                for rules, members, rate, budget in groups
+            ]
+        rewiring = rewirings[0] if len(rewirings) == 1 else joined(rewirings, names)
+        self._carry_out(DecidedUpdate(rewiring, generator.get_state(), record))
+        self._masks.are_applied(names)  # so that a look at changes counts no step
+        return rewiring.changes
 
-    def _is_as_examined(self) -> bool:
-        """Tell whether the model has the parameters of the last examination, trained or frozen as they were then."""
-        current = list(self.model.named_parameters())
-        return len(current) == len(self._examined) and all(
-            name == known_name and parameter is reference() and parameter.requires_grad == was_trained
-            for (name, parameter), (known_name, reference, was_trained) in zip(current, self._examined, strict=True)
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {name: parameter.numel() for name, parameter in self._parameters.items()}
+
+    def group_densities(self, patterns: object) -> dict[str, float]:
+        """Return the active fraction of the layers that match each of a mapping's patterns first; "" stands for all."""
+        return group_densities(self.model, patterns, self._sizes, self._active)
+
+    def _view(
+        self,
+        name: str,
+        used: frozenset[str],
+        generator: torch.Generator,
+        signals: Mapping[str, Mapping[str, Tensor]] | None,
+    ) -> LayerView:
+        given = {kind: each[name] for kind, each in (signals or {}).items() if kind in used and name in each}
+        own = {"momentum": self._signals.momentum, "gradient": self._signals.gradient}
+        return LayerView(
+            name=name,
+            weight=to_local(self._parameters[name]).detach(),
+            mask=self._masks.stored(name).bool(),
+            generator=generator,
+            **{kind: given.pop(kind) if kind in given else read(name) for kind, read in own.items() if kind in used},
+            shard=self._shards[name],
+            others=given,
         )
 
-    def _examine(self) -> None:
-        """Search the whole model, and raise unless the maskable weights are those of the constructor."""
-        own = dict(named_parameters(self.model))
-        include, exclude = self._choice["include"], self._choice["exclude"]
-        maskable = weights_by_reason(self.model, include, exclude)
-        new = [name for name in maskable if name not in self._parameters]
-        gone = [name for name, parameter in self._parameters.items() if own.get(name) is not parameter]
-        for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
-            if names:
-                raise InvalidValueError(
-                    expected="the weights that were masked when sparse training began",
-                    got=f"others: {name_list(names)} {'was' if len(names) == 1 else 'were'} {what} since",
-                    cure=(
-                        "change layers before sparse training begins, leave out with exclude what stays "
-                        "dense, and use a new callback for a new set of layers"
-                    ),
-                )
-        self._others = count_others(self.model, self._parameters)
-        self._examined = [
-            (name, weakref.ref(parameter), parameter.requires_grad) for name, parameter in self.model.named_parameters()
-        ]
+    def set_masks(self, masks: Mapping[str, Tensor], *, record: Record | None = None) -> tuple[LayerChange, ...]:
+        """Replace masks by those that were found elsewhere, as one update, and return what changed in each layer.
+
+        Weights outside of them become zero, weights that were inactive start at zero. The number of active weights is
+        that of the masks. On any error nothing is changed; interruptions are met as in `rewire`.
+
+        Args:
+            masks: Masks of some or all masked weights by name, bool, of the whole weight's shape; the same in every
+                process.
+            record: See `rewire`.
+
+        Raises:
+            ValueError: If a mask belongs to no masked weight, or has another shape.
+            TypeError: If it is no bool tensor.
+        """
+        self.complete_update()
+        check_masks(masks, {name: self._parameters[name].shape for name in self._masks.names})
+        rewiring = replacement(masks, {name: self._masks.whole(name).cpu() for name in masks}, self._packed_part)
+        self._carry_out(DecidedUpdate(rewiring, self._generator.get_state(), record))
+        self._masks.are_applied([*masks])
+        return rewiring.changes
+
+    def _packed_part(self, name: str, whole: Tensor) -> Tensor:
+        part = local_part(whole, self._parameters[name])
+        return pack_mask(part.to(to_local(self._parameters[name]).device))
 
     @property
     def _masks(self) -> Masks:
@@ -216,4 +284,5 @@ class RewirableModel(MaskedModel):
             self._latest_masks.stored(change.name).copy_(unpack_mask(update.rewiring.masks[change.name], weight.shape))
             self._latest_counts[change.name] = change.active
         self._generator.set_state(update.random_state)
+        self._mask_version += 1
         update.is_applied = True

@@ -37,7 +37,12 @@ class Signals(MomentumObserver):
 
     Args:
         parameters: The weights by name.
+
+    Attributes:
+        act: Function of names, called after every step that was taken, before masks are applied; or None.
     """
+
+    act: Callable[[Sequence[str]], None] | None = None
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         super().__init__(parameters)
@@ -108,7 +113,7 @@ class Signals(MomentumObserver):
         super().detach()
         if self.evaluations.masks is not None:
             self.evaluations.masks.release()
-        self._apply_masks = self.evaluations.masks = self._uneventful = None
+        self._apply_masks = self.evaluations.masks = self._uneventful = self.act = None
         self._tracks_momentum = self._tracks_gradients = self.evaluations.keeper.is_needed = False
 
     def momentum(self, name: str) -> Tensor | None:
@@ -163,6 +168,8 @@ class Signals(MomentumObserver):
     def _after_step(self, optimizer: Optimizer | None, names: Sequence[str], trained: Sequence[str] | None) -> None:
         if trained is not None and (trained is not self._uneventful or self.evaluations.dense):
             self._take_note(optimizer, names, trained)
+        if self.act is not None and trained:
+            self.act(names)
         if self._apply_masks is not None:
             self._apply_masks(names)
 
@@ -273,7 +280,13 @@ class Signals(MomentumObserver):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""
         gradients = {name: gradient for name in self._gradients if (gradient := self.gradient(name)) is not None}
-        return {**super().__getstate__(), "_apply_masks": None, "_uneventful": None, "_gradients": gradients}
+        return {
+            **super().__getstate__(),
+            "_apply_masks": None,
+            "act": None,
+            "_uneventful": None,
+            "_gradients": gradients,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_uneventful": None, "unseen": UnseenSteps(), **state})  # of older versions, too

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lightning_sparse.network.budget import Density, optional_density
 from lightning_sparse.network.coverage import warn_of_dense_weights, warn_of_filled_zeros
-from lightning_sparse.network.dtensor import to_local
 from lightning_sparse.network.first_masks.make_masks import make_masks
 from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
-from lightning_sparse.network.rewirable_model import DecidedUpdate, Record, RewirableModel
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
 from lightning_sparse.network.starting_point import starting_point
 from lightning_sparse.network.state import check_network_state, under_written_names, with_checksum
+from lightning_sparse.network.stepped_model import SteppedModel
 from lightning_sparse.network.table import network_table
 from lightning_sparse.selection.patterns import Patterns
 from lightning_sparse.topology.initial_masks import as_initial_masks
 from lightning_sparse.topology.layer import LayerView
-from lightning_sparse.topology.packing import pack_mask
-from lightning_sparse.topology.plan import LayerChange
-from lightning_sparse.topology.recipes import as_recipe
-from lightning_sparse.topology.rewire import Recipe, rewire_into
 from lightning_sparse.validation.deprecation import renamed_argument
 
 
-class SparseNetwork(RewirableModel):
+class SparseNetwork(SteppedModel):
     """A model whose weights are sparse, and stay as sparse while they train and move.
 
     The weights remain ordinary parameters of an ordinary module. Initially every layer gets a random mask with an
@@ -132,7 +125,7 @@ class SparseNetwork(RewirableModel):
         return network_from_checkpoint(cls, model, path, weights, options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: a copy is not attached to any optimizer."""
+        """Return what a copy needs: it is attached to no optimizer."""
         return {**super().__getstate__(), "_generator": self._generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -140,127 +133,15 @@ class SparseNetwork(RewirableModel):
         self._generator = torch.Generator()
         self._generator.set_state(state["_generator"])
 
+    def draw_seed(self) -> int:
+        """Return a new seed from the network's own random numbers: for a method's, which then depend on its seed, too.
+
+        The random state changes with each call; it is saved, and the same in every process.
+        """
+        return int(torch.randint(2**62, (1,), generator=self._generator, device="cpu"))
+
     def __repr__(self) -> str:
         return network_table(type(self.model).__name__, self.layers, self.overall_density)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the attached optimizer; with several, those of the busiest one."""
-        return self._signals.steps
-
-    def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
-        """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
-
-        From then on the same goes for every other optimizer that steps a masked weight: one that replaces this one, or
-        that it wraps. Gradients are left alone: growth needs the momentum of inactive weights.
-
-        Args:
-            optimizer: An optimizer that steps some or all of the masked weights. Call once for each.
-            track_momentum: Whether to keep, where optimizers have no momentum that can be compared, an exponential
-                moving average of gradients (smoothing factor 0.9, one tensor per weight). See `momentum_sources`.
-            track_gradients: Hold on to the gradients of each step until the next one, for a recipe that decides by
-                them after they were set to None.
-
-        Raises:
-            ValueError: If the optimizer steps none of the masked weights or is attached already.
-        """
-        self._signals.follow(
-            optimizer, track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks
-        )
-
-    def watch(self, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
-        """Do the same with every optimizer that steps a masked weight from now on, though none is there to attach.
-
-        Args:
-            track_momentum: See `attach`.
-            track_gradients: See `attach`.
-        """
-        self._signals.follow_any(track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks)
-
-    def look(self, loop_steps: Callable[[], int] = int) -> None:
-        """Look for changes that PyTorch's hooks don't see, and mask them; to be called after every batch.
-
-        They see no step of an optimizer whose constructor doesn't call that of its base class, nor of a package that
-        steps weights without an optimizer. Such a step is counted here. Where hooks see steps, it costs a microsecond.
-
-        Args:
-            loop_steps: Function that returns how many steps the training loop has counted so far. Without it, a step
-                that no hook sees is told by weights that have changed.
-        """
-        signals = self._signals
-        if not signals.unseen.are_none or self._latest_masks.have_changed():
-            signals.look(loop_steps)
-
-    @property
-    def momentum_sources(self) -> list[str]:
-        """What is read as momentum, in a line for each attached optimizer; with the memory of averages kept instead."""
-        return self._signals.momentum_sources()
-
-    def is_stepped_by(self, optimizer: Optimizer) -> bool:
-        """Tell whether the optimizer steps at least one masked weight."""
-        return bool(self._signals.names_stepped_by(optimizer))
-
-    @property
-    def unattached(self) -> list[str]:
-        """Names of the masked weights that could be trained but that no attached optimizer steps."""
-        trainable = [name for name in self._masks.names if self._parameters[name].requires_grad]
-        return [name for name in trainable if not self._signals.is_stepped(name)]
-
-    @property
-    def untrained(self) -> list[str]:
-        """Names of the masked weights that never had a gradient in a step, though others had; but for frozen ones."""
-        trained = self._signals.trained
-        without = [name for name in self._masks.names if name not in trained and self._parameters[name].requires_grad]
-        return without if trained else []
-
-    def detach(self) -> None:
-        """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
-        self._signals.detach()
-
-    def rewire(
-        self, recipe: str | Recipe, prune_rate: float, *, record: Record | None = None
-    ) -> tuple[LayerChange, ...]:
-        """Update the topology once and return what changed in each layer; the number of active weights stays.
-
-        Pruned weights become zero, grown weights start at zero (for those pruned in the same update the recipe may
-        say otherwise). On any error nothing is changed. An interruption, as Ctrl-C, or a signal handler that saves
-        finds everything as before the update or everything as after it.
-
-        Args:
-            recipe: The rules, from `lightning_sparse.topology.recipes` (also by name) or your own.
-            prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
-            record: Function that records the changes elsewhere, as a part of the update: what it wrote is complete
-                after `complete_update()`. It may be called twice for the same update.
-
-        Raises:
-            ValueError: If the prune rate is out of range or a rule returns something unusable.
-            MissingSignalError: If a rule needs momentum or gradients before there are any.
-            NonFiniteError: If a weight, or a signal that a rule depends on, is NaN or infinite.
-        """
-        recipe = recipe if isinstance(recipe, Recipe) else as_recipe(recipe)
-        self.complete_update()
-        generator = torch.Generator()  # a copy, as the rules draw from it before anything has happened
-        generator.set_state(self._generator.get_state())
-        with torch.no_grad():
-            # Packed, the new masks of all layers together are smaller than a single layer's weight.
-            # A frozen weight would be regrown where it can't be trained.
-            names = [name for name in self._masks.names if self._parameters[name].requires_grad]
-            layers = [partial(self._view, name, recipe.signals, generator) for name in names]
-            rewiring = rewire_into(layers, recipe, prune_rate, store=pack_mask, min_active=self._min_active)
-        self._carry_out(DecidedUpdate(rewiring, generator.get_state(), record))
-        self._masks.are_applied(names)  # so that a look at changes counts no step
-        return rewiring.changes
-
-    def _view(self, name: str, signals: frozenset[str], generator: torch.Generator) -> LayerView:
-        return LayerView(
-            name=name,
-            weight=to_local(self._parameters[name]).detach(),
-            mask=self._masks.stored(name).bool(),
-            generator=generator,
-            momentum=self._signals.momentum(name) if "momentum" in signals else None,
-            gradient=self._signals.gradient(name) if "gradient" in signals else None,
-            shard=self._shards[name],
-        )
 
     def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
         """Return copies of masks, random state and averages; tensors and plain Python values only.
@@ -271,12 +152,14 @@ class SparseNetwork(RewirableModel):
             gradients: Whether to add the gradients of the last step, which an exact resume needs if the recipe
                 decides by gradients.
         """
+        budget = sum(self._active.values())
         return with_checksum(
             {
                 "masks": self._masks.packed(),
                 "shapes": {name: list(self._parameters[name].shape) for name in self._masks.names},
                 "generator": self._generator.get_state(),
                 **self._signals.state_dict(gradients=gradients),
+                **({} if budget == self._initial_budget else {"initial_budget": self._initial_budget}),
             }
         )
 
@@ -290,10 +173,12 @@ class SparseNetwork(RewirableModel):
         """
         shapes = {name: self._parameters[name].shape for name in self._masks.names}
         state = under_written_names(state, list(shapes))
-        counts = check_network_state(state, shapes, sum(self._active[name] for name in shapes))
+        always = sum(active for name, active in self._active.items() if name not in shapes)
+        counts = check_network_state(state, shapes, self._initial_budget, always)
         self._signals.check_state_dict(state)
         self._masks.load(state["masks"])
         self._active.update(counts)
+        self._mask_version += 1
         self._generator.set_state(state["generator"])
         self._signals.load_state_dict(state)
         self.enforce()

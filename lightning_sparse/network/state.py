@@ -16,6 +16,8 @@ from lightning_sparse.validation.errors import InvalidValueError
 # Raised whenever an older version of this package could not read the state.
 VERSION = 1
 _CONTENT = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
+# Of a network whose updates have changed its number of active weights: what it began with.
+_OPTIONAL = frozenset({"initial_budget"})
 _SOURCE = "state_dict() of a SparseNetwork"
 
 
@@ -25,13 +27,16 @@ def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "checksum": checksum(content)}
 
 
-def verify_checksum(state: Mapping[str, Any], expected: set[str], source: str) -> None:
+def verify_checksum(
+    state: Mapping[str, Any], expected: set[str], source: str, optional: frozenset[str] = frozenset()
+) -> None:
     """Raise a ValueError unless a state has exactly the expected entries and is what was saved.
 
     Args:
         state: Result of `with_checksum`, possibly damaged since.
         expected: Names of the content.
         source: Noun phrase for the origin of such states, for the cure.
+        optional: Names of content that there may be besides.
     """
     if not isinstance(state, Mapping) or (missing := expected - set(state)):
         found = f"none of {sorted(missing)}" if isinstance(state, Mapping) else repr(state)[:80]
@@ -46,7 +51,7 @@ def verify_checksum(state: Mapping[str, Any], expected: set[str], source: str) -
             got=f"{state.get('version')!r}",
             cure="load it with the version of lightning_sparse that wrote it",
         )
-    if foreign := set(state) - expected - {"version", "checksum"}:
+    if foreign := set(state) - expected - optional - {"version", "checksum"}:
         raise InvalidValueError(
             expected=f"a state with {sorted(expected)} only",
             got=f"{sorted(map(str, foreign))} too",
@@ -74,7 +79,7 @@ def under_written_names(state: Mapping[str, Any], names: Sequence[str]) -> Mappi
     saved = state.get("shapes") if isinstance(state, Mapping) else None
     if not isinstance(saved, Mapping) or set(saved) <= set(names) or not all(isinstance(name, str) for name in saved):
         return state
-    verify_checksum(state, _CONTENT, _SOURCE)
+    verify_checksum(state, _CONTENT, _SOURCE, _OPTIONAL)
     _check_types(state)
     written = written_names(list(saved), names)
     content = {name: entry for name, entry in state.items() if name not in ("version", "checksum")}
@@ -83,18 +88,21 @@ def under_written_names(state: Mapping[str, Any], names: Sequence[str]) -> Mappi
     return with_checksum(content)
 
 
-def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], budget: int) -> dict[str, int]:
+def check_network_state(
+    state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], budget: int, always: int = 0
+) -> dict[str, int]:
     """Return the number of active weights by name in the state of a network.
 
     Args:
         state: Result of `SparseNetwork.state_dict`.
         shapes: Shapes of the masked weights of the network that is to take it over, by name.
-        budget: Its number of active weights.
+        budget: Number of active weights that it began with.
+        always: Number of those that have no mask, as they stay dense.
 
     Raises:
         ValueError: If the state is damaged, or that of another model, choice of layers or density.
     """
-    verify_checksum(state, _CONTENT, _SOURCE)
+    verify_checksum(state, _CONTENT, _SOURCE, _OPTIONAL)
     _check_types(state)
     ours = {name: list(shape) for name, shape in shapes.items()}
     if state["shapes"] != ours or set(state["masks"]) != set(ours):
@@ -107,10 +115,11 @@ def check_network_state(state: Mapping[str, Any], shapes: Mapping[str, Sequence[
         name: int(torch.count_nonzero(unpack_mask(packed, tuple(ours[name]))))
         for name, packed in state["masks"].items()
     }
-    if sum(counts.values()) != budget:
+    begun = state.get("initial_budget", sum(counts.values()) + always)
+    if type(begun) is not int or begun != budget:
         raise InvalidValueError(
-            expected=f"masks with {budget} active weights, this network's budget",
-            got=f"{sum(counts.values())}",
+            expected=f"masks with {budget - always} active weights, this network's budget",
+            got=f"{begun - always if type(begun) is int else begun}",
             cure="give the density of the run that the state comes from",
         )
     _check_generator(state["generator"])
@@ -123,7 +132,7 @@ def unpacked_masks(state: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         ValueError: If the state is damaged.
     """
-    verify_checksum(state, _CONTENT, "state_dict() of a SparseNetwork")
+    verify_checksum(state, _CONTENT, _SOURCE, _OPTIONAL)
     _check_types(state)
     _check_generator(state["generator"])
     if set(state["masks"]) != set(state["shapes"]):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
 from lightning_sparse.selection.computed_kernels import COMPUTED, is_computed
-from lightning_sparse.selection.names import named_modules
+from lightning_sparse.selection.names import named_modules, named_parameters
 from lightning_sparse.selection.obstacles import FROZEN, examined, inside_metrics, obstacle_at
 from lightning_sparse.selection.patterns import DEFAULT, Pattern, Patterns, as_included, as_patterns, name_list
 from lightning_sparse.selection.weight import Place, Weight
@@ -140,6 +140,38 @@ def weights_by_reason(
         for weight, found in examined(model)
         if found == obstacle and _is_chosen(weight, included, excluded) and not is_spared(weight, included)
     }
+
+
+def check_same_weights(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+) -> None:
+    """Raise unless the weights to mask are some that are known, and all of those are still in the model.
+
+    Args:
+        model: The model.
+        parameters: The known weights by name.
+        include: Patterns of weights to mask.
+        exclude: Patterns of weights to leave out.
+
+    Raises:
+        ValueError: With the names of weights that are new or unfrozen, or were replaced or removed.
+    """
+    own = dict(named_parameters(model))
+    new = [name for name in weights_by_reason(model, include, exclude) if name not in parameters]
+    gone = [name for name, parameter in parameters.items() if own.get(name) is not parameter]
+    for names, what in ((gone, "replaced or removed"), (new, "added or unfrozen")):
+        if names:
+            raise InvalidValueError(
+                expected="the weights that were masked when sparse training began",
+                got=f"others: {name_list(names)} {'was' if len(names) == 1 else 'were'} {what} since",
+                cure=(
+                    "change layers before sparse training begins, leave out with exclude what stays "
+                    "dense, and use a new callback for a new set of layers"
+                ),
+            )
 
 
 def matching(weights: dict[str, Weight], pattern: Pattern, model: nn.Module | None = None) -> list[str]:

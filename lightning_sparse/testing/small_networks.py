@@ -13,7 +13,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.testing.randomness import seeded
 from lightning_sparse.topology.plan import LayerChange
-from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.recipe import Recipe
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": lambda parameters: SGD(parameters, lr=0.1),
@@ -92,6 +92,7 @@ class SmallRun:
             self.model, case.density, distribution=case.distribution, min_active=case.min_active, seed=seed
         )
         self.network.attach(self.optimizer, track_gradients=True)
+        self._min_active = case.min_active
         self.budget = round(case.density * sum(weight.numel() for weight in self.weights.values()))
         self._batch = torch.linspace(-1, 1, 4 * 18).view(4, 2, 3, 3).mul(7).sin()
 
@@ -109,8 +110,17 @@ class SmallRun:
             self.optimizer.step()
 
     def update(self, recipe: Recipe, prune_rate: float) -> dict[str, LayerChange]:
-        """Update the topology and return the reported changes by layer."""
+        """Update the topology and return the changes by layer; a recipe that only removes lowers the budget."""
+        if recipe.prune is not None and recipe.grow is None and recipe.count is None:
+            self.budget -= self._removed(recipe, prune_rate)
         return {change.name: change for change in self.network.rewire(recipe, prune_rate)}
+
+    def _removed(self, recipe: Recipe, prune_rate: float) -> int:
+        counts = [layer.active for layer in self.network.layers.values()]
+        spare = [max(0, count - self._min_active) for count in counts]
+        if recipe.ranking == "network":
+            return min(round(prune_rate * sum(counts)), sum(spare))
+        return sum(min(round(prune_rate * count), most) for count, most in zip(counts, spare, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""

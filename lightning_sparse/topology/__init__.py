@@ -2,6 +2,7 @@
 
 from lightning_sparse.topology.layer import (
     LayerClaim,
+    LayerCount,
     LayerView,
     MissingSignalError,
     NonFiniteError,
@@ -9,8 +10,9 @@ from lightning_sparse.topology.layer import (
     uses,
 )
 from lightning_sparse.topology.plan import LayerChange
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.recipes import RECIPES
-from lightning_sparse.topology.rewire import Recipe, Rewiring, rewire
+from lightning_sparse.topology.rewire import Rewiring, rewire
 from lightning_sparse.topology.select import apportion, top_k_mask
 from lightning_sparse.topology.sharding import Shard, ShardingError
 
@@ -18,6 +20,7 @@ __all__ = [
     "RECIPES",
     "LayerChange",
     "LayerClaim",
+    "LayerCount",
     "LayerView",
     "MissingSignalError",
     "NonFiniteError",

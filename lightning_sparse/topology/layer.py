@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_sparse.topology.sharding import Shard, total
-from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
+from lightning_sparse.validation.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from lightning_sparse.validation.representation import ShowsFields
 
+# Those that a network knows of itself; a method may bring signals of its own.
 SIGNALS = ("momentum", "gradient")
 
 _CURES = {
     "momentum": "take an optimizer step with an attached optimizer before the first topology update",
     "gradient": "update the topology after a backward pass, and drop gradients with zero_grad(set_to_none=True)",
 }
+_CURE_OF_OTHERS = "ask for momentum or gradient, or pass it to rewire() in signals, as a method does that defines it"
 
 
 class MissingSignalError(InvalidStateError):
@@ -45,6 +47,7 @@ class LayerView(ShowsFields):
         gradient: The dense gradient of the last step, same shape; None if unknown.
         shard: Place of the part in the whole weight; None if the tensors are those of the whole weight. The
             generators of all parts are in the same state.
+        others: Further signals by name, same shape, of a method that defines its own.
 
     Raises:
         ShardingError: If the weight is no part of what the shard describes.
@@ -57,6 +60,7 @@ class LayerView(ShowsFields):
     momentum: Tensor | None = None
     gradient: Tensor | None = None
     shard: Shard | None = None
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.shard is not None:
@@ -89,19 +93,12 @@ class LayerView(ShowsFields):
         return noise.to(self.weight.device, non_blocking=True)
 
     def require(self, signal: str) -> Tensor:
-        """Return the `"momentum"` or the `"gradient"` of this layer. All parts must call it equally often.
+        """Return the `"momentum"`, the `"gradient"` or another signal. All parts must call it equally often.
 
         Raises:
             MissingSignalError: If the layer, or any part of it, doesn't have it, with the cure.
-            ValueError: If there is no signal of that name.
         """
-        if signal not in SIGNALS:
-            raise InvalidValueError(
-                expected=f"one of the signals {', '.join(SIGNALS)}",
-                got=repr(signal),
-                cure="ask for one of these",
-            )
-        value: Tensor | None = getattr(self, signal)
+        value: Tensor | None = getattr(self, signal) if signal in SIGNALS else self.others.get(signal)
         missing = value is None
         if self.shard is not None:
             flag = torch.full((1,), int(missing), dtype=torch.int64, device=self.weight.device)
@@ -110,7 +107,7 @@ class LayerView(ShowsFields):
             raise MissingSignalError(
                 expected=f"the {signal} of layer {self.name!r}, which the chosen rule decides by",
                 got="none",
-                cure=f"{_CURES[signal]}, or choose a rule that does without it",
+                cure=f"{_CURES.get(signal, _CURE_OF_OTHERS)}, or choose a rule that does without it",
             )
         return value
 
@@ -122,7 +119,7 @@ def unchanged(layer: LayerView, rule: object) -> Iterator[None]:
     Raises:
         ValueError: If it does. What it changed stays changed: copies would cost the memory of all layers.
     """
-    tensors = {kind: getattr(layer, kind) for kind in ("weight", "mask", *SIGNALS)}
+    tensors = {kind: getattr(layer, kind) for kind in ("weight", "mask", *SIGNALS)} | dict(layer.others)
     before = {kind: tensor._version for kind, tensor in tensors.items() if tensor is not None}
     yield
     if changed := [kind for kind, version in before.items() if tensors[kind]._version != version]:
@@ -147,6 +144,16 @@ class LayerClaim(Protocol):
         """Return a finite number >= 0; as a zero-dimensional tensor it costs no device synchronization."""
 
 
+class LayerCount(Protocol):
+    """A rule that says how many active weights a layer loses, where no prune rate does: those that crossed a limit."""
+
+    def __call__(self, layer: LayerView, /) -> Tensor | int:
+        """Return an integer from 0 to the number of active weights; of a part of a weight, that of the part.
+
+        As a zero-dimensional integer tensor it costs no device synchronization.
+        """
+
+
 _Rule = TypeVar("_Rule", bound=Callable[..., Any])
 
 
@@ -156,17 +163,16 @@ def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     A rule without the declaration is taken to use every signal: right, at the price of memory.
 
     Args:
-        signals: Names from "momentum" and "gradient".
+        signals: "momentum", "gradient", or the name of a signal that a method defines.
         shardable: Whether the rule works on one part of a weight that is split over processes: each score depends
             only on its own position or on what `LayerView.total` and `LayerView.noise` return, a claim only on these.
     """
-    for signal in signals:
-        if signal not in SIGNALS:
-            raise InvalidValueError(
-                expected=f"signals from {', '.join(SIGNALS)}",
-                got=repr(signal),
-                cure="uses() declares none",
-            )
+    if wrong := [signal for signal in signals if not isinstance(signal, str) or not signal]:
+        raise InvalidTypeError(
+            expected="names of signals",
+            got=repr(wrong[0]),
+            cure="uses() declares none",
+        )
 
     def declare(rule: _Rule) -> _Rule:
         rule.signals = frozenset(signals)  # type: ignore[attr-defined]  # functions take attributes
@@ -176,7 +182,7 @@ def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     return declare
 
 
-def signals_of(rule: WeightScore | LayerClaim | None) -> frozenset[str]:
+def signals_of(rule: WeightScore | LayerClaim | LayerCount | None) -> frozenset[str]:
     """Return the names of the signals that a rule may ask for."""
     if rule is None:
         return frozenset()
@@ -184,6 +190,6 @@ def signals_of(rule: WeightScore | LayerClaim | None) -> frozenset[str]:
     return declared
 
 
-def is_shardable(rule: WeightScore | LayerClaim | None) -> bool:
+def is_shardable(rule: WeightScore | LayerClaim | LayerCount | None) -> bool:
     """Tell whether a rule is declared to work on one part of a weight."""
     return rule is None or bool(getattr(rule, "shardable", False))

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
-from numbers import Real
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_sparse.topology.layer import LayerClaim, LayerView, NonFiniteError, WeightScore, unchanged
+from lightning_sparse.topology.layer import (
+    SIGNALS,
+    LayerClaim,
+    LayerCount,
+    LayerView,
+    NonFiniteError,
+    WeightScore,
+    unchanged,
+)
 from lightning_sparse.topology.plan import LayerEvidence
 from lightning_sparse.topology.reduction import extremes, join_ranges, widest_float
 from lightning_sparse.topology.sharding import Shard, ShardingError, reduce_each, total
 from lightning_sparse.validation.errors import InvalidValueError
 
-_SIGNALS = ("weight", "momentum", "gradient")
 # A count is fetched as two digits, which are exact in single precision, too.
 _LOW_BITS = 20
 _LOW_DIGIT = (1 << _LOW_BITS) - 1
@@ -31,19 +38,22 @@ class _Measured:
         name: Name of the weight.
         size: Number of weights of all parts.
         shard: The layer's shard.
-        active: Number of active weights, int64, shape `(1,)`.
+        counts: Number of active weights, and of those that a rule says are lost; int64, shape `(1,)` or `(2,)`.
         ranges: Minimum and maximum of the claims of all parts, and of the weights.
     """
 
     name: str
     size: int
     shard: Shard | None
-    active: Tensor
+    counts: Tensor
     ranges: Tensor
 
 
 def measure_layers(
-    layers: Sequence[Callable[[], LayerView]], redistribute: LayerClaim | None, unshardable: Sequence[object] = ()
+    layers: Sequence[Callable[[], LayerView]],
+    redistribute: LayerClaim | None,
+    unshardable: Sequence[object] = (),
+    count: LayerCount | None = None,
 ) -> list[LayerEvidence]:
     """Return counts and claims of all layers; of a layer that is split over processes, the same in each of them.
 
@@ -51,13 +61,15 @@ def measure_layers(
         layers: One function per masked weight that returns its view.
         redistribute: Redistribution rule; None measures no claims.
         unshardable: Rules of the update that don't work on parts of a weight.
+        count: Rule that says how many weights a layer loses; None measures nothing.
 
     Raises:
         ShardingError: If there are such rules, and a layer that is split over processes.
-        ValueError: If a claim is no finite number >= 0, or not the same on all parts, or two layers have one name.
+        ValueError: If a claim is no finite number >= 0, or not the same on all parts, if a count is no integer or more
+            than there are active weights, or two layers have one name.
         NonFiniteError: If a weight, or a signal that the claims depend on, is NaN or infinite (on any part).
     """
-    measured = [_measure_layer(view(), redistribute, unshardable) for view in layers]
+    measured = [_measure_layer(view(), redistribute, unshardable, count) for view in layers]
     names, shards = [layer.name for layer in measured], [layer.shard for layer in measured]
     if len(set(names)) < len(names):
         raise InvalidValueError(
@@ -65,11 +77,11 @@ def measure_layers(
             got=names,
             cure="rename one of each pair",
         )
-    counts, ranges = [layer.active for layer in measured], [layer.ranges for layer in measured]
+    counts, ranges = [layer.counts for layer in measured], [layer.ranges for layer in measured]
     if any(shard is not None for shard in shards):
         counts, ranges = reduce_each(total, counts, shards), join_ranges(ranges, shards)
     rows = [
-        torch.cat([count >> _LOW_BITS, count & _LOW_DIGIT, pairs]) for count, pairs in zip(counts, ranges, strict=True)
+        torch.cat([pairs, each >> _LOW_BITS, each & _LOW_DIGIT]) for each, pairs in zip(counts, ranges, strict=True)
     ]
     return [
         _read_evidence(layer, numbers, view, redistribute)
@@ -77,7 +89,9 @@ def measure_layers(
     ]
 
 
-def _measure_layer(layer: LayerView, redistribute: LayerClaim | None, unshardable: Sequence[object]) -> _Measured:
+def _measure_layer(
+    layer: LayerView, redistribute: LayerClaim | None, unshardable: Sequence[object], count: LayerCount | None
+) -> _Measured:
     if layer.shard is not None and unshardable:
         names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in unshardable)
         raise ShardingError(
@@ -91,7 +105,10 @@ def _measure_layer(layer: LayerView, redistribute: LayerClaim | None, unshardabl
     wide = widest_float(layer.weight.device)
     claim = _claim(redistribute, layer).to(wide)
     ranges = torch.cat([claim, claim, extremes(layer.weight).to(wide)])
-    return _Measured(layer.name, layer.size, layer.shard, torch.count_nonzero(layer.mask).reshape(1), ranges)
+    counts = torch.count_nonzero(layer.mask).reshape(1)
+    if count is not None:
+        counts = torch.cat([counts, _loss(count, layer)])
+    return _Measured(layer.name, layer.size, layer.shard, counts, ranges)
 
 
 def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
@@ -110,10 +127,29 @@ def _claim(rule: LayerClaim | None, layer: LayerView) -> Tensor:
     return torch.full((1,), float(claim), dtype=widest_float(layer.weight.device), device=layer.weight.device)
 
 
+def _loss(rule: LayerCount, layer: LayerView) -> Tensor:
+    with unchanged(layer, rule):
+        loss = rule(layer)
+    if isinstance(loss, Tensor):
+        usable = loss.numel() == 1 and not loss.is_floating_point() and not loss.is_complex()
+        loss = loss.detach().reshape(-1)
+    else:
+        usable = isinstance(loss, Integral) and not isinstance(loss, bool) and abs(loss) < 2**62
+    if not usable:
+        raise InvalidValueError(
+            expected=f"a number of weights that layer {layer.name!r} loses, an integer",
+            got=f"{repr(loss)[:80]} from {rule!r}",
+            cure="return one, such as torch.count_nonzero of those that are to go",
+        )
+    if isinstance(loss, Tensor):
+        return loss.long()
+    return torch.full((1,), int(loss), dtype=torch.int64, device=layer.weight.device)
+
+
 def _read_evidence(
     layer: _Measured, numbers: Sequence[float], view: Callable[[], LayerView], redistribute: LayerClaim | None
 ) -> LayerEvidence:
-    high_digit, low_digit, claim, highest_claim, *weights = numbers
+    claim, highest_claim, *weights = numbers[:4]
     if not all(map(isfinite, (claim, highest_claim, *weights))):
         check_signals(view())
     if claim != highest_claim and not isnan(claim):
@@ -128,8 +164,16 @@ def _read_evidence(
             got=f"{claim} from the rule",
             cure="mend the rule",
         )
-    active = (int(high_digit) << _LOW_BITS) + int(low_digit)
-    return LayerEvidence(layer.name, layer.size, active, claim if redistribute else None)
+    digits = [*map(int, numbers[4:])]
+    middle = len(digits) // 2
+    active, *losses = ((high << _LOW_BITS) + low for high, low in zip(digits[:middle], digits[middle:], strict=True))
+    if losses and not 0 <= losses[0] <= active:
+        raise InvalidValueError(
+            expected=f"a loss between 0 and the {active} active weights of layer {layer.name!r}",
+            got=f"{losses[0]} from the rule",
+            cure="count active weights only",
+        )
+    return LayerEvidence(layer.name, layer.size, active, claim if redistribute else None, losses[0] if losses else None)
 
 
 def fetch(rows: Sequence[Tensor]) -> list[list[float]]:
@@ -148,8 +192,8 @@ def check_signals(layer: LayerView) -> None:
     Raises:
         NonFiniteError: If any is, on any part of the layer.
     """
-    for kind in _SIGNALS:
-        values: Tensor | None = getattr(layer, kind)
+    known: dict[str, Tensor | None] = {kind: getattr(layer, kind) for kind in ("weight", *SIGNALS)}
+    for kind, values in (known | dict(layer.others)).items():
         bad = torch.zeros(1, dtype=torch.int64, device=layer.weight.device)
         if values is not None:
             bad += torch.count_nonzero(~torch.isfinite(values))

@@ -46,16 +46,20 @@ class LayerEvidence:
         size: Number of weights, active or not.
         active: Number of active weights.
         claim: The layer's claim on regrown weights, finite and >= 0; None if every layer regrows what it lost.
+        loss: Number of active weights that it loses; None if the prune rate tells.
     """
 
     name: str
     size: int
     active: int
     claim: float | None
+    loss: int | None = None
 
 
-def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active: int = 1) -> tuple[LayerChange, ...]:
-    """Return how many weights each layer loses and gains; as many are grown as are pruned, exactly.
+def plan_changes(
+    layers: Sequence[LayerEvidence], prune_rate: float, min_active: int = 1, *, grows: bool = True
+) -> tuple[LayerChange, ...]:
+    """Return how many weights each layer loses and gains; as many are grown as are pruned, exactly, or none at all.
 
     A layer prunes `round(prune_rate * active)` weights. What all layers lost is apportioned by their claims: a layer
     takes at most its inactive and just-pruned positions, and the excess goes in equal parts to the layers with room.
@@ -69,6 +73,7 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
         layers: The evidence; claims for all layers or for none.
         prune_rate: Fraction in [0, 1] of each layer's active weights.
         min_active: Minimum number of active weights per layer; of a layer that has fewer, the number it has.
+        grows: Whether weights are grown. If not, each layer loses what it is to lose, but keeps the minimum.
 
     Raises:
         ValueError: If the prune rate is out of range.
@@ -79,8 +84,11 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
             got=repr(prune_rate),
             cure="0.5, say",
         )
+    losses = [round(prune_rate * layer.active) if layer.loss is None else layer.loss for layer in layers]
+    if not grows:
+        return _plan_removal(layers, losses, min_active)
     inactive = [layer.size - layer.active for layer in layers]
-    pruned = [round(prune_rate * layer.active) if any(inactive) else 0 for layer in layers]
+    pruned = losses if any(inactive) else [0] * len(layers)
     claims = [layer.claim or 0.0 for layer in layers]
     if not any(claims):
         # A full layer that keeps its count could only lose the values of weights that come straight back.
@@ -96,7 +104,12 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
         ]
         # What layers without a claim would get of the excess, the others have room for: it is what they lost.
         room = [free + lost if claim else 0 for free, lost, claim in zip(inactive, pruned, claims, strict=True)]
-        grown = apportion(sum(pruned), claims, room, _least_growth(layers, pruned, min_active))
+        # What each layer needs to keep the minimum, or what it has if that is less.
+        least = [
+            max(0, min(min_active, layer.active) - layer.active + lost)
+            for layer, lost in zip(layers, pruned, strict=True)
+        ]
+        grown = apportion(sum(pruned), claims, room, least)
     all_claims = sum(claims) or 1.0
     return tuple(
         LayerChange(layer.name, layer.size, layer.active, lost, gained, claim / all_claims)
@@ -104,9 +117,8 @@ def plan_changes(layers: Sequence[LayerEvidence], prune_rate: float, min_active:
     )
 
 
-def _least_growth(layers: Sequence[LayerEvidence], pruned: Sequence[int], min_active: int) -> list[int]:
-    """Return how many weights each layer must gain to keep the minimum, or what it has if that is less."""
-    return [
-        max(0, min(min_active, layer.active) - (layer.active - lost))
-        for layer, lost in zip(layers, pruned, strict=True)
-    ]
+def _plan_removal(layers: Sequence[LayerEvidence], losses: Sequence[int], min_active: int) -> tuple[LayerChange, ...]:
+    return tuple(
+        LayerChange(layer.name, layer.size, layer.active, min(loss, max(0, layer.active - min_active)), 0, 0.0)
+        for layer, loss in zip(layers, losses, strict=True)
+    )

@@ -11,7 +11,7 @@ from lightning_sparse.topology.sharding import Shard, total
 from lightning_sparse.validation.errors import InvalidValueError
 
 # Bits per round: 2048 counts are added up over the processes at once, in three rounds for 32 bits and six for 64.
-_DIGIT = 11
+DIGIT = 11
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -43,7 +43,7 @@ def mark_top_k(scores: Tensor, k: int, eligible: Tensor | None, shard: Shard) ->
     Raises:
         ValueError: If fewer than `k` scores are eligible in all parts together; on all of them.
     """
-    keys, bits = _ordered_keys(scores.reshape(-1))
+    keys, bits = ordered_keys(scores.reshape(-1))
     allowed = torch.ones_like(keys, dtype=torch.bool) if eligible is None else eligible.reshape(-1)
     cut = _find_cut(keys[allowed], k, -(1 << (bits - 1)), bits, shard)
     marked = allowed & (keys >= cut.lowest)
@@ -55,7 +55,7 @@ def mark_top_k(scores: Tensor, k: int, eligible: Tensor | None, shard: Shard) ->
     return marked.view(scores.shape)
 
 
-def _ordered_keys(scores: Tensor) -> tuple[Tensor, int]:
+def ordered_keys(scores: Tensor) -> tuple[Tensor, int]:
     """Return signed integers in the order of the scores, equal where those are equal, and their number of bits."""
     bits = 8 * scores.element_size()
     if not scores.is_floating_point():
@@ -78,10 +78,10 @@ def _find_cut(keys: Tensor, k: int, lowest: int, bits: int, shard: Shard) -> _Cu
     """
     missing = k
     while True:
-        shift = max(bits - _DIGIT, 0)
+        shift = max(bits - DIGIT, 0)
         digits = (keys >> shift) - (lowest >> shift)
         # Counting without weights is deterministic on every device.
-        counts = total(torch.bincount(digits, minlength=1 << _DIGIT), shard).tolist()
+        counts = total(torch.bincount(digits, minlength=1 << DIGIT), shard).tolist()
         if sum(counts) < missing:
             raise InvalidValueError(
                 expected=f"k at most the {sum(counts)} eligible scores",

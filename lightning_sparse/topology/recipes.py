@@ -6,9 +6,9 @@ calls it; so does what a paper prescribes beyond that.
 
 from lightning_sparse.topology.growth import gradient, momentum, random
 from lightning_sparse.topology.pruning import magnitude, signed_magnitude
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.redistribution import mean_momentum
 from lightning_sparse.topology.registry import resolve
-from lightning_sparse.topology.rewire import Recipe
 
 # Dettmers & Zettlemoyer 2019.
 SPARSE_MOMENTUM = Recipe(prune=magnitude, redistribute=mean_momentum, grow=momentum)
@@ -20,6 +20,9 @@ SET_ORIGINAL = Recipe(prune=signed_magnitude, redistribute=None, grow=random)
 # The rules of RigL (Evci et al. 2020).
 RIGL = Recipe(prune=magnitude, redistribute=None, grow=gradient, keep_regrown=True)
 
+# Removes weights where a density schedule says how many, as gradual pruning does (Zhu & Gupta 2017).
+MAGNITUDE_PRUNING = Recipe(prune=magnitude)
+
 # A fixed random topology.
 STATIC = Recipe(prune=None, redistribute=None, grow=None)
 
@@ -28,6 +31,7 @@ RECIPES: dict[str, Recipe] = {
     "set": SET,
     "set_original": SET_ORIGINAL,
     "rigl": RIGL,
+    "magnitude_pruning": MAGNITUDE_PRUNING,
     "static": STATIC,
 }
 

@@ -22,8 +22,8 @@ from lightning_sparse.models import ImageClassifier
 from lightning_sparse.testing.callbacks.training import ShufflingLoader, TinyModule
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.pruning import PRUNING
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.redistribution import REDISTRIBUTION
-from lightning_sparse.topology.rewire import Recipe
 
 pytestmark = [
     pytest.mark.gpu,

@@ -26,9 +26,9 @@ from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import LayerView, MissingSignalError, NonFiniteError
 from lightning_sparse.topology.packing import pack_mask
 from lightning_sparse.topology.pruning import PRUNING
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.recipes import RIGL, SET, SPARSE_MOMENTUM, STATIC
 from lightning_sparse.topology.redistribution import REDISTRIBUTION
-from lightning_sparse.topology.rewire import Recipe
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "sgd": lambda parameters: SGD(parameters, lr=0.1, weight_decay=0.01),

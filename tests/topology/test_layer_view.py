@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import pytest
 from topology_helpers import random_layer
@@ -23,9 +24,16 @@ def test_a_missing_signal_is_an_error_that_names_layer_signal_and_cure(signal: s
         layer.require(signal)
 
 
-def test_a_signal_of_another_name_is_an_error_that_lists_the_names() -> None:
-    with pytest.raises(ValueError, match="signals momentum, gradient; got 'weight'"):
-        random_layer().require("weight")
+def test_a_signal_of_a_methods_own_is_returned_where_it_is_given() -> None:
+    importance = random_layer().weight
+    assert replace(random_layer(), others={"importance": importance}).require("importance") is importance
+
+
+def test_a_signal_that_nobody_gave_is_an_error_that_lists_what_there_is() -> None:
+    with pytest.raises(
+        MissingSignalError, match=r"the hessian of layer 'layer'.*ask for momentum or gradient, or pass"
+    ):
+        random_layer().require("hessian")
 
 
 def test_evidence_cannot_be_replaced() -> None:
@@ -51,6 +59,11 @@ def test_a_declared_rule_stays_the_function_it_was() -> None:
     assert uses("momentum")(own) is own
 
 
-def test_a_rule_cannot_declare_a_signal_that_does_not_exist() -> None:
-    with pytest.raises(ValueError, match="signals from momentum, gradient; got 'hessian'"):
-        uses("hessian")
+def test_a_rule_may_declare_a_signal_that_a_method_brings() -> None:
+    assert signals_of(uses("hessian", "gradient")(lambda layer: layer.weight)) == {"hessian", "gradient"}
+
+
+@pytest.mark.parametrize("signal", ["", None, 3, len])
+def test_a_rule_cannot_declare_what_is_no_name(signal: Any) -> None:
+    with pytest.raises(TypeError, match="names of signals"):
+        uses(signal)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from lightning_sparse.topology.growth import GROWTH, momentum
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.recipes import RECIPES, RIGL
 from lightning_sparse.topology.redistribution import REDISTRIBUTION
 from lightning_sparse.topology.registry import resolve
-from lightning_sparse.topology.rewire import Recipe
 
 growth = partial(resolve, "growth rule", known=GROWTH)
 

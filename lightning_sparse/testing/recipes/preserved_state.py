@@ -14,7 +14,7 @@ from lightning_sparse.testing.equality import deep_copy, differences, first_few
 from lightning_sparse.testing.randomness import seeded
 from lightning_sparse.testing.small_networks import CASES, SmallRun
 from lightning_sparse.topology.layer import LayerView, NonFiniteError, WeightScore, signals_of
-from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.recipe import Recipe
 
 
 def continues_bit_for_bit_from_a_saved_state(recipe: Recipe) -> None:

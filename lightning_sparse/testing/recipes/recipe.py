@@ -6,7 +6,7 @@ from lightning_sparse.testing.contract import check, expect, named
 from lightning_sparse.testing.equality import deep_copy, differences, first_few
 from lightning_sparse.testing.recipes import preserved_state, weight_values
 from lightning_sparse.testing.small_networks import CASES, SmallRun
-from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.recipe import Recipe
 
 PRUNE_RATES = (0.3, 1.0, 0.0, 0.5)
 

@@ -9,7 +9,7 @@ from lightning_sparse.testing.contract import expect
 from lightning_sparse.testing.equality import deep_copy, differences, first_few, same_bits
 from lightning_sparse.testing.small_networks import CASES, SmallRun
 from lightning_sparse.topology.plan import LayerChange
-from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.recipe import Recipe
 
 _CURE = "change no input in a rule, and keep no reference to one"
 

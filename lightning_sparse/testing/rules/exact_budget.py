@@ -10,7 +10,8 @@ from torch import Tensor
 from lightning_sparse.testing.contract import expect
 from lightning_sparse.testing.evidence import after, network
 from lightning_sparse.topology.layer import LayerView
-from lightning_sparse.topology.rewire import Recipe, Rewiring, rewire
+from lightning_sparse.topology.recipe import Recipe
+from lightning_sparse.topology.rewire import Rewiring, rewire
 
 PRUNE_RATES = (0.0, 0.3, 1.0)
 UPDATES = 3

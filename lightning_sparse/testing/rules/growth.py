@@ -7,8 +7,8 @@ from lightning_sparse.testing.rules.exact_budget import conserve
 from lightning_sparse.testing.rules.scores import SCORE_PROPERTIES
 from lightning_sparse.topology.layer import WeightScore
 from lightning_sparse.topology.pruning import PRUNING
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.redistribution import REDISTRIBUTION
-from lightning_sparse.topology.rewire import Recipe
 
 
 def keeps_the_budget_with_every_partner(rule: WeightScore) -> None:

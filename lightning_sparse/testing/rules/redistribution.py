@@ -14,7 +14,7 @@ from lightning_sparse.testing.rules.exact_budget import conserve
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import LayerClaim, LayerView
 from lightning_sparse.topology.pruning import PRUNING
-from lightning_sparse.topology.rewire import Recipe
+from lightning_sparse.topology.recipe import Recipe
 
 
 def claims_one_number(rule: LayerClaim | None) -> None:
