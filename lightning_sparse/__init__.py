@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning_sparse import analysis as analysis
     from lightning_sparse import callbacks as callbacks
     from lightning_sparse import data as data
+    from lightning_sparse import methods as methods
     from lightning_sparse import models as models
     from lightning_sparse import network as network
     from lightning_sparse import topology as topology
@@ -22,10 +23,11 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning_sparse.callbacks import SparseMomentumCallback as SparseMomentumCallback
     from lightning_sparse.callbacks import SparseTrainingCallback as SparseTrainingCallback
     from lightning_sparse.callbacks import SparsityPictures as SparsityPictures
+    from lightning_sparse.methods import DensitySchedule as DensitySchedule
     from lightning_sparse.network import SparseNetwork as SparseNetwork
 else:
     # PyTorch and Lightning take seconds to import, which commands that don't need them needn't wait for.
-    _PARTS = ("analysis", "callbacks", "data", "models", "network", "topology")
+    _PARTS = ("analysis", "callbacks", "data", "methods", "models", "network", "topology")
     _NAMES, _imported = lazy_imports(
         globals(),
         __name__,
@@ -38,6 +40,7 @@ else:
                 "SparseTrainingCallback",
                 "SparsityPictures",
             ],
+            "methods": ["DensitySchedule"],
             "network": ["SparseNetwork"],
         },
     )

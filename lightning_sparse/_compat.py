@@ -93,6 +93,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning.pytorch.cli import OptimizerCallable as OptimizerCallable
     from lightning.pytorch.cli import SaveConfigCallback as SaveConfigCallback
     from lightning.pytorch.loggers.logger import DummyLogger as DummyLogger
+    from lightning.pytorch.plugins import MixedPrecision as MixedPrecision
     from lightning.pytorch.strategies import DDPStrategy as DDPStrategy
     from lightning.pytorch.utilities.seed import isolate_rng as isolate_rng
 else:
@@ -108,6 +109,7 @@ else:
             "callbacks": ["ModelCheckpoint"],
             "cli": ["LRSchedulerCallable", "LightningCLI", "OptimizerCallable", "SaveConfigCallback"],
             "loggers.logger": ["DummyLogger"],
+            "plugins": ["MixedPrecision"],
             "strategies": ["DDPStrategy"],
             "utilities.seed": ["isolate_rng"],
         },

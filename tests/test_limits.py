@@ -21,6 +21,7 @@ MOST_ARGUMENTS = 7  # of a constructor
 # forwards them (`**options`).
 FLAT_OPTIONS = {
     "SparseTrainingCallback",
+    "SparseTraining",
     "GradientFlowCallback",
     "ClassSpecializationCallback",
     "SparseNetwork",

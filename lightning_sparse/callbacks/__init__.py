@@ -7,8 +7,8 @@ from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.random_state import RandomStateCallback
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.figures import SparsityPictures
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
 from lightning_sparse.callbacks.sparse_training.sparse_momentum import SparseMomentumCallback
+from lightning_sparse.methods.history import UpdateRecord
 
 __all__ = [
     "ClassSpecializationCallback",

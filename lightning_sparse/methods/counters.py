@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord, is_count
+from lightning_sparse.methods.history import UpdateRecord, is_count
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.validation.errors import InvalidValueError
 

@@ -49,7 +49,7 @@ class ShowsFields:
 class ShowsOptions:
     """Mixin whose `repr` is one line: the class, and the options that differ from their defaults.
 
-    An option is looked for among the attributes, by its name and by its name with an underscore.
+    An option is looked for among the attributes, by its name with an underscore and by its name.
     """
 
     # Attributes that hold further options: mappings, or objects with attributes of the options' names.
@@ -68,7 +68,7 @@ class ShowsOptions:
         return {
             name: value
             for name, default in _constructor_defaults(type(self)).items()
-            if (value := kept.get(name, kept.get(f"_{name}", default))) is not None and not _equal(value, default)
+            if (value := kept.get(f"_{name}", kept.get(name, default))) is not None and not _equal(value, default)
         }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import lightning_sparse.callbacks
 from lightning_sparse.callbacks import SparseTrainingCallback
+from lightning_sparse.methods import DensitySchedule
 from lightning_sparse.testing.callbacks.runs import Factory
-from lightning_sparse.topology import RECIPES
+from lightning_sparse.topology import RECIPES, Recipe
 
 
 def sparse_callbacks(
@@ -23,4 +24,11 @@ def sparse_callbacks(
         for name, kind in exported.items()
         if isinstance(kind, type) and issubclass(kind, SparseTrainingCallback) and kind is not SparseTrainingCallback
     }
-    return {**special, **{f"recipe {name}": partial(SparseTrainingCallback, recipe=name) for name in recipes}}
+    return {**special, **{f"recipe {name}": _with_recipe(name, recipe) for name, recipe in recipes.items()}}
+
+
+def _with_recipe(name: str, recipe: Recipe) -> Factory:
+    if recipe.prune is None or recipe.grow is not None:
+        return partial(SparseTrainingCallback, recipe=name)
+    # A recipe that only removes weights needs a density that falls: here after the second, third and fourth step.
+    return partial(SparseTrainingCallback, recipe=name, density=DensitySchedule(0.3, every_n_steps=1, begin=1, end=4))

@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from contracts import wrong_callbacks, wrong_rules
+from contracts import wrong_callbacks, wrong_methods, wrong_rules
 from lightning_sparse.testing import (
     CALLBACK_PROPERTIES,
     GROWTH_PROPERTIES,
+    METHOD_PROPERTIES,
     PRUNING_PROPERTIES,
     RECIPE_PROPERTIES,
     REDISTRIBUTION_PROPERTIES,
     ContractError,
     check_callback,
     check_growth,
+    check_method,
     check_pruning,
     check_recipe,
     check_redistribution,
@@ -35,6 +37,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "growth": (GROWTH_PROPERTIES, wrong_rules.GROWTH),
     "recipe": (RECIPE_PROPERTIES, wrong_rules.RECIPES),
     "callback": (CALLBACK_PROPERTIES, wrong_callbacks.CALLBACKS),
+    "method": (METHOD_PROPERTIES, wrong_methods.METHODS),
 }
 
 
@@ -79,7 +82,7 @@ def both_wrong(layer: LayerView) -> Tensor:
             {"all_ranks_have_the_same_masks_and_weights"},
         ),
     ],
-    ids=list(KINDS),
+    ids=[kind for kind in KINDS if kind != "method"],
 )
 def test_one_error_lists_all_that_fails(check_it: Any, wrong: Any, expected: set[str]) -> None:
     with pytest.raises(ContractError) as caught:
@@ -138,3 +141,11 @@ def test_a_property_that_is_added_is_asked_of_all(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(GROWTH_PROPERTIES, "is_blue", is_blue)
     with pytest.raises(ContractError, match="- is_blue: Expected blue"):
         check_growth(random)
+
+
+def test_a_method_of_ones_own_is_checked() -> None:
+    check_method(wrong_methods.Moving)
+    with pytest.raises(ContractError, match="the_budget_is_exact") as caught:
+        check_method(wrong_methods.Overfull)
+    assert "the_budget_is_exact" in caught.value.failures
+    check_method(wrong_methods.Resulting)  # whose number of weights is a result

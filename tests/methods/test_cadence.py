@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sparse.callbacks.cadence import Cadence, RunLength
+from lightning_sparse.methods.timetable import Cadence, RunLength
 
 small = st.integers(1, 12)
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from torch.nn.parameter import is_lazy
 
 from lightning_sparse._compat import ConfigurationError, LightningModule, Trainer, callbacks_of
-from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.class_specialization.figures import draw_specialization
 from lightning_sparse.callbacks.class_specialization.measurement import Measurement
 from lightning_sparse.callbacks.class_specialization.options import check_choice, check_log_name
@@ -30,6 +29,7 @@ from lightning_sparse.callbacks.probing.forward_pass import ForwardPassCallback
 from lightning_sparse.callbacks.probing.logging import log_at
 from lightning_sparse.callbacks.probing.rollback import KeepsMeasurements
 from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.methods.timetable import Cadence
 from lightning_sparse.selection.layers import find_layers
 from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.topology.digest import checksum

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from math import inf
 
 from lightning_sparse._compat import Trainer
-from lightning_sparse.callbacks.cadence import Cadence, run_length
+from lightning_sparse.callbacks.cadence import run_length
+from lightning_sparse.methods.timetable import Cadence
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import check_integer
 

@@ -12,8 +12,9 @@ from lightning_sparse.callbacks.probing.rollback import Rollback
 from lightning_sparse.callbacks.probing.state_key import StateKey, hold_state_key, release_state_key
 from lightning_sparse.callbacks.sparse_training.averages import averages_of, follow_weights, mask_averages
 from lightning_sparse.callbacks.sparse_training.compatibility import restores_after_setup
-from lightning_sparse.callbacks.sparse_training.counters import Counters
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.callbacks.sparse_training.method_calls import MethodCalls
+from lightning_sparse.methods.counters import Counters
+from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.known_masks.checkpoint_file import verify_checkpoint_file
 from lightning_sparse.network.state import verify_checksum, with_checksum
@@ -22,6 +23,8 @@ from lightning_sparse.validation.errors import InvalidValueError, MissingAttribu
 from lightning_sparse.validation.representation import ShowsOptions
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
+# Of a run with a method, or in a loop of the user's own.
+_OPTIONAL = frozenset({"method", "steps_begun"})
 
 
 class ResumableCallback(ShowsOptions, Callback):
@@ -39,6 +42,8 @@ class ResumableCallback(ShowsOptions, Callback):
         self._undo: Rollback | None = None
         # Whether the recipe decides by gradients, which a checkpoint then has to hold.
         self._holds_gradients = False
+        # What calls the method of a run, if it has one.
+        self._calls: MethodCalls | None = None
         self._reset_counters()
 
     def _reset_counters(self) -> None:
@@ -115,7 +120,7 @@ class ResumableCallback(ShowsOptions, Callback):
         self._was_given = True
         if state_dict == {"network": None} or self._is_own(state_dict):
             return
-        verify_checksum(state_dict, _STATE, "a run with this callback")
+        verify_checksum(state_dict, _STATE, "a run with this callback", _OPTIONAL)
         Counters.from_dict(state_dict)
         if not isinstance(state_dict["network"], Mapping):  # None would stand for random masks
             raise InvalidValueError(
@@ -141,7 +146,8 @@ class ResumableCallback(ShowsOptions, Callback):
         self._complete_update()
         counters = self._unused_counters or self._counters
         network = self._network.state_dict(gradients=self._holds_gradients)
-        state = with_checksum({"network": network, **counters.to_dict()})
+        method = {} if self._calls is None else {"method": self._calls.state_dict()}
+        state = with_checksum({"network": network, **counters.to_dict(), **method})
         self._saved_checksum = state["checksum"]
         return state
 
@@ -196,6 +202,8 @@ class ResumableCallback(ShowsOptions, Callback):
         if self._kernels is not None:
             self._kernels.stop()
             self._kernels = None
+        if self._calls is not None:
+            self._calls.release()
         if self._network is not None:
             self._network.detach()
 
@@ -246,6 +254,8 @@ class ResumableCallback(ShowsOptions, Callback):
         """Apply a state that was restored during fit, as a tuner does that is started there."""
         if self._network is not None and self._restored is not None:
             self._network.load_state_dict(self._restored["network"])
+            if self._calls is not None:
+                self._calls.load_state_dict(self._restored["method"])
             self._restore_counters(self._restored)
             mask_averages(averages_of(trainer), self._network)
 

@@ -13,11 +13,11 @@ from lightning_sparse._compat import (
     callbacks_of,
     is_a,
 )
+from lightning_sparse.methods.rules import Rules
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.selection.obstacles import FROZEN
 from lightning_sparse.selection.patterns import Patterns, name_list
 from lightning_sparse.selection.weights import weights_by_reason
-from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 
@@ -122,14 +122,14 @@ def _gather(trainer: Trainer, values: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def check_shardable(network: SparseNetwork, recipe: Recipe) -> None:
+def check_shardable(network: SparseNetwork, rules: Rules) -> None:
     """Refuse rules that can't work on parts of weights, where the strategy splits weights over processes.
 
     Raises:
         MisconfigurationException: If there is such a rule and such a weight.
     """
-    if network.is_sharded and not recipe.shardable:
-        names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in recipe.unshardable)
+    if network.is_sharded and rules.unshardable:
+        names = ", ".join(getattr(rule, "__qualname__", repr(rule)) for rule in rules.unshardable)
         raise ConfigurationError(
             expected="rules that work on weights that are split over processes",
             got=names,

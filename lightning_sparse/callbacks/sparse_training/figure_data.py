@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.network.budget import LayerDensity
 
 # Which counter of a record is its position.

@@ -16,11 +16,11 @@ from lightning_sparse._compat import (
     Trainer,
     callbacks_of,
 )
-from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
 from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
+from lightning_sparse.methods.timetable import Cadence
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.validation.representation import ShowsOptions
 

@@ -6,7 +6,7 @@ import warnings
 
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.probing.logging import log_at, under_old_names
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.selection.patterns import name_list
 

@@ -11,13 +11,13 @@ from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCa
 from lightning_sparse.topology.growth import GROWTH
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.topology.pruning import PRUNING
+from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.redistribution import REDISTRIBUTION
 from lightning_sparse.topology.registry import resolve
-from lightning_sparse.topology.rewire import Recipe
 from lightning_sparse.validation.errors import InvalidTypeError
 
 
-class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
+class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe", "method"]):
     """Train a sparse network from scratch with sparse momentum (Dettmers & Zettlemoyer 2019, Algorithm 1).
 
     After every epoch but the last: prune the smallest weights of each layer, hand the freed budget to the layers by
@@ -38,7 +38,7 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
         growth: "momentum", "random" or "gradient"; scores each weight, the highest inactive ones are grown.
         keep_regrown: Whether a weight that is pruned and regrown in the same update keeps its value, as in the
             authors' code, or starts at zero like every other regrown weight, as in their paper.
-        options: Options of `SparseTrainingCallback`, without `recipe`. The defaults are those of the paper.
+        options: Options of `SparseTrainingCallback`, without `recipe` and `method`. The defaults are the paper's.
 
     Attributes:
         network: The `SparseNetwork`, with masks and densities, from the start of fit on.
@@ -60,12 +60,13 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
         keep_regrown: bool = False,
         **options: Any,
     ) -> None:
-        if "recipe" in options:
-            raise InvalidTypeError(
-                expected="rules, as the recipe of this callback is sparse momentum with some of them exchanged",
-                got=f"recipe={options['recipe']!r}",
-                cure="SparseTrainingCallback takes a recipe; here pruning, redistribution and growth are given",
-            )
+        for name in ("recipe", "method"):
+            if name in options:
+                raise InvalidTypeError(
+                    expected="rules, as the recipe of this callback is sparse momentum with some of them exchanged",
+                    got=f"{name}={options[name]!r}",
+                    cure=f"SparseTrainingCallback takes a {name}; here pruning, redistribution and growth are given",
+                )
         recipe = Recipe(
             prune=resolve("pruning rule", pruning, PRUNING),
             redistribute=resolve(
@@ -74,4 +75,4 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe"]):
             grow=resolve("growth rule", growth, GROWTH),
             keep_regrown=keep_regrown,
         )
-        super().__init__(recipe, *args, **options)
+        super().__init__(recipe, *args, method=None, **options)

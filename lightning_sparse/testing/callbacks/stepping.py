@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from lightning_sparse._compat import LightningModule, Trainer
+from lightning_sparse.callbacks import SparseTrainingCallback
+from lightning_sparse.callbacks.sparse_training.updating import final_density
+from lightning_sparse.network.budget import Density
 from lightning_sparse.testing.callbacks.runs import (
     DENSITY,
     Factory,
@@ -23,6 +27,7 @@ from lightning_sparse.testing.callbacks.runs import (
 from lightning_sparse.testing.callbacks.training import At, Batch, ShufflingLoader, TinyModule, trainer
 from lightning_sparse.testing.contract import expect
 
+_CURE = "change masks through network.rewire only"
 OPTIMIZERS = ("momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
 WAYS: dict[str, dict[str, Any]] = {
     "plainly": {},
@@ -41,19 +46,26 @@ class Snapshot(NamedTuple):
         active: Active weights, counted in the masks.
         size: Masked weights, active or not.
         stray: Inactive weights that are not zero, by layer.
+        reported: Active weights as `network.layers` says.
     """
 
     moment: str
     active: int
     size: int
     stray: dict[str, int]
+    reported: int
 
 
 def budget_is_exact_after_every_step(factory: Factory) -> None:
     """Ask for `round(density * N)` active weights at every moment of training, from its start on."""
     for number, optimizer in enumerate(OPTIMIZERS):
         way = list(WAYS)[number % len(WAYS)]
-        snapshots = _watch(factory, optimizer, way)
+        callback, snapshots = new(factory), list[Snapshot]()
+        _watch(callback, snapshots, optimizer, way)
+        final = final_density(callback)
+        if final is not None:
+            _check_final(snapshots, final, f"with {optimizer} {way}")
+            continue
         # The initial masks give the budget where the density isn't known.
         budget = round(DENSITY * snapshots[0].size) if takes_density(factory) else snapshots[0].active
         wrong = [(snapshot.moment, snapshot.active) for snapshot in snapshots if snapshot.active != budget]
@@ -61,14 +73,15 @@ def budget_is_exact_after_every_step(factory: Factory) -> None:
             not wrong,
             f"{budget} of {snapshots[0].size} weights active at every moment, with {optimizer} {way}",
             f"others at {len(wrong)} of {len(snapshots)} moments, first {wrong[:1]}",
-            "change masks through network.rewire only",
+            _CURE,
         )
 
 
 def inactive_weights_are_zero_after_every_step(factory: Factory) -> None:
     """Ask for exact zeros outside of the masks, with every optimizer, accumulated and clipped gradients."""
     for optimizer, way in product(OPTIMIZERS, WAYS):
-        snapshots = _watch(factory, optimizer, way)
+        snapshots = list[Snapshot]()
+        _watch(new(factory), snapshots, optimizer, way)
         wrong = [(snapshot.moment, snapshot.stray) for snapshot in snapshots if snapshot.stray]
         expect(
             not wrong,
@@ -78,19 +91,29 @@ def inactive_weights_are_zero_after_every_step(factory: Factory) -> None:
         )
 
 
-def _watch(factory: Factory, optimizer: str, way: str) -> list[Snapshot]:
+def _check_final(snapshots: list[Snapshot], final: Density, how: str) -> None:
+    """Raise unless a run whose density changes has as many weights as it says at every moment, and ends as planned."""
+    wrong = [(snapshot.moment, snapshot.active) for snapshot in snapshots if snapshot.active != snapshot.reported]
+    expect(not wrong, f"as many active weights as network.layers says at every moment, {how}", wrong[:3], _CURE)
+    if isinstance(final, Mapping):
+        return
+    last, budget = snapshots[-1], round(final * snapshots[-1].size)
+    expect(last.active == budget, f"{budget} of {last.size} weights active at the end, {how}", last.active, _CURE)
+
+
+def _watch(callback: SparseTrainingCallback, snapshots: list[Snapshot], optimizer: str, way: str) -> None:
     """Train, and record the counts before and after every batch and at further hooks."""
-    callback, snapshots = new(factory), list[Snapshot]()
 
     def recorder(moment: str) -> At:
         def record(_: Trainer, module: LightningModule) -> None:
             size = sum(mask.numel() for mask in masks_of(callback).values())
-            snapshots.append(Snapshot(moment, active_weights(callback), size, stray_weights(callback, module)))
+            reported = sum(layer.active for layer in callback.network.layers.values())
+            stray = stray_weights(callback, module)
+            snapshots.append(Snapshot(moment, active_weights(callback), size, stray, reported))
 
         return At(moment, record)
 
     train(callback, *map(recorder, MOMENTS), module=TinyModule(optimizer), **WAYS[way])
-    return snapshots
 
 
 def optimizers_are_free_after_fit(factory: Factory) -> None:

@@ -24,9 +24,9 @@ from lightning_sparse import ClassSpecializationCallback, SparseMomentumCallback
 from lightning_sparse._compat import MisconfigurationException
 from lightning_sparse.analysis import compare
 from lightning_sparse.callbacks import ClassSpecializationCallback as Exported
-from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.class_specialization.figures import draw_specialization
 from lightning_sparse.callbacks.class_specialization.measurement import Measurement
+from lightning_sparse.methods.timetable import Cadence
 
 CONVOLUTIONS = ["net.first", "net.second"]
 KEYS = {"specialization", "proportions", "activity_share", "dead", "dropped"}

@@ -129,7 +129,8 @@ def test_what_is_validated_and_saved_is_the_average_and_not_the_weights(tmp_path
 def test_an_average_that_is_not_masked_is_denser_than_allowed(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_sparse.callbacks.sparse_training.callback.mask_averages", lambda *_: None)
+    for module in ("callback", "updating"):
+        monkeypatch.setattr(f"lightning_sparse.callbacks.sparse_training.{module}.mask_averages", lambda *_: None)
     monkeypatch.setattr(SparseMomentumCallback, "on_train_end", lambda *_: None)  # which would mask it too, at last
     callback = sparse()
     run = fit(AVERAGES[kind](), callback, max_epochs=4)
@@ -166,7 +167,8 @@ def test_weights_of_stochastic_weight_averaging_are_sparse(name: str, first: boo
 def test_stochastic_weight_averaging_that_is_not_masked_is_denser_than_allowed(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_sparse.callbacks.sparse_training.callback.mask_averages", lambda *_: None)
+    for module in ("callback", "updating"):
+        monkeypatch.setattr(f"lightning_sparse.callbacks.sparse_training.{module}.mask_averages", lambda *_: None)
     swa = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
     fit(swa, sparse(), module=MODULES[name](), max_epochs=4)
     assert swa._average_model is not None

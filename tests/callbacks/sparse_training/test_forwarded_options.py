@@ -56,7 +56,7 @@ class WithoutOptions(SparseMomentumCallback):
 
 
 EXPECTED = {
-    SparseTrainingCallback: {"recipe", *SCHEDULE, *NETWORK},
+    SparseTrainingCallback: {"recipe", "method", *SCHEDULE, *NETWORK},
     SparseMomentumCallback: {*SCHEDULE, *NETWORK, *RULES},
     WithPatience: {"patience", *SCHEDULE, *NETWORK, *RULES},
     WithoutOptions: {"patience"},

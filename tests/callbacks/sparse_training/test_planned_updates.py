@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from tiny_training import EndsByItself, ShufflingLoader, TinyModule, fit, saving_at, stream
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
-from lightning_sparse.callbacks.cadence import Cadence, RunLength
-from lightning_sparse.callbacks.sparse_training.counters import Counters
-from lightning_sparse.callbacks.sparse_training.planned_updates import PlannedUpdates, plan_updates
+from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
+from lightning_sparse.methods.counters import Counters
+from lightning_sparse.methods.planned_updates import PlannedUpdates
+from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.representation import short_text
 
@@ -186,7 +187,7 @@ def test_rank_zero_alone_warns(rank: int) -> None:
         **{"num_training_batches": 3, "accumulate_grad_batches": 1, "max_epochs": 1, "max_steps": -1},
         **{"is_global_zero": rank == 0, "fast_dev_run": False},
     )
-    made = lambda: plan_updates(run, 1, Cadence(1), Counters(), PruneRate(0.5, "cosine"), moves=True)  # noqa: E731
+    made = lambda: plan_updates(run, 1, Timetable(Cadence(1), PruneRate(0.5, "cosine")), Counters())  # noqa: E731
     assert complaints(made) == [NONE] * (1 - rank)
 
 

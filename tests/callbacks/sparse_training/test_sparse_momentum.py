@@ -67,7 +67,7 @@ def test_three_rules_are_the_recipe_of_that_name(options: dict[str, Any], recipe
     assert differences(by_rules.state_dict(), by_name.state_dict()) == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [name for name, each in RECIPES.items() if each.grow or not each.prune])
 def test_every_recipe_trains_within_its_budget(recipe: str) -> None:
     for module in (TinyModule("sgd"), TinyModule("adam")):
         callback = SparseTrainingCallback(recipe, density=0.3, every_n_steps=2)

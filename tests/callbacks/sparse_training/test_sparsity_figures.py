@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparse import SparseMomentumCallback, SparsityPictures
 from lightning_sparse._compat import MisconfigurationException
-from lightning_sparse.callbacks.cadence import Cadence
 from lightning_sparse.callbacks.sparse_training.figure_data import density_curves, image_shapes, share_curves
-from lightning_sparse.callbacks.sparse_training.history import UpdateRecord
+from lightning_sparse.methods.history import UpdateRecord
+from lightning_sparse.methods.timetable import Cadence
 from lightning_sparse.network.budget import LayerDensity
 from lightning_sparse.topology.plan import LayerChange
 

@@ -1,0 +1,1 @@
+"""Methods that prune a network once, before it is trained."""

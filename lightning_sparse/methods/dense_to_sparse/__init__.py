@@ -1,0 +1,1 @@
+"""Methods that start from a dense network and end with a sparse one."""

@@ -1,0 +1,212 @@
+"""Sparse training in any loop: when a network changes, its record, and an exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import inf
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_sparse.methods.base import Method, Progress
+from lightning_sparse.methods.counters import Counters
+from lightning_sparse.methods.density_plan import ScheduledDensity
+from lightning_sparse.methods.driver import MethodDriver
+from lightning_sparse.methods.history import UpdateRecord
+from lightning_sparse.methods.planned_updates import plan_timetable
+from lightning_sparse.methods.registry import as_method
+from lightning_sparse.methods.rules import Rules
+from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.network.changes.layer_groups import Recipes
+from lightning_sparse.network.state import verify_checksum, with_checksum
+from lightning_sparse.topology.schedule import PruneRate
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
+
+_STATE = {"network", "first", "last", "step_offset", "history"}
+_OPTIONAL = frozenset({"method", "steps_begun"})
+
+
+class SparseTraining:
+    """Trains a sparse network in any loop, as `SparseTrainingCallback` does in a Lightning Trainer.
+
+    Three calls in the loop: `begin_batch` before each forward pass, `gradients_ready` between backward pass and step
+    (for methods only), `finish` at the end. With several processes each makes the same calls.
+
+    Args:
+        network: The network. With a schedule or a method its density is `starting_density` of these arguments.
+        recipe: Rules of an update: a name, an import path, a `Recipe`, or one for each pattern of layers.
+        prune_rate: Fraction in [0, 1] of each layer's active weights that the first update prunes.
+        schedule: Decay of the prune rate: "cosine", "linear", "constant", or a function of progress in [0, 1].
+        density: Schedule of the density, or of that of each group of layers; with a method, the density that it is to
+            reach. Default: the network's density stays.
+        every_n_epochs: Update period in epochs; 1 if neither period is set.
+        every_n_steps: Update period in optimizer steps, instead.
+        method: Method to train by, instead of a recipe: a name, an import path or a `Method`, which is then changed.
+        epochs: Number of epochs of the whole run, if it is known.
+        steps: Number of optimizer steps of the whole run, if it is known.
+        steps_per_epoch: Number of optimizer steps of an epoch, if it is known.
+
+    Attributes:
+        network: The network.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown, or the run's length is needed and unknown.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(40, 10)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> training = SparseTraining(SparseNetwork(model, density=0.1), every_n_steps=5, steps=20)
+    >>> training.attach(optimizer)
+    >>> for _ in range(20):
+    ...     _ = training.begin_batch()
+    ...     optimizer.zero_grad()
+    ...     model(torch.randn(8, 40)).square().mean().backward()
+    ...     optimizer.step()
+    >>> training.finish()
+    >>> [record.step for record in training.history], training.network.density
+    ([5, 10, 15], 0.1)
+    """
+
+    def __init__(
+        self,
+        network: SparseNetwork,
+        recipe: Recipes = "sparse_momentum",
+        prune_rate: float = 0.5,
+        schedule: str | Callable[[float], float] = "cosine",
+        *,
+        density: ScheduledDensity | None = None,
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        method: str | Method | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        self.network = network
+        self._rules = Rules("static" if method is not None else recipe, None if method is not None else density)
+        cadence = Cadence.with_default(every_n_epochs, every_n_steps)
+        self._timetable = Timetable(cadence, PruneRate(prune_rate, schedule), self._rules.densities, self._rules.moves)
+        self._length = RunLength(epochs or inf, steps or inf, steps_per_epoch or inf)
+        self._counters = Counters.starting(0, 0, network.steps)
+        # Steps that were begun, those that a method left out included.
+        self._steps_begun, self._epoch = 0, 0
+        self._driver: MethodDriver | None = None
+        if method is not None:
+            self._driver = MethodDriver(as_method(method), network, network.density if density is None else density)  # type: ignore[arg-type]  # no schedule, see Rules
+        self._plan()
+
+    def _plan(self) -> None:
+        plan_timetable(self._timetable, self._length, self._counters)
+        if self._timetable.total == inf and self._timetable.moves and not self._timetable.rate.is_constant:
+            raise InvalidValueError(
+                expected="a run of known length for a prune rate that decays",
+                got="one of unknown length",
+                cure="give epochs (or steps, for updates in steps), or schedule='constant'",
+            )
+
+    @property
+    def history(self) -> list[UpdateRecord]:
+        """One record per topology update."""
+        self.network.complete_update()
+        return self._counters.history
+
+    def attach(self, *optimizers: Optimizer, state: Mapping[str, Any] | None = None) -> None:
+        """Begin the run, or resume it, and keep inactive weights at zero in every step of these optimizers.
+
+        Args:
+            optimizers: All optimizers that step masked weights, before their own states are loaded.
+            state: Result of `state_dict`, to resume from; the weights are those that were saved with it.
+
+        Raises:
+            ValueError: If an optimizer steps no masked weight, or the state is one of another run.
+        """
+        if state is not None:
+            self._load(state)
+        signals = self._rules.signals
+        if self._driver is not None:
+            self._driver.start(None if state is None else state["method"])
+            signals = self._driver.method.signals
+        for optimizer in optimizers:
+            self.network.attach(optimizer, track_momentum="momentum" in signals, track_gradients="gradient" in signals)
+        if self._driver is not None:
+            self._driver.attach(optimizers)
+
+    def begin_batch(self, epoch: int = 0) -> UpdateRecord | None:
+        """Carry out the update that is due, if there is one; call it before the forward pass of every batch.
+
+        Args:
+            epoch: Number of completed epochs.
+
+        Returns:
+            The record of the update, or None.
+        """
+        network, counters, self._epoch = self.network, self._counters, epoch
+        network.enforce_changes()
+        now = (epoch, network.steps - counters.step_offset)
+        due = self._timetable.due(now, counters)
+        if due is None or now[1] == counters.last[1]:  # before a step there is nothing to decide by
+            return None
+        if self._driver is not None:
+            self._driver.update(self._progress())
+        rate, density = due
+        if density is not None and self._rules.densities is not None:
+            density = self._rules.densities.onward(density, network.group_densities(density))
+        record = partial(counters.record, len(counters.history), now, rate, None)
+        network.rewire(self._rules.recipe, rate, density=density, record=record)
+        return counters.history[-1]
+
+    def gradients_ready(self, optimizer: Optimizer) -> None:
+        """Let a method work with the gradients of a step: reduced over processes, unscaled, and not yet clipped.
+
+        Args:
+            optimizer: The optimizer that is about to step.
+
+        Raises:
+            RuntimeError: If `attach` was not called.
+        """
+        if self._driver is None:
+            return
+        if not self.network.optimizers:
+            raise InvalidStateError(
+                expected="an optimizer that is attached", got="none", cure="call attach(optimizer) before the loop"
+            )
+        self._driver.gradients_ready(optimizer, self._progress())
+        self._steps_begun += 1
+
+    def _progress(self) -> Progress:
+        return Progress(self._steps_begun, self._epoch, self._length.in_steps())
+
+    def finish(self) -> None:
+        """Leave an ordinary sparse network, after the last step, and let go of the optimizers."""
+        if self._driver is not None:
+            self._driver.finish()
+            self._driver.release()
+        self.network.enforce()
+        self.network.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masks, random state, counters, history and the method's state; tensors and plain Python values only.
+
+        Save it with the model's and the optimizers' own states. A `SparseTrainingCallback` loads it, too.
+        """
+        network = self.network.state_dict(gradients="gradient" in self._rules.signals)
+        method = {} if self._driver is None else {"method": self._driver.state_dict()}
+        return with_checksum(
+            {"network": network, **self._counters.to_dict(), "steps_begun": self._steps_begun, **method}
+        )
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        verify_checksum(state, _STATE, "state_dict() of a SparseTraining", _OPTIONAL)
+        if ("method" in state) != (self._driver is not None):
+            raise InvalidValueError(
+                expected="the state of a run with " + ("a recipe" if self._driver is None else "this method"),
+                got="another",
+                cure="resume with the recipe or method of the run that was saved",
+            )
+        counters = Counters.from_dict(state)
+        self.network.load_state_dict(state["network"])
+        self._counters = counters
+        self._steps_begun = state.get("steps_begun", self.network.steps - counters.step_offset)
+        self._plan()

@@ -1,0 +1,1 @@
+"""Methods that train a sparse network from the first step to the last."""
