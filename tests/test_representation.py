@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import lightning_sparse
-from lightning_sparse import analysis, callbacks, data, topology
+from lightning_sparse import analysis, callbacks, data, execution, methods, topology
 from lightning_sparse.validation.representation import ShowsOptions, short_text
 
 IMAGES, LABELS = np.zeros((8, 6, 6), np.uint8), np.arange(8) % 4
@@ -25,6 +25,8 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     "CIFAR10DataModule": lambda: data.CIFAR10DataModule("folder"),
     "ClassSpecializationCallback": lambda: callbacks.ClassSpecializationCallback("ReLU", num_classes=4),
     "Comparison": lambda: analysis.compare(*[{"a": torch.rand(4), "b": torch.rand(4)} for _ in range(2)]),
+    "ComputedWeights": lambda: execution.with_weight(torch.sigmoid),
+    "DensitySchedule": lambda: methods.DensitySchedule(0.1, every_n_steps=5),
     "DigitsDataModule": lambda: data.DigitsDataModule(batch_size=16),
     "FashionMNISTDataModule": lambda: data.FashionMNISTDataModule("folder"),
     "GradientFlowCallback": lambda: callbacks.GradientFlowCallback(every_n_steps=5, name="steps"),
@@ -42,23 +44,33 @@ EXAMPLES: dict[str, Callable[[], object]] = {
         "fc1", torch.zeros(300, 784), torch.zeros(300, 784).bool(), torch.Generator()
     ),
     "MNISTDataModule": lambda: data.MNISTDataModule("folder"),
+    "Method": methods.Method,
+    "MethodDriver": lambda: methods.MethodDriver(
+        methods.Method(), lightning_sparse.SparseNetwork(nn.Linear(20, 10)), 0.05
+    ),
     "Normalize": lambda: data.Normalize([0.5], [0.5]),
     "NpzDataModule": lambda: data.NpzDataModule("file.npz", num_classes=4),
     "PadCropFlip": lambda: data.PadCropFlip(4, True),
+    "Phase": lambda: methods.Phase("training", until=0.5),
+    "Progress": lambda: methods.Progress(3, 1, 20),
     "RandomStateCallback": callbacks.RandomStateCallback,
     "Recipe": lambda: topology.RECIPES["sparse_momentum"],
+    "ReplacedForward": lambda: execution.replace_forward(nn.Linear(2, 2), execution.with_weight(torch.sigmoid)),
     "Rewiring": lambda: topology.Rewiring({}, {name: torch.zeros(3, 3) for name in MANY}, tuple(MANY.values())),
     "Shard": lambda: topology.Shard((4, 4), (2, 0), lambda total: total),
     "SparseMomentumCallback": lambda: callbacks.SparseMomentumCallback(density=0.1, include=["fc*", nn.Linear]),
     "SparseNetwork": lambda: lightning_sparse.SparseNetwork(nn.Sequential(*[nn.Linear(9, 9) for _ in range(60)])),
     "SparseTrainingCallback": lambda: callbacks.SparseTrainingCallback("set", every_n_steps=5),
+    "SparseTraining": lambda: methods.SparseTraining(
+        lightning_sparse.SparseNetwork(nn.Linear(20, 10)), every_n_steps=5, steps=20
+    ),
     "SparsityPictures": lambda: callbacks.SparsityPictures(3),
     "UpdateRecord": lambda: callbacks.UpdateRecord(1, 100, 0.5, MANY),
 }
 # Modules show their parts, as PyTorch's do; errors, classes of a structure and abstract classes have no text of ours.
 OTHERS = {
     "Batch", "ClassSpecialization", "ContractError", "ImageFileLoader", "ImageFiles", "InMemoryDataModule",
-    "LayerClaim", "MissingSignalError", "NonFiniteError", "Point", "ShardingError", "WeightScore",
+    "LayerClaim", "LayerCount", "MissingSignalError", "NonFiniteError", "Point", "ShardingError", "WeightScore",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsOptions
 
 # When the density that is asked for holds: after every step, or at the end.
 Budget = Literal["kept", "reached"]
@@ -65,7 +66,7 @@ class Phase:
         return progress.step >= end
 
 
-class Method:
+class Method(ShowsOptions):
     """A method of sparse training; derive from it and override what it does.
 
     A `SparseNetwork` keeps masks, and zeros where they are inactive, and changes both through `rewire` and `set_masks`.

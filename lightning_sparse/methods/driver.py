@@ -41,6 +41,9 @@ class MethodDriver:
         # Value of the method's penalty at the last step; None if it has none.
         self.penalty: float | None = None
 
+    def __repr__(self) -> str:
+        return f"MethodDriver({self.method!r}, {self._density})"
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it is in no run of several processes."""
         return {**self.__dict__, "_reduce": None}

@@ -23,12 +23,13 @@ from lightning_sparse.network.changes.layer_groups import Recipes
 from lightning_sparse.network.state import verify_checksum, with_checksum
 from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
+from lightning_sparse.validation.representation import ShowsOptions
 
 _STATE = {"network", "first", "last", "step_offset", "history"}
 _OPTIONAL = frozenset({"method", "steps_begun"})
 
 
-class SparseTraining:
+class SparseTraining(ShowsOptions):
     """Trains a sparse network in any loop, as `SparseTrainingCallback` does in a Lightning Trainer.
 
     Three calls in the loop: `begin_batch` before each forward pass, `gradients_ready` between backward pass and step
@@ -85,6 +86,8 @@ class SparseTraining:
         steps_per_epoch: int | None = None,
     ) -> None:
         self.network = network
+        self._method, self._recipe, self._density = method, recipe, density
+        self._every_n_epochs, self._every_n_steps = every_n_epochs, every_n_steps
         self._rules = Rules("static" if method is not None else recipe, None if method is not None else density)
         cadence = Cadence.with_default(every_n_epochs, every_n_steps)
         self._timetable = Timetable(cadence, PruneRate(prune_rate, schedule), self._rules.densities, self._rules.moves)

@@ -58,7 +58,9 @@ def cubic(step: int) -> int:
     return round((0.1 + 0.9 * (1 - min(step, 8) / 8) ** 3) * SIZE)
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2, "loader": ShufflingLoader(6)}], ids=["plainly", "accumulating"])
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate_grad_batches": 2, "loader": ShufflingLoader(6)}], ids=["plainly", "accumulating"]
+)
 def test_gradual_pruning_has_the_density_of_the_formula_at_every_stage(options: dict[str, Any]) -> None:
     sparse = SparseTrainingCallback(**GRADUAL)
     counts = watched(sparse, **options)
