@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning_sparse import methods as methods
     from lightning_sparse import models as models
     from lightning_sparse import network as network
+    from lightning_sparse import rounds as rounds
     from lightning_sparse import topology as topology
     from lightning_sparse.analysis import ClassSpecialization as ClassSpecialization
     from lightning_sparse.analysis import effective_gradient_flow as effective_gradient_flow
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning_sparse.network import SparseNetwork as SparseNetwork
 else:
     # PyTorch and Lightning take seconds to import, which commands that don't need them needn't wait for.
-    _PARTS = ("analysis", "callbacks", "data", "methods", "models", "network", "topology")
+    _PARTS = ("analysis", "callbacks", "data", "methods", "models", "network", "rounds", "topology")
     _NAMES, _imported = lazy_imports(
         globals(),
         __name__,

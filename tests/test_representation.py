@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import lightning_sparse
-from lightning_sparse import analysis, callbacks, data, execution, methods, topology
+from lightning_sparse import analysis, callbacks, data, execution, methods, rounds, topology
 from lightning_sparse.validation.representation import ShowsOptions, short_text
 
 IMAGES, LABELS = np.zeros((8, 6, 6), np.uint8), np.arange(8) % 4
@@ -57,6 +57,7 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     "Recipe": lambda: topology.RECIPES["sparse_momentum"],
     "ReplacedForward": lambda: execution.replace_forward(nn.Linear(2, 2), execution.with_weight(torch.sigmoid)),
     "Rewiring": lambda: topology.Rewiring({}, {name: torch.zeros(3, 3) for name in MANY}, tuple(MANY.values())),
+    "Round": lambda: rounds.Round.of(0, 0.5, 0, {"weight": torch.ones(3, 4, dtype=torch.bool)}),
     "Shard": lambda: topology.Shard((4, 4), (2, 0), lambda total: total),
     "SparseMomentumCallback": lambda: callbacks.SparseMomentumCallback(density=0.1, include=["fc*", nn.Linear]),
     "SparseNetwork": lambda: lightning_sparse.SparseNetwork(nn.Sequential(*[nn.Linear(9, 9) for _ in range(60)])),
