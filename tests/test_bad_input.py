@@ -29,7 +29,7 @@ from lightning_sparse.cli import main
 from lightning_sparse.data import ArrayDataModule
 from lightning_sparse.models import ImageClassifier, LeNet300100
 from lightning_sparse.network import SparseNetwork
-from lightning_sparse.network.optimizer_steps import observers_of
+from lightning_sparse.network.steps.hooks import watchers_of as observers_of
 from lightning_sparse.testing.callbacks.runs import everything, watchers_of
 from lightning_sparse.testing.callbacks.training import CLASSES, FEATURES, ShufflingLoader, TinyModule, fit, trainer
 from lightning_sparse.testing.equality import deep_copy, differences

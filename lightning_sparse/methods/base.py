@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.network.rewirable_model import Record
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.representation import ShowsOptions
 
@@ -85,6 +86,9 @@ class Method(ShowsOptions):
             there without that in `gradients_ready`.
         phases: Named spans of a run, in their order; empty for a method that does the same from start to end.
         phase: Name of the present one; "" if there are none.
+        density: Density that the user asks for; set before `prepare`.
+        record: Function to pass to `network.rewire` and `network.set_masks`, by which an update gets into the history
+            and the logs; leave it out of updates after every step, which would fill both.
         skip_step: Whether the optimizer step whose gradients are ready is left out: `gradients_ready` may set it for
             the step that it is called for.
     """
@@ -93,6 +97,8 @@ class Method(ShowsOptions):
     signals: frozenset[str] = frozenset()
     phases: Sequence[Phase] = ()
     phase: str = ""
+    density: Density = 1.0
+    record: Record | None = None
     skip_step: bool = False
 
     def starting_density(self, density: Density) -> Density:

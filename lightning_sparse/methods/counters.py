@@ -55,6 +55,20 @@ class Counters:
         if then is not None:
             then()
 
+    def record_at(self, epoch: int, step: int, changes: tuple[LayerChange, ...]) -> None:
+        """Record an update that a method makes at a time of its own, however often it is called for it.
+
+        Args:
+            epoch: Completed epochs.
+            step: Completed optimizer steps.
+            changes: Numbers of weights that each layer lost and gained.
+        """
+        before = sum(change.before for change in changes)
+        rate = sum(change.pruned for change in changes) / max(1, before)
+        record = UpdateRecord(epoch, step, rate, {change.name: change for change in changes})
+        if self.history[-1:] != [record]:
+            self.history.append(record)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, as a checkpoint needs them."""
         history = [record.to_dict() for record in self.history]

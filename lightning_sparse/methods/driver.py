@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from torch.optim import Optimizer
 from lightning_sparse.methods.base import Method, Progress
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.topology.measure import fetch
+from lightning_sparse.topology.plan import LayerChange
+from lightning_sparse.topology.reduction import extremes
 from lightning_sparse.validation.errors import InvalidValueError
 
 _STATE = {"method", "phase", "state"}
@@ -26,6 +31,10 @@ class MethodDriver:
         density: Density that the user asks for.
         reduce: Function that returns the mean of a tensor over all processes; for gradients of extra parameters, which
             no wrapper of the model reduces. Default: there is one process.
+        record: Function of completed epochs, optimizer steps and changes that records an update of the method.
+
+    Raises:
+        ValueError: If weights are split over processes.
     """
 
     def __init__(
@@ -34,9 +43,17 @@ class MethodDriver:
         network: SparseNetwork,
         density: Density,
         reduce: Callable[[Tensor], Tensor] | None = None,
+        record: Callable[[int, int, tuple[LayerChange, ...]], None] | None = None,
     ) -> None:
+        if network.is_sharded:
+            raise InvalidValueError(
+                expected=f"whole weights in every process, for {type(method).__name__}",
+                got="weights that are split over processes",
+                cure="train by a strategy that keeps whole weights, such as DDP, or use a recipe",
+            )
         self.method, self.network = method, network
-        self._density, self._reduce = density, reduce
+        self._density, self._reduce, self._write = density, reduce, record
+        method.density, method.record = density, self._record
         self._progress = Progress(0)
         # Value of the method's penalty at the last step; None if it has none.
         self.penalty: float | None = None
@@ -47,6 +64,10 @@ class MethodDriver:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it is in no run of several processes."""
         return {**self.__dict__, "_reduce": None}
+
+    def _record(self, changes: tuple[LayerChange, ...]) -> None:
+        if self._write is not None:
+            self._write(self._progress.epoch, self._progress.step, changes)
 
     def start(self, state: Mapping[str, Any] | None = None) -> None:
         """Prepare the method, and begin the run or resume it, before the network is attached to optimizers.
@@ -96,10 +117,7 @@ class MethodDriver:
         self.method.skip_step = False
         self.method.gradients_ready(self.network, names, progress)
         if self.method.skip_step:
-            # Optimizers leave parameters without gradient alone, with their momentum and weight decay.
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
+            self.network.leave_out_step(optimizer)
 
     def _enter_phase(self, progress: Progress) -> None:
         method = self.method
@@ -176,6 +194,11 @@ class MethodDriver:
             )
         self.method.load_state_dict(state["state"])
         self.method.phase = state["phase"]
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether all numbers of some tensors are finite; waits for the device once."""
+    return all(map(isfinite, chain.from_iterable(fetch([extremes(each) for each in tensors]))))
 
 
 def gradients(network: SparseNetwork, names: Sequence[str]) -> dict[str, Tensor]:

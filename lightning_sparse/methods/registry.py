@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from lightning_sparse.methods.at_initialization.snip import Snip
 from lightning_sparse.methods.base import Method
+from lightning_sparse.methods.throughout.deep_rewiring import DeepRewiring
+from lightning_sparse.methods.throughout.rigl import RigL
 from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.recipes import RECIPES, as_recipe
 from lightning_sparse.topology.registry import resolve
 from lightning_sparse.validation.errors import InvalidValueError
 
 # A name stands for the method with the hyperparameters of its paper.
-METHODS: dict[str, Callable[[], Method]] = {}
+METHODS: dict[str, Callable[[], Method]] = {
+    "snip": Snip,
+    "rigl_original": RigL,
+    "deep_rewiring": DeepRewiring,
+}
 
 
 def as_method(method: str | Method) -> Method:

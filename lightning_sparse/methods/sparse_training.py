@@ -16,11 +16,12 @@ from lightning_sparse.methods.driver import MethodDriver
 from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.methods.planned_updates import plan_timetable
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import Rules
+from lightning_sparse.methods.rules import Rules, as_constant
 from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.changes.layer_groups import Recipes
 from lightning_sparse.network.state import verify_checksum, with_checksum
+from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 from lightning_sparse.validation.representation import ShowsOptions
@@ -97,7 +98,8 @@ class SparseTraining(ShowsOptions):
         self._steps_begun, self._epoch = 0, 0
         self._driver: MethodDriver | None = None
         if method is not None:
-            self._driver = MethodDriver(as_method(method), network, network.density if density is None else density)  # type: ignore[arg-type]  # no schedule, see Rules
+            target = as_constant(density) or network.density
+            self._driver = MethodDriver(as_method(method), network, target, record=self._record)
         self._plan()
 
     def _plan(self) -> None:
@@ -108,6 +110,9 @@ class SparseTraining(ShowsOptions):
                 got="one of unknown length",
                 cure="give epochs (or steps, for updates in steps), or schedule='constant'",
             )
+
+    def _record(self, epoch: int, step: int, changes: tuple[LayerChange, ...]) -> None:
+        self._counters.record_at(epoch, step, changes)
 
     @property
     def history(self) -> list[UpdateRecord]:
@@ -152,7 +157,9 @@ class SparseTraining(ShowsOptions):
         if due is None or now[1] == counters.last[1]:  # before a step there is nothing to decide by
             return None
         if self._driver is not None:
+            known, counters.last = len(counters.history), now
             self._driver.update(self._progress())
+            return counters.history[-1] if len(counters.history) > known else None
         rate, density = due
         if density is not None and self._rules.densities is not None:
             density = self._rules.densities.onward(density, network.group_densities(density))

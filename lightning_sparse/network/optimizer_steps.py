@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from lightning_sparse.network.steps.evaluations import Evaluations
-from lightning_sparse.network.steps.hooks import unwatch_steps, watch_steps, watchers
+from lightning_sparse.network.steps.hooks import unwatch_steps, watch_steps
 from lightning_sparse.network.steps.kinds import (
     check_optimizer,
     evaluates_once,
@@ -53,8 +53,7 @@ class OptimizerStepObserver(ABC):
         self._clock = 0
         self.evaluations = Evaluations(self._parameters)
         self.unseen = UnseenSteps()
-        # Whether an attached optimizer may change weights in a first of two calls; and how often weights were masked
-        # in between, at the last step.
+        # Whether an attached optimizer may change weights in a first of two calls; repairs of masks at the last step.
         self._two_calls = False
         self._repairs = 0
 
@@ -177,6 +176,8 @@ class OptimizerStepObserver(ABC):
             seen = self._see(optimizer)
         if not seen.names:
             return None
+        if seen.leaves_out:
+            seen.drop_gradients()
         if not seen.stepping:
             seen.nested.clear()
             seen.evaluations = 0
@@ -202,6 +203,10 @@ class OptimizerStepObserver(ABC):
         for other in self._seen.values():
             if other.two_calls and not other.stepping and (optimizer := other.optimizer()) is not None:
                 raise unmasked_pass(optimizer)
+
+    def leave_out(self, optimizer: Optimizer) -> None:
+        """Leave out the step that an optimizer is in, else its next one."""
+        self._see(optimizer).leave_out()
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Count a step of an optimizer that has ended, and report it."""
@@ -292,8 +297,3 @@ class OptimizerStepObserver(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: it follows no optimizer."""
         return {**self.__dict__, "_seen": {}, "_last": {}, "_two_calls": False, "unseen": UnseenSteps()}
-
-
-def observers_of(optimizers: Sequence[Optimizer]) -> list[OptimizerStepObserver]:
-    """Return what watches the steps of some of the optimizers."""
-    return [watch for watch in watchers() if any(each in optimizers for each in watch.optimizers)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -123,6 +123,7 @@ class RewirableModel(MaskedModel):
         prune_rate: float = 0.0,
         *,
         density: Density | None = None,
+        names: Collection[str] | None = None,
         signals: Mapping[str, Mapping[str, Tensor]] | None = None,
         record: Record | None = None,
     ) -> tuple[LayerChange, ...]:
@@ -140,6 +141,7 @@ class RewirableModel(MaskedModel):
             prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
             density: Fraction in (0, 1] of the N maskable weights that are active afterwards. Or a mapping of layer
                 patterns to that of each group: layers that match none keep their number.
+            names: Names of the weights to update. Default: all that are trained now (`requires_grad`).
             signals: Signals that rules ask for beyond those of the network, or in their place: by the signal's name, a
                 tensor for each weight by its name, of the weight's shape (of a sharded one, of the local part's).
             record: Function that records the changes elsewhere, as a part of the update: what it wrote is complete
@@ -154,7 +156,8 @@ class RewirableModel(MaskedModel):
         generator = torch.Generator()  # a copy, as the rules draw from it before anything has happened
         generator.set_state(self._generator.get_state())
         # A frozen weight would be regrown where it can't be trained.
-        names = [name for name in self._masks.names if self._parameters[name].requires_grad]
+        trained = [name for name in self._masks.names if self._parameters[name].requires_grad]
+        names = trained if names is None else [name for name in self._masks.names if name in names]
         if density is None and not isinstance(recipe, Mapping):
             rules = recipe if isinstance(recipe, Recipe) else as_recipe(recipe)
             groups: list[LayerGroup] = [(rules, names, prune_rate, None)]

@@ -159,6 +159,13 @@ class SteppedModel(RewirableModel):
         """
         self._signals.act = act
 
+    def leave_out_step(self, optimizer: Optimizer) -> None:
+        """Leave out the optimizer step whose gradients are ready: neither weights nor momentum change in it.
+
+        Called in a closure that the optimizer evaluates, it is the step that it is in, else the next one.
+        """
+        self._signals.leave_out(optimizer)
+
     def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
         """Return the names of the masked weights that an optimizer steps."""
         return self._signals.names_stepped_by(optimizer)

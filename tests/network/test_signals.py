@@ -15,8 +15,8 @@ from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAd
 
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.momentum_observer import read_momentum
-from lightning_sparse.network.optimizer_steps import observers_of
 from lightning_sparse.network.signals import Signals
+from lightning_sparse.network.steps.hooks import watchers_of as observers_of
 from lightning_sparse.topology.layer import MissingSignalError
 from lightning_sparse.topology.recipes import RIGL, SET, SPARSE_MOMENTUM
 

@@ -64,7 +64,8 @@ class SparseTrainingCallback(UpdatingCallback):
             path of a function, or a function of progress in [0, 1] that returns a factor in [0, 1].
         every_n_epochs: Update period in epochs; 1 if neither period is set.
         every_n_steps: Update period in optimizer steps, instead.
-        method: Method to train by, instead of a recipe: a name, the import path of a `Method`, or a `Method`.
+        method: Method to train by, instead of a recipe: a name ("snip", "rigl_original", "deep_rewiring"), the import
+            path of a `Method`, or a `Method`.
         masks_from: Masks to take over, with their density, instead of new ones: the path of a checkpoint of a run with
             one of this package's callbacks, a `SparseNetwork`, or masks by parameter name. Weights outside become zero;
             load the module's weights before. A run that is resumed keeps its own masks.
@@ -187,8 +188,11 @@ class SparseTrainingCallback(UpdatingCallback):
         else:
             steps = trainer.global_step // counted_per_step(trainer)
             self._counters = Counters.starting(trainer.current_epoch, steps, self._network.steps)
+        self._logged = len(self._counters.history)
         check_shardable(self._network, self._rules)
-        self._calls = start_method(self._method, self._network, self._target, trainer, self._calls, saved)
+        self._calls = start_method(
+            self._method, self._network, self._target, trainer, self._calls, saved, self._record_of_method
+        )
         attach_optimizers(self._network, trainer, self._rules.signals if self._method is None else self._method.signals)
         if self._calls is not None:
             self._calls.attach(trainer)
@@ -210,6 +214,7 @@ class SparseTrainingCallback(UpdatingCallback):
         planned = plan_updates(trainer, self._max_epochs, self._timetable, self._counters)
         if self._calls is not None:
             self._calls.measure_run(trainer, self._max_epochs)
+            planned = [f"Method: {self._method!r}."]
         if trainer.world_size > 1:
             check_agreement(trainer, self._network, "at the start of training")
         self._network.check_finite()

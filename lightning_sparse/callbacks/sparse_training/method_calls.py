@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -15,6 +15,7 @@ from lightning_sparse.methods.registry import as_method
 from lightning_sparse.methods.rules import is_scheduled
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -56,18 +57,22 @@ class MethodCalls:
         network: Network that it works on.
         density: Density that the user asks for.
         trainer: Trainer of the run.
+        record: Function of completed epochs, optimizer steps and changes that records an update of the method.
     """
 
-    def __init__(self, method: Method, network: SparseNetwork, density: Density, trainer: Trainer) -> None:
-        if network.is_sharded:
-            raise InvalidValueError(
-                expected=f"whole weights in every process, for {type(method).__name__}",
-                got="weights that are split over processes",
-                cure="train by a strategy that keeps whole weights, such as DDP, or use a recipe",
-            )
+    def __init__(
+        self,
+        method: Method,
+        network: SparseNetwork,
+        density: Density,
+        trainer: Trainer,
+        record: Callable[[int, int, tuple[LayerChange, ...]], None],
+    ) -> None:
         reduce = trainer.strategy.reduce if trainer.world_size > 1 else None
-        self._driver = MethodDriver(copy.deepcopy(method), network, density, reduce)
+        self._driver = MethodDriver(copy.deepcopy(method), network, density, reduce, record)
         self._total_steps = float("inf")
+        # Version of the masks when it was asked last whether they changed.
+        self._seen_version = 0
 
     @property
     def network(self) -> SparseNetwork:
@@ -94,6 +99,11 @@ class MethodCalls:
     def gradients_ready(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Let the method work with the gradients of a step."""
         self._driver.gradients_ready(optimizer, self.progress(trainer))
+
+    def have_masks_changed(self) -> bool:
+        """Tell whether masks are others than when this was asked last."""
+        version, self._seen_version = self._seen_version, self.network.mask_version
+        return version != self._seen_version
 
     def update(self, trainer: Trainer) -> None:
         """Let the method update the topology."""
@@ -123,6 +133,7 @@ def start_method(
     trainer: Trainer,
     earlier: MethodCalls | None,
     saved: Mapping[str, Any] | None,
+    record: Callable[[int, int, tuple[LayerChange, ...]], None],
 ) -> MethodCalls | None:
     """Begin or resume the method of a run, if it has one, before optimizers are attached.
 
@@ -133,6 +144,7 @@ def start_method(
         trainer: Trainer of the run.
         earlier: Calls of the fit before, which is continued if it had the same network.
         saved: State of the callback that the run resumes from.
+        record: Function of completed epochs, optimizer steps and changes that records an update of the method.
 
     Raises:
         ValueError: If the saved state is one of a run without this method.
@@ -148,6 +160,6 @@ def start_method(
     state = None if saved is None else saved["method"]
     if saved is None and earlier is not None and earlier.network is network:
         state = earlier.state_dict()
-    calls = MethodCalls(method, network, network.density if density is None else density, trainer)
+    calls = MethodCalls(method, network, network.density if density is None else density, trainer, record)
     calls.start(state)
     return calls

@@ -17,6 +17,7 @@ from lightning_sparse.methods.rules import Rules
 from lightning_sparse.methods.timetable import Cadence, Due, Position, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.topology.plan import LayerChange
 
 
 class UpdatingCallback(ResumableCallback):
@@ -30,6 +31,8 @@ class UpdatingCallback(ResumableCallback):
     _counts_epochs: bool
     _has_logged: bool
     _old_metric_names: bool
+    # Number of updates of a method that were logged.
+    _logged: int = 0
     # Number of epochs or steps at which the next update is due, and the position of the last one, from which that
     # was computed; None: to be computed.
     _boundary: int
@@ -80,9 +83,26 @@ class UpdatingCallback(ResumableCallback):
         """Mask weights that changed without a step that hooks see, and count such a step."""
         if self._network is not None:
             self._network.look(lambda: trainer.global_step)
+            if self._calls is not None:
+                self._follow_method(trainer, self._network)
         if self._undo is not None and self._kernels is not None:  # a batch was trained on
             self._kernels.look()  # which ends it
             self._undo = None
+
+    def _follow_method(self, trainer: Trainer, network: SparseNetwork) -> None:
+        """Do what a change of masks asks for, of a method that makes it at a time of its own."""
+        if self._calls is None or not self._calls.have_masks_changed():
+            return
+        if self._has_averages:
+            mask_averages(averages_of(trainer), network)
+        if self._logged != len(self._counters.history):
+            self._logged = len(self._counters.history)
+            if trainer.world_size > 1:
+                check_agreement(trainer, network, f"after the topology update of step {network.steps}")
+            log_sparsity(trainer, network, self._counters.history[-1], old_names=self._old_metric_names)
+
+    def _record_of_method(self, epoch: int, step: int, changes: tuple[LayerChange, ...]) -> None:
+        self._counters.record_at(epoch, step, changes)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let a method work with the gradients of a step."""
@@ -91,6 +111,11 @@ class UpdatingCallback(ResumableCallback):
 
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position, due: Due) -> None:
         network.check_weights()
+        if self._calls is not None:
+            self._counters.last = now
+            self._calls.update(trainer)
+            self._follow_method(trainer, network)
+            return
         network.complete_update()  # one that was interrupted gets its record before this one gets its number
         history = self._counters.history
         rate, density = due
@@ -98,8 +123,6 @@ class UpdatingCallback(ResumableCallback):
             density = self._rules.densities.onward(density, network.group_densities(density))
         averages = averages_of(trainer) if self._has_averages else []
         then = partial(mask_averages, averages, network) if averages else None
-        if self._calls is not None:
-            self._calls.update(trainer)
         record = partial(self._counters.record, len(history), now, rate, then)
         network.rewire(self._rules.recipe, rate, density=density, record=record)
         if len(history) == 1 and (untrained := network.untrained):

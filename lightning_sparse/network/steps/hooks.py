@@ -55,6 +55,11 @@ def watchers() -> Sequence[Any]:
     return [watcher for reference in _watching if (watcher := reference()) is not None]
 
 
+def watchers_of(optimizers: Sequence[Optimizer]) -> list[Any]:
+    """Return what watches the steps of some of the optimizers."""
+    return [watch for watch in watchers() if any(each in optimizers for each in watch.optimizers)]
+
+
 def _forget(reference: weakref.ref[StepWatcher]) -> None:
     global _watching
     _watching = tuple(each for each in _watching if each is not reference)

@@ -30,6 +30,7 @@ class ObservedOptimizer:
         masks_gradients: Whether it is to see zero as the gradients of inactive weights.
         overwrites: Whether it changes gradients in its steps; None before the first one.
         evaluates_once: Whether its steps evaluate a closure once, before they change anything.
+        leaves_out: Whether it is to leave its next step out.
     """
 
     optimizer: weakref.ref[Optimizer]
@@ -47,3 +48,18 @@ class ObservedOptimizer:
     masks_gradients: bool = False
     overwrites: bool | None = None
     evaluates_once: bool = False
+    leaves_out: bool = False
+
+    def leave_out(self) -> None:
+        """Leave out the step that it is in, whose closure has just made the gradients, else the next one."""
+        self.leaves_out = True
+        if self.stepping:
+            self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Set its gradients to None: optimizers leave such parameters alone, with their momentum and weight decay."""
+        self.leaves_out = False
+        optimizer = self.optimizer()
+        for group in optimizer.param_groups if optimizer is not None else ():
+            for parameter in group["params"]:
+                parameter.grad = None

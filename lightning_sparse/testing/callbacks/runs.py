@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_sparse._compat import Callback, LightningModule, ModelCheckpoint, Trainer, without_messages
 from lightning_sparse.callbacks import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
-from lightning_sparse.network.optimizer_steps import observers_of
+from lightning_sparse.network.steps.hooks import watchers_of as observers_of
 from lightning_sparse.testing.callbacks.training import ShufflingLoader, TinyModule, fit
 from lightning_sparse.testing.contract import expect
 from lightning_sparse.testing.randomness import seeded

@@ -31,7 +31,7 @@ from witness import BUDGET, DENSITY, Watch
 
 from lightning_sparse import SparseMomentumCallback, SparseNetwork
 from lightning_sparse._compat import MisconfigurationException
-from lightning_sparse.network.optimizer_steps import observers_of
+from lightning_sparse.network.steps.hooks import watchers_of as observers_of
 from lightning_sparse.topology.recipes import SPARSE_MOMENTUM
 
 pytestmark = [

@@ -1,0 +1,108 @@
+"""What a Lightning run does around a method: left-out steps, averages, history and logs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from tiny_training import At, TinyModule, active_weights, fit, masks_of
+from torch import Tensor
+from torch.optim import Adam
+from witness import scaled
+
+from lightning_sparse import DensitySchedule, SparseTrainingCallback
+from lightning_sparse.methods import Method
+from lightning_sparse.methods.at_initialization.snip import Snip
+from lightning_sparse.methods.throughout.rigl import RigL
+from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
+
+class Fused(TinyModule):
+    """Steps by an optimizer that unscales gradients itself."""
+
+    def configure_optimizers(self) -> Adam:
+        return Adam(self.parameters(), lr=0.05, fused=True)
+
+
+def rigl() -> RigL:
+    return RigL(every_n_steps=2, until=1.0, prune_rate=0.5)
+
+
+def biases(module: Any) -> Tensor:
+    """Return what only a step changes, and no update."""
+    return torch.cat([parameter.detach().clone() for parameter in module.net.parameters() if parameter.dim() == 1])
+
+
+@pytest.mark.parametrize("make_method", [rigl, Snip])
+def test_a_step_is_left_out_of_a_fused_optimizer_with_a_scaler(make_method: Any) -> None:
+    seen: list[Tensor] = []
+    sparse = SparseTrainingCallback(method=make_method(), density=0.3)
+    looking = At("on_train_batch_end", lambda _, module: seen.append(biases(module)))
+    fit(looking, sparse, module=Fused(), plugins=[scaled()])
+    left_out = [step for step in range(1, len(seen)) if torch.equal(seen[step], seen[step - 1])]
+    assert left_out == ([3, 6] if make_method is rigl else [])
+    assert len(seen) == 9
+    assert active_weights(sparse) == 24
+
+
+def test_the_history_has_the_updates_of_the_method_and_no_others(tmp_path: Path) -> None:
+    sparse = SparseTrainingCallback(method=rigl(), density=0.3)
+    logger = CSVLogger(tmp_path)
+    fit(sparse, logger=logger, max_epochs=4, log_every_n_steps=1)
+    assert [record.step for record in sparse.history] == [0, 3, 6, 9]
+    assert all(record.grown == record.pruned for record in sparse.history)
+    assert sparse.history[0].prune_rate == pytest.approx(11 / 24, abs=0.05)
+    (file,) = tmp_path.rglob("metrics.csv")
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+    logged = [row["sparsity/pruned"] for row in rows if row["sparsity/pruned"]]
+    assert [*map(float, logged)] == [record.pruned for record in sparse.history]
+    resting = SparseTrainingCallback(method=Method(), density=0.3)
+    fit(resting)
+    assert resting.history == []
+
+
+def test_averages_are_masked_where_a_method_changes_masks() -> None:
+    make_averaging = pytest.importorskip("lightning.pytorch.callbacks").EMAWeightAveraging
+    for first in (True, False):
+        averaging, stray = make_averaging(decay=0.9), list[int]()
+        sparse = SparseTrainingCallback(method=rigl(), density=0.3)
+
+        class Look(Callback):
+            def on_train_batch_end(
+                self, *_: Any, sparse: Any = sparse, stray: Any = stray, averaging: Any = averaging
+            ) -> None:
+                average = dict(averaging._average_model.module.named_parameters())
+                stray += [int(average[name][~mask].count_nonzero()) for name, mask in masks_of(sparse).items()]
+
+        fit(*([averaging, sparse] if first else [sparse, averaging]), Look(), max_epochs=4)
+        assert len(sparse.history) > 2
+        assert len(stray) == 24
+        assert set(stray) == {0}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "set"}, InvalidValueError, "recipe='set'"),
+        ({"recipe": "snip"}, InvalidValueError, "method='snip'"),
+        ({"method": "nothing"}, InvalidValueError, "a method from snip"),
+        ({"method": 3}, InvalidTypeError, "a method"),
+        ({"method": "snip", "recipe": "set"}, InvalidValueError, "a recipe or a method"),
+        ({"method": "snip", "density": DensitySchedule(0.1)}, InvalidValueError, "a density that stays"),
+    ],
+)
+def test_what_makes_no_method_is_refused_at_once(options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SparseTrainingCallback(**options)
+
+
+@pytest.mark.parametrize("method", ["snip", Snip, Snip(), "lightning_sparse.methods.at_initialization.snip.Snip"])
+def test_a_method_comes_by_name_by_class_as_an_object_or_by_its_path(method: Any) -> None:
+    sparse = SparseTrainingCallback(method=method, density=0.3)
+    fit(sparse)
+    assert active_weights(sparse) == 24
