@@ -69,6 +69,7 @@ EXAMPLES: dict[str, Callable[[], object]] = {
         lightning_sparse.SparseNetwork(nn.Linear(20, 10)), every_n_steps=5, steps=20
     ),
     "SparsityPictures": lambda: callbacks.SparsityPictures(3),
+    "TopKast": lambda: methods.TopKast(every_n_steps=5),
     "UpdateRecord": lambda: callbacks.UpdateRecord(1, 100, 0.5, MANY),
 }
 # Modules show their parts, as PyTorch's do; errors, classes of a structure and abstract classes have no text of ours.

@@ -8,6 +8,7 @@ from lightning_sparse.methods.registry import METHODS
 from lightning_sparse.methods.sparse_training import SparseTraining
 from lightning_sparse.methods.throughout.deep_rewiring import DeepRewiring
 from lightning_sparse.methods.throughout.rigl import RigL
+from lightning_sparse.methods.throughout.top_kast import TopKast
 
 __all__ = [
     "METHODS",
@@ -20,4 +21,5 @@ __all__ = [
     "RigL",
     "Snip",
     "SparseTraining",
+    "TopKast",
 ]

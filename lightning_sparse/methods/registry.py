@@ -8,6 +8,7 @@ from lightning_sparse.methods.at_initialization.snip import Snip
 from lightning_sparse.methods.base import Method
 from lightning_sparse.methods.throughout.deep_rewiring import DeepRewiring
 from lightning_sparse.methods.throughout.rigl import RigL
+from lightning_sparse.methods.throughout.top_kast import TopKast
 from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.topology.recipes import RECIPES, as_recipe
 from lightning_sparse.topology.registry import resolve
@@ -18,6 +19,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "snip": Snip,
     "rigl_original": RigL,
     "deep_rewiring": DeepRewiring,
+    "top_kast": TopKast,
 }
 
 

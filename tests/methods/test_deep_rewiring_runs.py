@@ -56,7 +56,7 @@ class Overflowing(TinyModule):
         (TinyModule, {"precision": "bf16-true"}),
         (ManualModule, {}),
     ],
-    ids=str,
+    ids=["plainly", "accumulating", "scaled", "overflowing", "clipped", "bf16", "manual"],
 )
 def test_budget_and_zeros_are_exact_at_every_moment(make: Callable[[], LightningModule], options: Any) -> None:
     callback, masks = hot_callback(), list[dict[str, Tensor]]()

@@ -64,8 +64,8 @@ class SparseTrainingCallback(UpdatingCallback):
             path of a function, or a function of progress in [0, 1] that returns a factor in [0, 1].
         every_n_epochs: Update period in epochs; 1 if neither period is set.
         every_n_steps: Update period in optimizer steps, instead.
-        method: Method to train by, instead of a recipe: a name ("snip", "rigl_original", "deep_rewiring"), the import
-            path of a `Method`, or a `Method`.
+        method: Method to train by, instead of a recipe: a name ("snip", "rigl_original", "deep_rewiring",
+            "top_kast"), the import path of a `Method`, or a `Method`.
         masks_from: Masks to take over, with their density, instead of new ones: the path of a checkpoint of a run with
             one of this package's callbacks, a `SparseNetwork`, or masks by parameter name. Weights outside become zero;
             load the module's weights before. A run that is resumed keeps its own masks.

@@ -97,8 +97,14 @@ class MethodCalls:
         return Progress(steps, trainer.current_epoch, self._total_steps)
 
     def gradients_ready(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Let the method work with the gradients of a step."""
+        """Let the method work with the gradients of a step, unscaled, even if the optimizer does that itself."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scale = float(scaler.get_scale())
+        _multiply_gradients(optimizer, 1 / scale)
         self._driver.gradients_ready(optimizer, self.progress(trainer))
+        _multiply_gradients(optimizer, scale)
 
     def have_masks_changed(self) -> bool:
         """Tell whether masks are others than when this was asked last."""
@@ -124,6 +130,15 @@ class MethodCalls:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that was restored in training."""
         self._driver.load_state_dict(state)
+
+
+def _multiply_gradients(optimizer: Optimizer, factor: float) -> None:
+    if factor == 1:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)  # a power of two, in general, which rounds nothing
 
 
 def start_method(

@@ -50,6 +50,26 @@ def test_a_step_is_left_out_of_a_fused_optimizer_with_a_scaler(make_method: Any)
     assert active_weights(sparse) == 24
 
 
+@pytest.mark.parametrize("init_scale", [1.0, 1024.0])
+def test_gradients_are_unscaled_for_a_method_whatever_the_optimizer(init_scale: float) -> None:
+    largest: dict[type, list[float]] = {Fused: [], TinyModule: []}
+
+    class Look(Method):
+        def gradients_ready(self, network: Any, names: Any, progress: Any) -> None:
+            gradients = [network.maskable[name].grad for name in names]
+            LARGEST[-1].append(max(float(each.abs().max()) for each in gradients))
+
+    for kind, found in largest.items():
+        LARGEST.append(found)
+        module = kind("adam") if kind is TinyModule else kind()
+        fit(SparseTrainingCallback(method=Look(), density=0.3), module=module, plugins=[scaled(init_scale=init_scale)])
+    assert len(largest[Fused]) == 9
+    assert largest[Fused] == pytest.approx(largest[TinyModule], rel=1e-2)
+
+
+LARGEST: list[list[float]] = []
+
+
 def test_the_history_has_the_updates_of_the_method_and_no_others(tmp_path: Path) -> None:
     sparse = SparseTrainingCallback(method=rigl(), density=0.3)
     logger = CSVLogger(tmp_path)
