@@ -37,6 +37,8 @@ class DensityPlan:
         self._constant = {key: each for key, each in groups.items() if not isinstance(each, DensitySchedule)}
         self._order = [*groups]
         self._spans: dict[str, _Span] = {}
+        # Whether the densities of a fit were compared with those that its network has.
+        self.is_settled = False
 
     @property
     def initial(self) -> Density:
@@ -62,6 +64,7 @@ class DensityPlan:
             ValueError: If a schedule follows the length of a run that has none.
         """
         self._spans = {key: _span(schedule, length) for key, schedule in self._schedules.items()}
+        self.is_settled = False  # the run may have begun late, or have another length than when it was saved
 
     def at(self, position: Position) -> Density:
         """Return the densities from a position on, after `plan`."""
@@ -86,7 +89,7 @@ class DensityPlan:
             key: (min if schedule.final <= schedule.initial else max)(due[key], current[key])
             for key, schedule in self._schedules.items()
         }
-        return self._joined(bounded)
+        return {key: bounded.get(key, current[key]) for key in self._order} if self.are_of_groups else bounded[""]
 
     def have_changed(self, last: Position, now: Position) -> bool:
         """Tell whether the densities are others than at an earlier position."""
@@ -94,6 +97,8 @@ class DensityPlan:
 
     def next_change(self, last: Position, counts_epochs: bool) -> int:
         """Return the number of epochs (or steps) before which the densities stay; 0 if one counts the other."""
+        if not self.is_settled:
+            return 0
         boundaries = [
             schedule.cadence.next_boundary(last) if schedule.cadence.counts_epochs == counts_epochs else 0
             for schedule in self._schedules.values()

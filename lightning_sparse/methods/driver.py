@@ -55,6 +55,7 @@ class MethodDriver:
         self._density, self._reduce, self._write = density, reduce, record
         method.density, method.record = density, self._record
         self._progress = Progress(0)
+        self._is_prepared = False
         # Value of the method's penalty at the last step; None if it has none.
         self.penalty: float | None = None
 
@@ -78,6 +79,7 @@ class MethodDriver:
         Raises:
             ValueError: If the state is that of another method.
         """
+        self._is_prepared = True
         self.method.prepare(self.network)
         if state is None:
             self.method.begin(self.network, self._density)
@@ -116,8 +118,7 @@ class MethodDriver:
         self._add_penalty(optimizer)
         self.method.skip_step = False
         self.method.gradients_ready(self.network, names, progress)
-        if self.method.skip_step:
-            self.network.leave_out_step(optimizer)
+        self.network.leave_out_step(optimizer, self.method.skip_step)
 
     def _enter_phase(self, progress: Progress) -> None:
         method = self.method
@@ -135,23 +136,27 @@ class MethodDriver:
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         if self._reduce is not None:
             for parameter in parameters:
-                if id(parameter) in extra and parameter.grad is not None:
-                    parameter.grad = self._reduce(parameter.grad)
+                if id(parameter) in extra:  # in every process, whether it has a gradient or not
+                    own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                    parameter.grad = self._reduce(own.detach())
         with torch.enable_grad():
             penalty = self.method.penalty()
         if penalty is None:
             return
+        self.penalty = float(penalty.detach())
         trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if not trained or not penalty.requires_grad:
+            return
         # Not backward(): wrappers that reduce gradients would take it for a second backward pass.
         gradients = torch.autograd.grad(penalty, trained, allow_unused=True)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        self.penalty = float(penalty.detach())
 
     def _after_step(self, names: Sequence[str]) -> None:
         before = self._progress
-        self.method.after_step(self.network, names, Progress(before.step + 1, before.epoch, before.total))
+        self._progress = Progress(before.step + 1, before.epoch, before.total)
+        self.method.after_step(self.network, names, self._progress)
 
     def update(self, progress: Progress) -> None:
         """Let the method update the topology."""
@@ -163,9 +168,11 @@ class MethodDriver:
         self.method.finish(self.network)
 
     def release(self) -> None:
-        """Let go of the network's steps and of the model."""
-        self.network.act_after_steps(None)
-        self.method.release(self.network)
+        """Let go of the network's steps and of the model, once."""
+        if self._is_prepared:
+            self._is_prepared = False
+            self.network.act_after_steps(None)
+            self.method.release(self.network)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs; tensors and plain Python values only."""

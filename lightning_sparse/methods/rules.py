@@ -8,6 +8,8 @@ from typing import Any, cast
 from lightning_sparse.methods.density_plan import DensityPlan, ScheduledDensity
 from lightning_sparse.methods.density_schedule import DensitySchedule
 from lightning_sparse.methods.registry import as_recipes
+from lightning_sparse.methods.timetable import Due
+from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.network.changes.layer_groups import Recipes
 from lightning_sparse.topology.layer import SIGNALS
@@ -53,6 +55,22 @@ class Rules:
                 cure="write a Method that brings it (see lightning_sparse.methods)",
             )
         self._check(recipes, density, scheduled)
+
+    def next_density(self, network: SparseNetwork, due: Due) -> Density | None:
+        """Return the density that an update is to reach, of all layers or of each group; None if the number stays.
+
+        It is none that goes back from where the network is, nor one that frozen layers keep out of reach.
+
+        Args:
+            network: The network.
+            due: What is due.
+        """
+        if self.densities is None or due.density is None:
+            return None
+        self.densities.is_settled = True
+        density = self.densities.onward(due.density, network.group_densities(due.density))
+        density = network.feasible_density(density)
+        return None if not due.moves and network.has_density(density) else density
 
     def _check(self, recipes: list[Recipe], density: ScheduledDensity | None, scheduled: bool) -> None:
         removing = [each for each in recipes if each.prune is not None and each.grow is None and each.count is None]

@@ -16,7 +16,7 @@ from lightning_sparse.methods.driver import MethodDriver
 from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.methods.planned_updates import plan_timetable
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import Rules, as_constant
+from lightning_sparse.methods.rules import Rules, as_constant, is_scheduled
 from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.changes.layer_groups import Recipes
@@ -86,6 +86,12 @@ class SparseTraining(ShowsOptions):
         steps: int | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
+        if method is not None and is_scheduled(density):
+            raise InvalidValueError(
+                expected="a density that stays, of a run with a method, which changes it where it wants to",
+                got=repr(density),
+                cure="give the final density, or a recipe instead of the method",
+            )
         self.network = network
         self._method, self._recipe, self._density = method, recipe, density
         self._every_n_epochs, self._every_n_steps = every_n_epochs, every_n_steps
@@ -94,8 +100,10 @@ class SparseTraining(ShowsOptions):
         self._timetable = Timetable(cadence, PruneRate(prune_rate, schedule), self._rules.densities, self._rules.moves)
         self._length = RunLength(epochs or inf, steps or inf, steps_per_epoch or inf)
         self._counters = Counters.starting(0, 0, network.steps)
-        # Steps that were begun, those that a method left out included.
+        # Steps that were begun by the busiest optimizer, those that a method left out included, and by each since then.
         self._steps_begun, self._epoch = 0, 0
+        self._steps_of: dict[int, int] = {}
+        self._first_step = 0
         self._driver: MethodDriver | None = None
         if method is not None:
             target = as_constant(density) or network.density
@@ -151,7 +159,9 @@ class SparseTraining(ShowsOptions):
             The record of the update, or None.
         """
         network, counters, self._epoch = self.network, self._counters, epoch
+        network.look()
         network.enforce_changes()
+        network.complete_update()
         now = (epoch, network.steps - counters.step_offset)
         due = self._timetable.due(now, counters)
         if due is None or now[1] == counters.last[1]:  # before a step there is nothing to decide by
@@ -160,9 +170,10 @@ class SparseTraining(ShowsOptions):
             known, counters.last = len(counters.history), now
             self._driver.update(self._progress())
             return counters.history[-1] if len(counters.history) > known else None
-        rate, density = due
-        if density is not None and self._rules.densities is not None:
-            density = self._rules.densities.onward(density, network.group_densities(density))
+        rate = due.prune_rate
+        density = None if due.density is None else self._rules.next_density(network, due)
+        if density is None and not due.moves:
+            return None
         record = partial(counters.record, len(counters.history), now, rate, None)
         network.rewire(self._rules.recipe, rate, density=density, record=record)
         return counters.history[-1]
@@ -182,8 +193,12 @@ class SparseTraining(ShowsOptions):
             raise InvalidStateError(
                 expected="an optimizer that is attached", got="none", cure="call attach(optimizer) before the loop"
             )
-        self._driver.gradients_ready(optimizer, self._progress())
-        self._steps_begun += 1
+        if not self.network.is_stepped_by(optimizer):
+            return
+        step = self._steps_of.get(id(optimizer), self._first_step)
+        self._driver.gradients_ready(optimizer, Progress(step, self._epoch, self._length.in_steps()))
+        self._steps_of[id(optimizer)] = step + 1
+        self._steps_begun = max(self._steps_begun, step + 1)
 
     def _progress(self) -> Progress:
         return Progress(self._steps_begun, self._epoch, self._length.in_steps())
@@ -201,7 +216,8 @@ class SparseTraining(ShowsOptions):
 
         Save it with the model's and the optimizers' own states. A `SparseTrainingCallback` loads it, too.
         """
-        network = self.network.state_dict(gradients="gradient" in self._rules.signals)
+        signals = self._rules.signals if self._driver is None else self._driver.method.signals
+        network = self.network.state_dict(gradients="gradient" in signals)
         method = {} if self._driver is None else {"method": self._driver.state_dict()}
         return with_checksum(
             {"network": network, **self._counters.to_dict(), "steps_begun": self._steps_begun, **method}
@@ -219,4 +235,5 @@ class SparseTraining(ShowsOptions):
         self.network.load_state_dict(state["network"])
         self._counters = counters
         self._steps_begun = state.get("steps_begun", self.network.steps - counters.step_offset)
+        self._first_step = self._steps_begun
         self._plan()

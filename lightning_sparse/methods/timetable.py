@@ -115,7 +115,13 @@ class Cadence:
 
 
 class Densities(Protocol):
-    """Densities that change over a run."""
+    """Densities that change over a run.
+
+    Attributes:
+        is_settled: Whether the densities of a fit were compared with those that its network has.
+    """
+
+    is_settled: bool
 
     def plan(self, length: RunLength) -> None:
         """Find out where changes begin and end in a run of this length."""
@@ -149,10 +155,12 @@ class Due(NamedTuple):
     Attributes:
         prune_rate: Fraction in [0, 1] of the active weights that it prunes and regrows.
         density: Density that it reaches; None keeps the number of active weights.
+        moves: Whether weights move. If not, there is nothing to do for a network that has the density.
     """
 
     prune_rate: float
     density: Density | None
+    moves: bool = True
 
 
 @dataclass
@@ -191,12 +199,13 @@ class Timetable:
         moves = now[self.cadence.every_n_steps is not None] >= self.cadence.next_boundary(last)
         if densities is not None:
             moves = moves and self.moves
-            if densities.have_changed(last, now) or (moves and densities.are_of_groups):
+            is_open = not densities.is_settled and now[1] > last[1]
+            if is_open or densities.have_changed(last, now) or (moves and densities.are_of_groups):
                 density = densities.at(now)
         if not moves and density is None:
             return None
         number = len(counters.history) if densities is None else sum(self.moved(counters))
-        return Due(self.rate.at(number, self.total) if moves else 0.0, density)
+        return Due(self.rate.at(number, self.total) if moves else 0.0, density, moves)
 
     def moved(self, counters: Counters) -> list[bool]:
         """Tell of each update whether it moved weights."""

@@ -204,9 +204,9 @@ class OptimizerStepObserver(ABC):
             if other.two_calls and not other.stepping and (optimizer := other.optimizer()) is not None:
                 raise unmasked_pass(optimizer)
 
-    def leave_out(self, optimizer: Optimizer) -> None:
-        """Leave out the step that an optimizer is in, else its next one."""
-        self._see(optimizer).leave_out()
+    def leave_out(self, optimizer: Optimizer, leave_out: bool) -> None:
+        """Leave out the step that an optimizer is in, else its next one, or take that back."""
+        self._see(optimizer).leave_out(leave_out)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Count a step of an optimizer that has ended, and report it."""

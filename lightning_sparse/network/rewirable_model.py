@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.network.budget import Density, LayerDensity
-from lightning_sparse.network.changes.layer_groups import LayerGroup, Recipes, group_densities, joined, layer_groups
-from lightning_sparse.network.changes.replaced_masks import check_masks, replacement
+from lightning_sparse.network.changes.layer_groups import LayerGroup, Recipes, joined, layer_groups
+from lightning_sparse.network.changes.replaced_masks import check_masks, check_names, replacement
 from lightning_sparse.network.dtensor import local_part, to_local
 from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.masks import Masks
@@ -156,6 +156,8 @@ class RewirableModel(MaskedModel):
         generator = torch.Generator()  # a copy, as the rules draw from it before anything has happened
         generator.set_state(self._generator.get_state())
         # A frozen weight would be regrown where it can't be trained.
+        if names is not None:
+            check_names(names, self._masks.names)
         trained = [name for name in self._masks.names if self._parameters[name].requires_grad]
         names = trained if names is None else [name for name in self._masks.names if name in names]
         if density is None and not isinstance(recipe, Mapping):
@@ -183,10 +185,6 @@ class RewirableModel(MaskedModel):
     @property
     def _sizes(self) -> dict[str, int]:
         return {name: parameter.numel() for name, parameter in self._parameters.items()}
-
-    def group_densities(self, patterns: object) -> dict[str, float]:
-        """Return the active fraction of the layers that match each of a mapping's patterns first; "" stands for all."""
-        return group_densities(self.model, patterns, self._sizes, self._active)
 
     def _view(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.network.budget import Density, optional_density
+from lightning_sparse.network.changes.layer_groups import feasible_density, group_densities, has_density
 from lightning_sparse.network.coverage import warn_of_dense_weights, warn_of_filled_zeros
 from lightning_sparse.network.first_masks.make_masks import make_masks
 from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
@@ -91,6 +92,8 @@ class SparseNetwork(SteppedModel):
         masked = {name: self._parameters[name] for name in self._masks.names}
         self._signals = Signals(masked)
         if state is not None:
+            if masks is not None:  # those of the state itself, whose budget may have changed
+                self._initial_budget = state.get("initial_budget", self._initial_budget)
             self.load_state_dict(state)
         else:
             if start.masks is None:
@@ -132,6 +135,23 @@ class SparseNetwork(SteppedModel):
         super().__setstate__(state)
         self._generator = torch.Generator()
         self._generator.set_state(state["_generator"])
+
+    def feasible_density(self, density: Density) -> Density:
+        """Return the nearest density (or one per pattern) that can be reached, as frozen layers stay as they are."""
+        trained = [name for name in self._masks.names if self._parameters[name].requires_grad]
+        return feasible_density(self.model, density, trained, self._sizes, self._active, self._min_active)
+
+    def has_density(self, density: Density) -> bool:
+        """Tell whether the numbers of active weights are those of a density, or of one per pattern."""
+        return has_density(self.model, density, self._sizes, self._active)
+
+    def group_densities(self, patterns: object) -> dict[str, float]:
+        """Return the active fraction of the layers that match each of a mapping's patterns first; "" stands for all."""
+        return group_densities(self.model, patterns, self._sizes, self._active)
+
+    def inherit_budget(self, other: SparseNetwork) -> None:
+        """Count as begun with the number of active weights that another network with the same parameters began with."""
+        self._initial_budget = other._initial_budget
 
     def draw_seed(self) -> int:
         """Return a new seed from the network's own random numbers: for a method's, which then depend on its seed, too.

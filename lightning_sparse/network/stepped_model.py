@@ -159,12 +159,16 @@ class SteppedModel(RewirableModel):
         """
         self._signals.act = act
 
-    def leave_out_step(self, optimizer: Optimizer) -> None:
+    def leave_out_step(self, optimizer: Optimizer, leave_out: bool = True) -> None:
         """Leave out the optimizer step whose gradients are ready: neither weights nor momentum change in it.
 
         Called in a closure that the optimizer evaluates, it is the step that it is in, else the next one.
+
+        Args:
+            optimizer: The optimizer.
+            leave_out: Whether to do so; False takes it back, for a step that was never made.
         """
-        self._signals.leave_out(optimizer)
+        self._signals.leave_out(optimizer, leave_out)
 
     def names_stepped_by(self, optimizer: Optimizer) -> list[str]:
         """Return the names of the masked weights that an optimizer steps."""

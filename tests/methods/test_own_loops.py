@@ -280,3 +280,33 @@ def test_a_loop_of_fabric_is_sparse_too() -> None:
 
 def training_counts(training: SparseTraining) -> dict[str, int]:
     return {name: layer.active for name, layer in training.network.layers.items()}
+
+
+def test_each_optimizer_counts_its_own_steps() -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Look(Method):
+        def gradients_ready(self, network: SparseNetwork, names: Sequence[str], progress: Progress) -> None:
+            seen.append((names[0], progress.step))
+
+    net = small_network()
+    optimizers = [SGD(layer.parameters(), lr=0.1) for layer in net[::2]]
+    training = SparseTraining(SparseNetwork(net, 0.3), method=Look(), density=0.3, steps=9)
+    training.attach(*optimizers)
+    for step in range(3):
+        images, classes = batch(step)
+        cross_entropy(net(images), classes).backward()  # type: ignore[no-untyped-call]  # of some versions
+        for optimizer in optimizers:
+            training.gradients_ready(optimizer)
+            optimizer.step()
+    assert seen == [(name, step) for step in range(3) for name in ("0.weight", "2.weight")]
+
+
+def test_an_update_of_weights_that_there_are_not_is_refused() -> None:
+    network = SparseNetwork(small_network(), 0.3, seed=0)
+    with pytest.raises(InvalidValueError, match="names of masked weights"):
+        network.rewire("set", 0.3, names=["0.weights"])
+    (change,) = network.rewire("set", 0.3, names=["2.weight"])
+    assert (change.name, change.grown) == ("2.weight", 4)
+    with pytest.raises(InvalidValueError, match="a density that stays"):
+        SparseTraining(network, method=Method(), density=DensitySchedule(0.1))

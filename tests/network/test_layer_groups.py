@@ -166,7 +166,7 @@ def test_masks_of_some_layers_leave_the_others() -> None:
 @pytest.mark.parametrize(
     ("masks", "error", "message"),
     [
-        ({"6.weight": torch.ones(1, dtype=torch.bool)}, InvalidValueError, "some of 6.weight"),
+        ({"6.weight": torch.ones(1, dtype=torch.bool)}, InvalidValueError, r"got 6\.weight"),
         ({"5.weight": torch.ones(20, 10, dtype=torch.bool)}, InvalidValueError, r"shape \(10, 20\)"),
         ({"5.weight": torch.ones(10, 20)}, InvalidTypeError, r"mask\.bool\(\)"),
         ({"5.weight": None}, InvalidTypeError, "bool tensor"),

@@ -105,7 +105,8 @@ class SparseTrainingCallback(UpdatingCallback):
         self._method = chosen_method(method, recipe, density)
         self._rules = Rules(recipe if self._method is None else "static", density)
         self._recipe, self._density = self._rules.recipe, density
-        self._holds_gradients = "gradient" in self._rules.signals
+        self._signals = self._rules.signals if self._method is None else self._method.signals
+        self._holds_gradients = "gradient" in self._signals
         self._prune_rate = PruneRate(prune_rate, schedule)
         self._cadence = Cadence.with_default(every_n_epochs, every_n_steps)
         self._counts_epochs = self._cadence.counts_epochs
@@ -193,7 +194,7 @@ class SparseTrainingCallback(UpdatingCallback):
         self._calls = start_method(
             self._method, self._network, self._target, trainer, self._calls, saved, self._record_of_method
         )
-        attach_optimizers(self._network, trainer, self._rules.signals if self._method is None else self._method.signals)
+        attach_optimizers(self._network, trainer, self._signals)
         if self._calls is not None:
             self._calls.attach(trainer)
         averages = averages_of(trainer)
@@ -226,8 +227,9 @@ class SparseTrainingCallback(UpdatingCallback):
         Raises:
             ValueError: If nothing has stepped a masked weight.
         """
-        if self._calls is not None:
+        if self._calls is not None and self._network is not None:
             self._calls.finish()
+            self._follow_method(trainer, self._network, ends=True)
         self._enforce()
         if self._has_averages:
             warn_of_unbegun(trainer, averages_of(trainer))

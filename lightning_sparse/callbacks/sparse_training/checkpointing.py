@@ -255,7 +255,7 @@ class ResumableCallback(ShowsOptions, Callback):
         if self._network is not None and self._restored is not None:
             self._network.load_state_dict(self._restored["network"])
             if self._calls is not None:
-                self._calls.load_state_dict(self._restored["method"])
+                self._calls.load_state_dict(self._restored.get("method", {}))
             self._restore_counters(self._restored)
             mask_averages(averages_of(trainer), self._network)
 

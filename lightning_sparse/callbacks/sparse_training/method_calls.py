@@ -176,5 +176,9 @@ def start_method(
     if saved is None and earlier is not None and earlier.network is network:
         state = earlier.state_dict()
     calls = MethodCalls(method, network, network.density if density is None else density, trainer, record)
-    calls.start(state)
+    try:
+        calls.start(state)
+    except BaseException:
+        calls.release()  # what it has prepared
+        raise
     return calls

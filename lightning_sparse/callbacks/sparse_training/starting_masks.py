@@ -68,10 +68,12 @@ def starting_network(
     elif kept is not None and (names := same_parameters(kept, model)) is not None:
         check_kept_weights(kept)
         masks = {names[name]: mask for name, mask in kept.masks.items() if kept.local_mask(name) is not None}
+        options["density"] = None  # that of the masks, which a schedule may have changed
     if state is None:
         seed = trainer.strategy.broadcast(torch.initial_seed() if seed is None else seed)
     network = SparseNetwork(model, **options, seed=seed, masks=masks, state=state)
     if names is not None and kept is not None:
+        network.inherit_budget(kept)
         network.load_state_dict(renamed_state(kept.state_dict(), network, names))
     elif is_random and state is None and masks is None:
         _warn_of_trained(trainer, network, kept)

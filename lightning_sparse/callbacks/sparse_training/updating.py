@@ -63,6 +63,7 @@ class UpdatingCallback(ResumableCallback):
             self._begin_batch(trainer, network, self._network_options)
         network.enforce_changes()
         counters = self._counters
+        network.complete_update()  # one that was interrupted gets its record before the next one gets its number
         now = (trainer.current_epoch, network.steps - counters.step_offset)
         due = self._timetable.due(now, counters)
         if due is not None:
@@ -89,17 +90,19 @@ class UpdatingCallback(ResumableCallback):
             self._kernels.look()  # which ends it
             self._undo = None
 
-    def _follow_method(self, trainer: Trainer, network: SparseNetwork) -> None:
+    def _follow_method(self, trainer: Trainer, network: SparseNetwork, *, ends: bool = False) -> None:
         """Do what a change of masks asks for, of a method that makes it at a time of its own."""
         if self._calls is None or not self._calls.have_masks_changed():
             return
         if self._has_averages:
             mask_averages(averages_of(trainer), network)
-        if self._logged != len(self._counters.history):
-            self._logged = len(self._counters.history)
+        history = self._counters.history
+        if ends or self._logged != len(history):
+            record = history[-1] if self._logged != len(history) else None
+            self._logged = len(history)
             if trainer.world_size > 1:
                 check_agreement(trainer, network, f"after the topology update of step {network.steps}")
-            log_sparsity(trainer, network, self._counters.history[-1], old_names=self._old_metric_names)
+            log_sparsity(trainer, network, record, old_names=self._old_metric_names)
 
     def _record_of_method(self, epoch: int, step: int, changes: tuple[LayerChange, ...]) -> None:
         self._counters.record_at(epoch, step, changes)
@@ -116,11 +119,11 @@ class UpdatingCallback(ResumableCallback):
             self._calls.update(trainer)
             self._follow_method(trainer, network)
             return
-        network.complete_update()  # one that was interrupted gets its record before this one gets its number
         history = self._counters.history
-        rate, density = due
-        if density is not None and self._rules.densities is not None:
-            density = self._rules.densities.onward(density, network.group_densities(density))
+        rate = due.prune_rate
+        density = None if due.density is None else self._rules.next_density(network, due)
+        if density is None and not due.moves:
+            return
         averages = averages_of(trainer) if self._has_averages else []
         then = partial(mask_averages, averages, network) if averages else None
         record = partial(self._counters.record, len(history), now, rate, then)

@@ -107,6 +107,46 @@ def group_densities(
     }
 
 
+def feasible_density(
+    model: nn.Module,
+    density: Density,
+    names: Sequence[str],
+    sizes: Mapping[str, int],
+    active: Mapping[str, int],
+    min_active: int,
+) -> Density:
+    """Return the density that can be reached and is nearest to one that is asked for, of all layers or of each group.
+
+    Args:
+        model: The model.
+        density: A density, or one per pattern.
+        names: Names of the weights whose numbers can change; frozen ones and those that stay dense keep theirs.
+        sizes: Numbers of weights by name.
+        active: Numbers of active ones.
+        min_active: Minimum number of active weights per layer.
+    """
+    patterns = _by_pattern(model, density, sizes)
+    found: dict[str, float] = {}
+    for pattern, wanted in density.items() if isinstance(density, Mapping) else [("", density)]:
+        members = [name for name in sizes if patterns.get(name) == pattern]
+        size = sum(sizes[name] for name in members)
+        least = sum(min(min_active, active[name]) if name in names else active[name] for name in members)
+        most = sum(sizes[name] if name in names else active[name] for name in members)
+        found[pattern] = min(max(round(wanted * size), least), most) / size if members else wanted
+    return found if isinstance(density, Mapping) else found[""]
+
+
+def has_density(model: nn.Module, density: Density, sizes: Mapping[str, int], active: Mapping[str, int]) -> bool:
+    """Tell whether the numbers of active weights are those of a density, but for rounding in each layer."""
+    patterns = _by_pattern(model, density, sizes)
+    for pattern, wanted in density.items() if isinstance(density, Mapping) else [("", density)]:
+        members = [name for name in sizes if patterns.get(name) == pattern]
+        missing = wanted * sum(sizes[name] for name in members) - sum(active[name] for name in members)
+        if abs(missing) > (len(members) if isinstance(density, Mapping) else 0.5 + 1e-9):
+            return False
+    return True
+
+
 def budget_of(
     density: float, members: Sequence[str], names: Sequence[str], sizes: Mapping[str, int], active: Mapping[str, int]
 ) -> int:

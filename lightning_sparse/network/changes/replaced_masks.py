@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,16 @@ from lightning_sparse.selection.patterns import name_list
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.rewire import Rewiring
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
+
+
+def check_names(names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise a ValueError unless all names are those of masked weights."""
+    if unknown := [name for name in names if name not in known]:
+        raise InvalidValueError(
+            expected=f"names of masked weights, among {name_list(known)}",
+            got=name_list(unknown),
+            cure="name weights as SparseNetwork.masks does",
+        )
 
 
 def check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
@@ -24,12 +34,7 @@ def check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
         ValueError: If there is no such weight, or it has another shape.
         TypeError: If a mask is no bool tensor.
     """
-    if unknown := [name for name in masks if name not in shapes]:
-        raise InvalidValueError(
-            expected=f"masks of masked weights, among {name_list([*shapes])}",
-            got=f"some of {name_list(unknown)}",
-            cure="name weights as SparseNetwork.masks does",
-        )
+    check_names(masks, [*shapes])
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise InvalidTypeError(

@@ -50,10 +50,10 @@ class ObservedOptimizer:
     evaluates_once: bool = False
     leaves_out: bool = False
 
-    def leave_out(self) -> None:
-        """Leave out the step that it is in, whose closure has just made the gradients, else the next one."""
-        self.leaves_out = True
-        if self.stepping:
+    def leave_out(self, leave_out: bool) -> None:
+        """Leave out the step that it is in, whose closure has just made the gradients, else the next one; or not."""
+        self.leaves_out = leave_out
+        if leave_out and self.stepping:
             self.drop_gradients()
 
     def drop_gradients(self) -> None:

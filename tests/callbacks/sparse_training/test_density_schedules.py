@@ -22,11 +22,13 @@ from tiny_training import (
     saved,
     saving_everywhere,
     stray_weights,
+    trainer,
 )
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse.methods import DensitySchedule
-from lightning_sparse.topology import Recipe
+from lightning_sparse.network import SparseNetwork
+from lightning_sparse.topology import LayerView, Recipe, uses
 from lightning_sparse.topology.growth import momentum, random
 from lightning_sparse.topology.pruning import magnitude
 from lightning_sparse.validation.errors import InvalidValueError
@@ -205,3 +207,79 @@ def test_a_network_that_is_trained_again_does_not_go_back(options: dict[str, Any
     again = watched(sparse, module=module)
     assert again == [sum(int(mask.sum()) for mask in before.values())] * len(again)
     assert differences(masks_of(sparse), before) == []
+
+
+@pytest.mark.parametrize("recipe", ["magnitude_pruning", {"net.0": "static", "*": "magnitude_pruning"}], ids=str)
+def test_a_density_that_stays_beside_one_that_changes_keeps_its_number(recipe: Any) -> None:
+    # 0.35 of 48 weights: masks are rounded in each layer, updates over a group.
+    sparse, counts = SparseTrainingCallback(recipe, {"net.0": 0.35, "*": DensitySchedule(0.25)}), list[int]()
+    fit(sparse, At("on_train_batch_end", lambda *_: counts.append(int(masks_of(sparse)["net.0.weight"].sum()))))
+    assert set(counts) == {round(0.35 * 48)}
+    assert sparse.network.layers["net.3.weight"].active == 8
+
+
+def test_a_run_that_is_resumed_with_another_length_reaches_its_density(tmp_path: Path) -> None:
+    def gradual() -> SparseTrainingCallback:
+        return SparseTrainingCallback("magnitude_pruning", DensitySchedule(0.1, end=0.5))
+
+    saving = At("on_train_epoch_end", lambda run, _: run.save_checkpoint(tmp_path / f"{run.current_epoch}.ckpt"))
+    fit(gradual(), saving, max_epochs=20)
+    for epoch, length in ((4, 8), (2, 40)):
+        resumed = gradual()
+        fit(resumed, max_epochs=length, ckpt_path=str(tmp_path / f"{epoch}.ckpt"))
+        assert resumed.network.density == 0.1
+    late = SparseTrainingCallback("magnitude_pruning", DensitySchedule(0.1, end=2))
+    module = TinyModule()
+    run = trainer(max_epochs=3)
+    run.fit(module, ShufflingLoader(), ShufflingLoader(1))
+    run.fit_loop.max_epochs = 6
+    run.callbacks = [late]  # type: ignore[attr-defined]  # an attribute that Lightning does not declare
+    run.fit(module, ShufflingLoader(), ShufflingLoader(1))
+    assert late.network.density == 0.1
+
+
+@pytest.mark.parametrize(
+    "density", [DensitySchedule(0.2), {"net.0": DensitySchedule(0.2), "*": DensitySchedule(0.5)}], ids=["all", "groups"]
+)
+def test_layers_that_are_frozen_in_a_run_stay_and_others_go_as_far_as_they_can(density: Any) -> None:
+    sparse = SparseTrainingCallback("magnitude_pruning", density)
+    freeze = At("on_train_epoch_start", lambda run, m: m.net[0].weight.requires_grad_(run.current_epoch < 1))
+    fit(freeze, sparse, max_epochs=5)
+    counts = {name: layer.active for name, layer in sparse.network.layers.items()}
+    assert counts["net.0.weight"] > 0.2 * 48
+    assert counts["net.3.weight"] == (1 if isinstance(density, DensitySchedule) else 16)
+
+
+def test_the_same_parameters_in_a_new_module_keep_what_a_schedule_has_reached(tmp_path: Path) -> None:
+    class Wrapper(TinyModule):
+        def __init__(self, inner: TinyModule) -> None:
+            super().__init__()
+            self.net = inner.net
+
+    sparse, module = SparseTrainingCallback(**GRADUAL), TinyModule()
+    fit(sparse, module=module, max_epochs=4)
+    path = tmp_path / "again.ckpt"
+    saving = At("on_train_epoch_end", lambda run, _: run.save_checkpoint(path) if run.current_epoch == 0 else None)
+    fit(sparse, saving, module=Wrapper(module), max_epochs=3)
+    assert active_weights(sparse) == 8
+    resumed = SparseTrainingCallback(**GRADUAL)
+    fit(resumed, module=Wrapper(TinyModule()), max_epochs=3, ckpt_path=str(path))
+    assert active_weights(resumed) == 8
+
+
+def test_a_run_with_masks_of_another_resumes_after_its_budget_changed(tmp_path: Path) -> None:
+    @uses(shardable=True)
+    def two(layer: LayerView) -> int:
+        return 2
+
+    def losing() -> SparseTrainingCallback:
+        return SparseTrainingCallback(Recipe(magnitude, count=two), masks_from=network)
+
+    network = SparseNetwork(TinyModule(), 0.5, seed=0)
+    saving = At("on_train_epoch_end", lambda run, _: run.save_checkpoint(tmp_path / "one.ckpt"))
+    first = losing()
+    fit(first, saving)
+    assert active_weights(first) == 40 - 2 * 2 * 2
+    resumed = losing()
+    fit(resumed, max_epochs=5, ckpt_path=str(tmp_path / "one.ckpt"))
+    assert active_weights(resumed) == 40 - 4 * 2 * 2

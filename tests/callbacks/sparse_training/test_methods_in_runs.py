@@ -10,15 +10,16 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
-from tiny_training import At, TinyModule, active_weights, fit, masks_of
+from tiny_training import At, ShufflingLoader, TinyModule, active_weights, differences, fit, masks_of
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import SGD, Adam
 from witness import scaled
 
 from lightning_sparse import DensitySchedule, SparseTrainingCallback
-from lightning_sparse.methods import Method
+from lightning_sparse.methods import Method, MethodDriver, Progress
 from lightning_sparse.methods.at_initialization.snip import Snip
 from lightning_sparse.methods.throughout.rigl import RigL
+from lightning_sparse.network import SparseNetwork
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 
 
@@ -126,3 +127,101 @@ def test_a_method_comes_by_name_by_class_as_an_object_or_by_its_path(method: Any
     sparse = SparseTrainingCallback(method=method, density=0.3)
     fit(sparse)
     assert active_weights(sparse) == 24
+
+
+class ByGradients(Method):
+    """Moves weights at the Trainer's boundaries, by gradients of the last step."""
+
+    signals = frozenset({"gradient"})
+
+    def update(self, network: Any, progress: Any) -> None:
+        network.rewire("rigl", 0.3, record=self.record)
+
+
+def test_a_method_that_decides_by_gradients_of_the_last_step_resumes_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "two.ckpt"
+    saving = At("on_train_epoch_end", lambda run, _: run.save_checkpoint(path) if run.current_epoch == 1 else None)
+    whole, module = SparseTrainingCallback(method=ByGradients(), density=0.3), TinyModule()
+    fit(whole, saving, module=module, max_epochs=4)
+    resumed, again = SparseTrainingCallback(method=ByGradients(), density=0.3), TinyModule()
+    fit(resumed, module=again, max_epochs=4, ckpt_path=str(path))
+    assert differences(again.state_dict(), module.state_dict()) == []
+    assert [record.step for record in resumed.history] == [record.step for record in whole.history] == [3, 6, 9]
+
+
+class Counting(Method):
+    """Notes its calls, and fails where it is told to."""
+
+    calls: list[str] = []  # noqa: RUF012  # shared by the copies that callbacks make
+    fails = False
+
+    def prepare(self, network: Any) -> None:
+        self.calls.append("prepare")
+
+    def begin(self, network: Any, density: Any) -> None:
+        self.calls.append("begin")
+        if self.fails:
+            raise ArithmeticError("meant to fail")
+
+    def finish(self, network: Any) -> None:
+        self.calls.append("finish")
+
+    def release(self, network: Any) -> None:
+        self.calls.append("release")
+
+
+def test_a_method_is_released_once_also_if_it_fails_to_begin() -> None:
+    Counting.calls.clear()
+    run = fit(SparseTrainingCallback(method=Counting(), density=0.3))
+    run.validate(run.lightning_module, ShufflingLoader(1), verbose=False)
+    assert Counting.calls == ["prepare", "begin", "finish", "release"]
+    Counting.calls.clear()
+    failing = Counting()
+    failing.fails = True
+    with pytest.raises(ArithmeticError):
+        fit(SparseTrainingCallback(method=failing, density=0.3))
+    assert Counting.calls == ["prepare", "begin", "release"]
+
+
+class Halving(Method):
+    budget = None
+
+    def finish(self, network: Any) -> None:
+        network.rewire("magnitude_pruning", density=network.density / 2)
+
+
+def test_masks_of_the_end_are_those_of_averages_and_logs() -> None:
+    averaging = pytest.importorskip("lightning.pytorch.callbacks").WeightAveraging
+    for first in (True, False):
+        sparse = SparseTrainingCallback(method=Halving())
+        callbacks = [averaging(), sparse] if first else [sparse, averaging()]
+        run = fit(*callbacks)
+        assert sparse.network.count_outside() == {}
+        assert active_weights(sparse) == 2
+        assert float(run.callback_metrics["sparsity/density"]) == pytest.approx(2 / 80)
+
+
+def test_a_step_that_a_scaler_skips_is_not_left_out_later() -> None:
+    net = torch.nn.Linear(8, 4)
+    network, optimizer = SparseNetwork(net, 0.5, seed=0), SGD(net.parameters(), 0.1)
+    network.attach(optimizer)
+    driver = MethodDriver(SkipsSecond(), network, 0.5)
+    driver.start()
+    driver.attach([optimizer])
+    scaler, changed = torch.amp.GradScaler("cpu", init_scale=4.0), list[bool]()
+    for step in range(4):
+        before = net.bias.detach().clone()
+        optimizer.zero_grad()
+        loss = net(torch.ones(2, 8)).square().mean() * (torch.inf if step == 1 else 1)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        driver.gradients_ready(optimizer, Progress(step))
+        scaler.step(optimizer)
+        scaler.update()
+        changed.append(not torch.equal(net.bias, before))
+    assert changed == [True, False, True, True]
+
+
+class SkipsSecond(Method):
+    def gradients_ready(self, network: Any, names: Any, progress: Any) -> None:
+        self.skip_step = progress.step == 1
