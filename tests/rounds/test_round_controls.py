@@ -143,10 +143,18 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.ones(2))
 
 
+class Shifted(nn.Module):
+    """Another one, inside of which there is a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.inner = nn.Parameter(torch.zeros(2)), Scaled()
+
+
 def test_modules_that_can_not_draw_their_parameters_are_named_before_anything_is_trained() -> None:
-    net = nn.Sequential(nn.Linear(6, 4), Scaled(), nn.MultiheadAttention(4, 2))
+    net = nn.Sequential(nn.Linear(6, 4), Scaled(), Shifted())
     training = Training()
-    with pytest.raises(InvalidValueError, match=r"none of 1 \(Scaled\), 2 \(MultiheadAttention\)"):
+    with pytest.raises(InvalidValueError, match=r"none of 1 \(Scaled\), 2 \(Shifted\), 2\.inner \(Scaled\)"):
         run_rounds(training, net, [1.0, 0.5], start="reinitialized")
     assert not training.rounds
     for parameter in net[1:].parameters():

@@ -144,7 +144,10 @@ def test_groups_of_layers_have_recipes_and_schedules_of_their_own() -> None:
     assert all(one == 0 < other for one, other in moved)
 
 
-def test_a_fit_says_what_density_it_plans(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_says_what_density_it_plans(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # as the console that prints is made once for all tests
     fit(SparseTrainingCallback(**GRADUAL), max_epochs=4, enable_model_summary=True)
     output = capsys.readouterr().out
     assert "Planned density: 1 to 0.1, one change after every 2 steps, from step 2 to 8." in output
