@@ -173,6 +173,7 @@ class MethodDriver:
             self._is_prepared = False
             self.network.act_after_steps(None)
             self.method.release(self.network)
+            self.method.record = None  # which refers to this
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs; tensors and plain Python values only."""

@@ -63,7 +63,7 @@ class Rules:
 
         Args:
             network: The network.
-            due: What is due.
+            due: Update that is due.
         """
         if self.densities is None or due.density is None:
             return None

@@ -144,9 +144,7 @@ def test_groups_of_layers_have_recipes_and_schedules_of_their_own() -> None:
     assert all(one == 0 < other for one, other in moved)
 
 
-def test_a_fit_says_what_density_it_plans(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fit_says_what_density_it_plans(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")  # as the console that prints is made once for all tests
     fit(SparseTrainingCallback(**GRADUAL), max_epochs=4, enable_model_summary=True)
     output = capsys.readouterr().out
