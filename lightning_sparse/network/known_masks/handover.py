@@ -78,7 +78,7 @@ def renamed_state(state: Mapping[str, Any], network: _Network, names: Mapping[st
         kind: {names[name]: values for name, values in state[kind].items() if name in names}
         for kind in ("averages", "gradients")
     }
-    masks = {name: own[name] for name in ("masks", "shapes", "initial_budget") if name in own}
+    masks: dict[str, Any] = {name: own[name] for name in ("masks", "shapes", "initial_budget") if name in own}
     return with_checksum({**masks, "generator": state["generator"], "steps": state["steps"], **kept})
 
 
