@@ -40,6 +40,7 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     "InMemoryLoader": lambda: data.InMemoryLoader(
         torch.zeros(8, 1, 6, 6), torch.zeros(8).long(), 4, shuffle=True, seed=1
     ),
+    "L0Regularization": lambda: methods.L0Regularization(strength=2.0),
     "LayerChange": lambda: CHANGE,
     "LayerView": lambda: topology.LayerView(
         "fc1", torch.zeros(300, 784), torch.zeros(300, 784).bool(), torch.Generator()

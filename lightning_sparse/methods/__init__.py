@@ -2,6 +2,7 @@
 
 from lightning_sparse.methods.at_initialization.snip import Snip
 from lightning_sparse.methods.base import Method, Phase, Progress
+from lightning_sparse.methods.dense_to_sparse.l0_regularization import L0Regularization
 from lightning_sparse.methods.density_schedule import DensitySchedule
 from lightning_sparse.methods.driver import MethodDriver
 from lightning_sparse.methods.registry import METHODS
@@ -14,6 +15,7 @@ __all__ = [
     "METHODS",
     "DeepRewiring",
     "DensitySchedule",
+    "L0Regularization",
     "Method",
     "MethodDriver",
     "Phase",

@@ -155,7 +155,10 @@ class Method(ShowsOptions):
         """Update the topology at a boundary of the period of updates."""
 
     def finish(self, network: SparseNetwork) -> None:
-        """Leave an ordinary sparse network, after the last step of a run that was completed."""
+        """Leave an ordinary sparse network, after the last step of a run that was completed.
+
+        A run may be resumed from a checkpoint of after that: then there is nothing left to do.
+        """
 
     def release(self, network: SparseNetwork) -> None:
         """Undo what `prepare` did to the model, at the end of a run that was completed or failed."""

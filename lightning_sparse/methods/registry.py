@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from lightning_sparse.methods.at_initialization.snip import Snip
 from lightning_sparse.methods.base import Method
+from lightning_sparse.methods.dense_to_sparse.l0_regularization import L0Regularization
 from lightning_sparse.methods.throughout.deep_rewiring import DeepRewiring
 from lightning_sparse.methods.throughout.rigl import RigL
 from lightning_sparse.methods.throughout.top_kast import TopKast
@@ -20,6 +21,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "rigl_original": RigL,
     "deep_rewiring": DeepRewiring,
     "top_kast": TopKast,
+    "l0_regularization": L0Regularization,
 }
 
 

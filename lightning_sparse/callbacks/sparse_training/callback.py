@@ -65,7 +65,7 @@ class SparseTrainingCallback(UpdatingCallback):
         every_n_epochs: Update period in epochs; 1 if neither period is set.
         every_n_steps: Update period in optimizer steps, instead.
         method: Method to train by, instead of a recipe: a name ("snip", "rigl_original", "deep_rewiring",
-            "top_kast"), the import path of a `Method`, or a `Method`.
+            "top_kast", "l0_regularization"), the import path of a `Method`, or a `Method`.
         masks_from: Masks to take over, with their density, instead of new ones: the path of a checkpoint of a run with
             one of this package's callbacks, a `SparseNetwork`, or masks by parameter name. Weights outside become zero;
             load the module's weights before. A run that is resumed keeps its own masks.
@@ -240,6 +240,8 @@ class SparseTrainingCallback(UpdatingCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach from the optimizers; masks and history stay, and after a fit that trained nothing those before it."""
+        if stage == "fit" and self._undo is not None and self._is_resumed and trainer.fit_loop.done:
+            self._finish_late()
         self._release()
         self._leave_fit(failed=False)
 

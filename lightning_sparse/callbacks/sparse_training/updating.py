@@ -104,6 +104,12 @@ class UpdatingCallback(ResumableCallback):
                 check_agreement(trainer, network, f"after the topology update of step {network.steps}")
             log_sparsity(trainer, network, record, old_names=self._old_metric_names)
 
+    def _finish_late(self) -> None:
+        """Let a method finish a run that is resumed from its last epoch, where nothing is left to train."""
+        if self._calls is not None and self._restored is None:
+            self._calls.finish()
+            self._enforce()
+
     def _record_of_method(self, epoch: int, step: int, changes: tuple[LayerChange, ...]) -> None:
         self._counters.record_at(epoch, step, changes)
 
