@@ -24,7 +24,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        step: Optimizer steps so far, those that were left out included.
+        step: Optimizer steps so far, those that were left out included; with several optimizers, of the busiest one.
         epoch: Completed epochs.
         total: Optimizer steps of the whole run; infinity if that is unknown.
     """

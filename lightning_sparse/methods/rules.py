@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from lightning_sparse.methods.base import Method
 from lightning_sparse.methods.density_plan import DensityPlan, ScheduledDensity
 from lightning_sparse.methods.density_schedule import DensitySchedule
 from lightning_sparse.methods.registry import as_recipes
@@ -97,6 +98,28 @@ class Rules:
 def as_constant(density: ScheduledDensity | None) -> Density | None:
     """Return a density that doesn't change as it is."""
     return cast("Density | None", density)
+
+
+def check_density_of(method: Method, density: ScheduledDensity | None) -> None:
+    """Raise unless a density is given to a method that reaches one, and none to a method that decides by itself.
+
+    A method that starts at the density that it keeps may take that of its network.
+
+    Raises:
+        ValueError: If it is missing, or one too many.
+    """
+    if method.budget is None and density is not None:
+        raise InvalidValueError(
+            expected=f"no density for {type(method).__name__}, whose number of active weights is a result",
+            got=repr(density),
+            cure="drop it; the method's own options say how much it prunes",
+        )
+    if method.budget is not None and density is None and method.starting_density(0.5) != 0.5:
+        raise InvalidValueError(
+            expected=f"the density that {type(method).__name__} is to reach from a dense network",
+            got="none",
+            cure="density=0.05, say",
+        )
 
 
 def is_scheduled(density: object) -> bool:

@@ -16,7 +16,7 @@ from lightning_sparse.methods.driver import MethodDriver
 from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.methods.planned_updates import plan_timetable
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import Rules, as_constant, is_scheduled
+from lightning_sparse.methods.rules import Rules, as_constant, check_density_of, is_scheduled
 from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.changes.layer_groups import Recipes
@@ -106,8 +106,9 @@ class SparseTraining(ShowsOptions):
         self._first_step = 0
         self._driver: MethodDriver | None = None
         if method is not None:
-            target = as_constant(density) or network.density
-            self._driver = MethodDriver(as_method(method), network, target, record=self._record)
+            chosen = as_method(method)
+            check_density_of(chosen, density)
+            self._driver = MethodDriver(chosen, network, as_constant(density) or network.density, record=self._record)
         self._plan()
 
     def _plan(self) -> None:
@@ -142,12 +143,23 @@ class SparseTraining(ShowsOptions):
             self._load(state)
         signals = self._rules.signals
         if self._driver is not None:
+            if state is None:
+                self._check_start(self._driver.method)
             self._driver.start(None if state is None else state["method"])
             signals = self._driver.method.signals
         for optimizer in optimizers:
             self.network.attach(optimizer, track_momentum="momentum" in signals, track_gradients="gradient" in signals)
         if self._driver is not None:
             self._driver.attach(optimizers)
+
+    def _check_start(self, method: Method) -> None:
+        start = method.starting_density(method.density)
+        if not self.network.has_density(start):
+            raise InvalidValueError(
+                expected=f"a network of density {start}, from which {type(method).__name__} starts",
+                got=f"one of {self.network.density:.4g}",
+                cure=f"SparseNetwork(model, density={start})",
+            )
 
     def begin_batch(self, epoch: int = 0) -> UpdateRecord | None:
         """Carry out the update that is due, if there is one; call it before the forward pass of every batch.
@@ -204,8 +216,19 @@ class SparseTraining(ShowsOptions):
         return Progress(self._steps_begun, self._epoch, self._length.in_steps())
 
     def finish(self) -> None:
-        """Leave an ordinary sparse network, after the last step, and let go of the optimizers."""
+        """Leave an ordinary sparse network, after the last step, and let go of the optimizers.
+
+        Raises:
+            RuntimeError: If the method needs gradients before each step, and `gradients_ready` was never called.
+        """
         if self._driver is not None:
+            listens = type(self._driver.method).gradients_ready is not Method.gradients_ready
+            if listens and not self._steps_begun and self.network.steps > self._counters.step_offset:
+                raise InvalidStateError(
+                    expected=f"gradients before each step, by which {type(self._driver.method).__name__} decides",
+                    got="none",
+                    cure="call gradients_ready(optimizer) between backward pass and step",
+                )
             self._driver.finish()
             self._driver.release()
         self.network.enforce()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -310,3 +311,38 @@ def test_an_update_of_weights_that_there_are_not_is_refused() -> None:
     assert (change.name, change.grown) == ("2.weight", 4)
     with pytest.raises(InvalidValueError, match="a density that stays"):
         SparseTraining(network, method=Method(), density=DensitySchedule(0.1))
+
+
+@pytest.mark.parametrize("name", ["rigl_original", "snip", "deep_rewiring", "top_kast"])
+def test_a_network_of_another_density_than_a_method_starts_from_is_refused(name: str) -> None:
+    for start, asked in ((0.05, 0.3), (0.5, 0.1)):
+        net = small_network()
+        training = SparseTraining(SparseNetwork(net, start), method=name, density=asked, steps=9)
+        with pytest.raises(InvalidValueError, match=r"a network of density .*Cure: SparseNetwork\(model, density="):
+            training.attach(SGD(net.parameters(), lr=0.1))
+
+
+def test_a_method_that_starts_dense_needs_a_density_and_one_without_a_budget_takes_none() -> None:
+    dense = SparseNetwork(small_network(), 1.0)
+    with pytest.raises(InvalidValueError, match="the density that Snip is to reach"):
+        SparseTraining(dense, method="snip", steps=9)
+    with pytest.raises(InvalidValueError, match="no density for L0Regularization"):
+        SparseTraining(dense, method="l0_regularization", density=0.3, steps=9)
+    SparseTraining(dense, method="l0_regularization", steps=9)
+
+
+def test_a_loop_that_forgets_the_gradients_of_a_method_is_told_at_its_end() -> None:
+    for name, forgets in (("snip", True), ("snip", False)):
+        net = small_network()
+        optimizer = SGD(net.parameters(), lr=0.1)
+        training = SparseTraining(SparseNetwork(net, 1.0), method=name, density=0.3, steps=9)
+        training.attach(optimizer)
+        for step in range(2):
+            images, classes = batch(step)
+            optimizer.zero_grad()
+            cross_entropy(net(images), classes).backward()  # type: ignore[no-untyped-call]  # of some versions
+            if not forgets:
+                training.gradients_ready(optimizer)
+            optimizer.step()
+        with pytest.raises(InvalidStateError, match=r"call gradients_ready") if forgets else nullcontext():
+            training.finish()
