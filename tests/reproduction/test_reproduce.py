@@ -73,8 +73,8 @@ def _one_thread() -> Iterator[None]:
 
 def without_times(result: dict[str, Any] | None) -> dict[str, Any]:
     assert result is not None
-    assert result["seconds"] > 0
-    assert result["cpu_seconds"] > 0
+    assert result["seconds"] >= 0  # in tenths: a few small epochs may take less than half of one
+    assert result["cpu_seconds"] >= 0
     return {name: value for name, value in result.items() if name not in ("seconds", "cpu_seconds")}
 
 
