@@ -101,24 +101,22 @@ def as_constant(density: ScheduledDensity | None) -> Density | None:
 
 
 def check_density_of(method: Method, density: ScheduledDensity | None) -> None:
-    """Raise unless a density is given to a method that reaches one, and none to a method that decides by itself.
-
-    A method that starts at the density that it keeps may take that of its network.
+    """Raise unless a density is one that stays, and given to a method that has a budget.
 
     Raises:
-        ValueError: If it is missing, or one too many.
+        ValueError: If it changes, or is one too many.
     """
+    if is_scheduled(density):
+        raise InvalidValueError(
+            expected="a density that stays, of a run with a method, which changes it where it wants to",
+            got=repr(density),
+            cure="give the final density, or a recipe instead of the method",
+        )
     if method.budget is None and density is not None:
         raise InvalidValueError(
             expected=f"no density for {type(method).__name__}, whose number of active weights is a result",
             got=repr(density),
             cure="drop it; the method's own options say how much it prunes",
-        )
-    if method.budget is not None and density is None and method.starting_density(0.5) != 0.5:
-        raise InvalidValueError(
-            expected=f"the density that {type(method).__name__} is to reach from a dense network",
-            got="none",
-            cure="density=0.05, say",
         )
 
 

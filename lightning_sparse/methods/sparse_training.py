@@ -16,7 +16,7 @@ from lightning_sparse.methods.driver import MethodDriver
 from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.methods.planned_updates import plan_timetable
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import Rules, as_constant, check_density_of, is_scheduled
+from lightning_sparse.methods.rules import Rules, as_constant, check_density_of
 from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.changes.layer_groups import Recipes
@@ -86,12 +86,6 @@ class SparseTraining(ShowsOptions):
         steps: int | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
-        if method is not None and is_scheduled(density):
-            raise InvalidValueError(
-                expected="a density that stays, of a run with a method, which changes it where it wants to",
-                got=repr(density),
-                cure="give the final density, or a recipe instead of the method",
-            )
         self.network = network
         self._method, self._recipe, self._density = method, recipe, density
         self._every_n_epochs, self._every_n_steps = every_n_epochs, every_n_steps
@@ -108,6 +102,12 @@ class SparseTraining(ShowsOptions):
         if method is not None:
             chosen = as_method(method)
             check_density_of(chosen, density)
+            if chosen.budget is not None and density is None and chosen.starting_density(0.5) != 0.5:
+                raise InvalidValueError(
+                    expected=f"the density that {type(chosen).__name__} is to reach from a dense network",
+                    got="none",
+                    cure="density=0.05, say",
+                )
             self._driver = MethodDriver(chosen, network, as_constant(density) or network.density, record=self._record)
         self._plan()
 

@@ -62,7 +62,7 @@ class Run:
         for _ in range(count):
             if not self.with_closure:
                 self.compute()
-            self.optimizer.step(*[self.compute] if self.with_closure else [])  # type: ignore[call-overload]
+            self.optimizer.step(*[self.compute] if self.with_closure else [])  # type: ignore[call-overload]  # none or one
             self.average = 0.9 * self.average + 0.1 * self.last
 
     def averaged(self) -> Tensor:
@@ -76,7 +76,7 @@ def test_the_average_is_one_of_gradients_as_they_were(change: str, with_closure:
     run = Run(lambda parameters: Overwrites(parameters, CHANGES[change]), with_closure)
     run.take_steps(5)
     torch.testing.assert_close(run.averaged(), run.average)
-    assert not torch.allclose(run.layer.weight.grad, run.last)  # type: ignore[arg-type]
+    assert not torch.allclose(run.layer.weight.grad, run.last)  # type: ignore[arg-type]  # a tensor by now
 
 
 def test_without_copies_the_average_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_with_two_optimizers_each_weight_has_the_momentum_of_its_own() -> None:
     take_steps(sgd, second, gradients=[])
     torch.testing.assert_close(signals.momentum("second"), adam_momentum())
     torch.testing.assert_close(signals.momentum("first"), read_momentum(adam, first))
-    assert not torch.allclose(signals.momentum("first"), adam_momentum())  # type: ignore[arg-type]
+    assert not torch.allclose(signals.momentum("first"), adam_momentum())  # type: ignore[arg-type]  # not None
     assert signals.steps == 6
     assert (signals.names_stepped_by(adam), signals.names_stepped_by(sgd)) == (["first"], ["second"])
 

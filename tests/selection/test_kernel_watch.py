@@ -158,7 +158,7 @@ def test_there_is_nothing_to_look_at_in_layers_that_are_known_dense_or_asked_for
 def test_compiled_layers_are_not_looked_at(compiled: str) -> None:
     net = Net(TwoInputs, centers=True)
     if compiled == "layer":
-        net.layer = torch.compile(net.layer, backend="eager")  # type: ignore[assignment]
+        net.layer = torch.compile(net.layer, backend="eager")  # type: ignore[assignment]  # another class
     if compiled == "in place":
         net.compile()
     network = SparseNetwork(torch.compile(net, backend="eager") if compiled == "model" else net, density=0.5)

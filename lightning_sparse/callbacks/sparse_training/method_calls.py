@@ -11,15 +11,16 @@ from torch.optim import Optimizer
 from lightning_sparse._compat import Trainer
 from lightning_sparse.callbacks.cadence import counted_per_step, run_length
 from lightning_sparse.methods import Method, MethodDriver, Progress
+from lightning_sparse.methods.density_plan import ScheduledDensity
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import is_scheduled
+from lightning_sparse.methods.rules import check_density_of
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.validation.errors import InvalidValueError
 
 
-def chosen_method(method: str | Method | None, recipe: object, density: object) -> Method | None:
+def chosen_method(method: str | Method | None, recipe: object, density: ScheduledDensity | None) -> Method | None:
     """Return the method of a callback, or None for one that follows a recipe.
 
     Raises:
@@ -33,19 +34,8 @@ def chosen_method(method: str | Method | None, recipe: object, density: object) 
             got=f"recipe={recipe!r} and method={method!r}",
             cure="drop one of them",
         )
-    if is_scheduled(density):
-        raise InvalidValueError(
-            expected="a density that stays, of a run with a method, which changes it where it wants to",
-            got=repr(density),
-            cure="give the final density, or a recipe instead of the method",
-        )
     found = as_method(method)
-    if found.budget is None and density is not None:
-        raise InvalidValueError(
-            expected=f"no density for {type(found).__name__}, whose number of active weights is a result",
-            got=repr(density),
-            cure="drop it; the method's own options say how much it prunes",
-        )
+    check_density_of(found, density)
     return found
 
 
