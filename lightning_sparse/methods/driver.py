@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparse.methods.base import Method, Progress
+from lightning_sparse.methods.optimizer_state import add_parameters
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.topology.measure import fetch
@@ -94,13 +95,12 @@ class MethodDriver:
         """
         self.network.act_after_steps(self._after_step)
         extra = list(self.method.extra_parameters())
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        held = {id(parameter) for group in groups for parameter in group["params"]}
+        groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+        held = {id(parameter) for _, group in groups for parameter in group["params"]}
         masked = {id(parameter) for parameter in self.network.maskable.values()}
-        for group in groups:
+        for optimizer, group in groups:
             if any(id(parameter) in masked for parameter in group["params"]):
-                # Not a group of their own: schedulers that exist already know the number of groups.
-                group["params"].extend(parameter for parameter in extra if id(parameter) not in held)
+                add_parameters(optimizer, group, [parameter for parameter in extra if id(parameter) not in held])
                 return
 
     def gradients_ready(self, optimizer: Optimizer, progress: Progress) -> None:
