@@ -117,6 +117,27 @@ def test_an_object_that_was_not_made_to_its_end_has_a_text_too() -> None:
     assert repr(Unfinished.__new__(Unfinished)) == "Unfinished()"
 
 
+def test_options_of_a_class_of_the_user_are_shown_where_it_keeps_them() -> None:
+    class Swaps(methods.Method):
+        def __init__(self, every: int, rate: float = 0.3, names: tuple[str, ...] = ()) -> None:
+            self.every, self._rate, self._chosen = every, rate, names
+
+    class Lifted(Swaps):
+        def __init__(self, least: int) -> None:
+            super().__init__(7, 0.5)
+            self._least_number = least
+
+    class Other(callbacks.SparseMomentumCallback):
+        def __init__(self, extra: int = 1) -> None:
+            super().__init__(density=0.1)
+            self.extra = extra
+
+    assert repr(Swaps(7, 0.5, ("fc",))) == "Swaps(every=7, rate=0.5)"
+    assert repr(Swaps(every=3)) == "Swaps(every=3)"
+    assert repr(Lifted(2)) == "Lifted(every=7, rate=0.5)"
+    assert repr(Other(2)).startswith("Other(extra=2, density=0.1") or "extra=2" in repr(Other(2))
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -72,16 +72,20 @@ class Method(ShowsOptions):
 
     A `SparseNetwork` keeps masks, and zeros where they are inactive, and changes both through `rewire` and `set_masks`.
     A method decides. It is called at fixed places of a training loop, in this order: `prepare` and, unless the run is
-    resumed, `begin`; for each step `penalty`, `gradients_ready`, the optimizer's step, `after_step`; `update` at the
-    boundaries of the period of updates, before the forward pass; `finish` after the last step, `release` at the end.
-    An instance serves one run at a time; callbacks work with a copy of what they were given.
+    resumed, `begin`; for each step `begin_phase` if a phase begins, `penalty`, `gradients_ready`, the optimizer's step,
+    `after_step`; `update` at the boundaries of the period of updates, before the forward pass; `finish` after the last
+    step, `release` at the end. An instance serves one run at a time; callbacks work with a copy of the given one.
+
+    A second fit of the same callback and network continues the state of the first (`load_state_dict` instead of
+    `begin`), while `progress` starts at 0 and phases are entered again.
 
     Random numbers come from a generator that is part of the state. Every process must make the same decisions: what is
     decided by must be the same everywhere, as weights and gradients are.
 
     Attributes:
         budget: Whether the density that the user asks for holds after every step ("kept"), or at the end of training
-            ("reached"); None if the number of active weights is a result, and no density is asked for.
+            ("reached": a run that ends before gets a warning); None if the number of active weights is a result, and no
+            density is asked for.
         signals: Names of the signals ("momentum", "gradient") that the network keeps track of for it. Gradients are
             there without that in `gradients_ready`.
         phases: Named spans of a run, in their order; empty for a method that does the same from start to end.
@@ -116,12 +120,15 @@ class Method(ShowsOptions):
         """Start a run that is not resumed: its masks are drawn and its weights are those of the start.
 
         Args:
-            network: The network, at `starting_density`.
+            network: The network, at `starting_density`; with masks that were taken over (`masks_from`), at theirs.
             density: Density that the user asks for.
         """
 
     def begin_phase(self, network: SparseNetwork, progress: Progress) -> None:
-        """Enter the phase that `self.phase` names, before the first of its steps; not called again in resumed runs."""
+        """Enter the phase that `self.phase` names, before the first of its steps; not called again in resumed runs.
+
+        Gradients of that step are there, and it may still be skipped: take note here, and change masks in `after_step`.
+        """
 
     def extra_parameters(self) -> Sequence[nn.Parameter]:
         """Return parameters of the method's own, which the optimizer of the first masked weight trains too."""

@@ -39,6 +39,8 @@ class DensityPlan:
         self._spans: dict[str, _Span] = {}
         # Whether the densities of a fit were compared with those that its network has.
         self.is_settled = False
+        # Whether a run of the planned length reaches the final densities.
+        self.is_completed = True
 
     @property
     def initial(self) -> Density:
@@ -64,6 +66,7 @@ class DensityPlan:
             ValueError: If a schedule follows the length of a run that has none.
         """
         self._spans = {key: _span(schedule, length) for key, schedule in self._schedules.items()}
+        self.is_completed = not any(self.complaints(length))
         self.is_settled = False  # the run may have begun late, or have another length than when it was saved
 
     def at(self, position: Position) -> Density:

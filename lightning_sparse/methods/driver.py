@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_sparse.methods.base import Method, Progress
 from lightning_sparse.methods.optimizer_state import add_parameters
+from lightning_sparse.methods.unreached import unreached_density
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.topology.measure import fetch
@@ -166,6 +167,10 @@ class MethodDriver:
     def finish(self) -> None:
         """Let the method leave an ordinary sparse network, after the last step."""
         self.method.finish(self.network)
+
+    def unreached(self) -> str | None:
+        """Return what is to be said if the density that the method is to reach isn't, after `finish`; else None."""
+        return unreached_density(self.network, self._density) if self.method.budget == "reached" else None
 
     def release(self) -> None:
         """Let go of the network's steps and of the model, once."""

@@ -10,6 +10,7 @@ from lightning_sparse.methods.density_plan import DensityPlan, ScheduledDensity
 from lightning_sparse.methods.density_schedule import DensitySchedule
 from lightning_sparse.methods.registry import as_recipes
 from lightning_sparse.methods.timetable import Due
+from lightning_sparse.methods.unreached import unreached_density
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.network.changes.layer_groups import Recipes
@@ -72,6 +73,13 @@ class Rules:
         density = self.densities.onward(due.density, network.group_densities(due.density))
         density = network.feasible_density(density)
         return None if not due.moves and network.has_density(density) else density
+
+    def unreached(self, network: SparseNetwork) -> str | None:
+        """Return what is to be said if a run was left before the network had the final density, else None."""
+        if self.densities is None or not self.densities.is_completed:  # which was said at the start
+            return None
+        final = self.densities.final
+        return unreached_density(network, self.densities.onward(final, network.group_densities(final)))
 
     def _check(self, recipes: list[Recipe], density: ScheduledDensity | None, scheduled: bool) -> None:
         removing = [each for each in recipes if each.prune is not None and each.grow is None and each.count is None]

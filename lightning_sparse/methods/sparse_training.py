@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import inf
@@ -233,6 +234,9 @@ class SparseTraining(ShowsOptions):
             self._driver.release()
         self.network.enforce()
         self.network.detach()
+        complaint = self._rules.unreached(self.network) if self._driver is None else self._driver.unreached()
+        if complaint is not None:
+            warnings.warn(complaint, stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return masks, random state, counters, history and the method's state; tensors and plain Python values only.

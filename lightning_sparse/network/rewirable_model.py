@@ -139,9 +139,11 @@ class RewirableModel(MaskedModel):
                 layer patterns to those of each group, of which the first match counts: layers that match none stay as
                 they are.
             prune_rate: Fraction in [0, 1] of each layer's active weights to prune.
-            density: Fraction in (0, 1] of the N maskable weights that are active afterwards. Or a mapping of layer
-                patterns to that of each group: layers that match none keep their number.
-            names: Names of the weights to update. Default: all that are trained now (`requires_grad`).
+            density: Fraction in (0, 1] of the N maskable weights that are active afterwards, of all layers, not only of
+                those named. Or a mapping of layer patterns to that of each group: layers that match none keep their
+                number.
+            names: Names of the weights to update; the others stay as they are. Default: all that are trained now
+                (`requires_grad`).
             signals: Signals that rules ask for beyond those of the network, or in their place: by the signal's name, a
                 tensor for each weight by its name, of the weight's shape (of a sharded one, of the local part's).
             record: Function that records the changes elsewhere, as a part of the update: what it wrote is complete

@@ -68,15 +68,21 @@ class ShowsOptions:
         return {
             name: value
             for name, default in _constructor_defaults(type(self)).items()
-            if (value := kept.get(f"_{name}", kept.get(name, default))) is not None and not _equal(value, default)
+            if (value := kept.get(f"_{name}", kept.get(name, default))) is not None
+            and value is not inspect.Parameter.empty  # a class of the user's may keep an option elsewhere
+            and not _equal(value, default)
         }
 
 
 def _constructor_defaults(cls: type) -> dict[str, Any]:
-    """Return the defaults of the options of a class and of the base classes that it may forward options to."""
+    """Return the defaults of the options of a class and of the base classes that it may forward options to.
+
+    Those of PyTorch and Lightning are no base classes that count.
+    """
     defaults: dict[str, Any] = {}
     for base in cls.__mro__:
-        if "__init__" in vars(base) and base.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        is_ours = base.__module__.partition(".")[0] == __name__.partition(".")[0]
+        if "__init__" in vars(base) and (is_ours or issubclass(base, ShowsOptions)):
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
             named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
             defaults = {**{each.name: each.default for each in named[1:]}, **defaults}

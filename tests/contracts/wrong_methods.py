@@ -116,6 +116,20 @@ class WithLambda(Moving):
         self.act = lambda: None
 
 
+class PrunesEachAlone(Moving):
+    """Prunes to the density in the second step of each optimizer, with the names of that one only."""
+
+    budget = "reached"
+
+    def starting_density(self, density: Any) -> Any:
+        return 1.0
+
+    def after_step(self, network: SparseNetwork, names: Sequence[str], progress: Progress) -> None:
+        assert isinstance(self.density, float)
+        if progress.step == 2 and network.density > self.density:
+            network.rewire(Recipe(magnitude), density=self.density, names=names)
+
+
 class Apart(Moving):
     def after_step(self, network: SparseNetwork, names: Sequence[str], progress: Progress) -> None:
         mask = torch.zeros(32, dtype=torch.bool)
@@ -125,6 +139,7 @@ class Apart(Moving):
 
 WRONG: dict[str, type[Method]] = {
     "the_budget_is_exact": Overfull,
+    "several_optimizers_may_step": PrunesEachAlone,
     "skipped_steps_change_nothing": Hasty,
     "the_network_is_an_ordinary_one_afterwards": KeepsHook,
     "the_method_that_was_given_stays_as_it_is": NotCopied,

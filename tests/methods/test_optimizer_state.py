@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from loops import Loop
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from lightning_sparse.methods import L0Regularization
 from lightning_sparse.methods.optimizer_state import add_parameters
-from tests.methods.loops import Loop
 
 
 class EarlyState(Optimizer):

@@ -346,3 +346,58 @@ def test_a_loop_that_forgets_the_gradients_of_a_method_is_told_at_its_end() -> N
             optimizer.step()
         with pytest.raises(InvalidStateError, match=r"call gradients_ready") if forgets else nullcontext():
             training.finish()
+
+
+class Late(Method):
+    """Prunes to the density after a number of steps."""
+
+    budget = "reached"
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def starting_density(self, density: Any) -> float:
+        return 1.0
+
+    def after_step(self, network: SparseNetwork, names: Sequence[str], progress: Progress) -> None:
+        if progress.step == self._at:
+            network.rewire(Recipe(magnitude), density=self.density)
+
+
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_density_that_is_not_reached_by_the_end_is_a_warning_and_a_reached_one_is_none(at: int) -> None:
+    net = small_network()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    training = SparseTraining(SparseNetwork(net, density=1.0), method=Late(at), density=0.25, steps=STEPS)
+    training.attach(optimizer)
+    for index in range(4):
+        images, classes = batch(index)
+        training.begin_batch()
+        optimizer.zero_grad()
+        cross_entropy(net(images), classes).backward()
+        training.gradients_ready(optimizer)
+        optimizer.step()
+    message = "Expected a density of 0.25 at the end of training; got 1: .* Cure: a longer run"
+    with nullcontext() if at == 4 else pytest.warns(UserWarning, match=message):
+        training.finish()
+    assert training.network.density == (0.25 if at == 4 else 1.0)
+
+
+@pytest.mark.parametrize("steps", [8, 20])
+def test_a_schedule_that_is_left_early_is_a_warning_and_one_that_ends_is_none(steps: int) -> None:
+    net = small_network()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    schedule = DensitySchedule(0.25, every_n_steps=2, end=0.8)
+    training = SparseTraining(
+        SparseNetwork(net, density=1.0), "magnitude_pruning", density=schedule, every_n_steps=2, steps=20
+    )
+    training.attach(optimizer)
+    for index in range(steps):
+        images, classes = batch(index)
+        training.begin_batch()
+        optimizer.zero_grad()
+        cross_entropy(net(images), classes).backward()
+        optimizer.step()
+    with nullcontext() if steps == 20 else pytest.warns(UserWarning, match="Expected a density of 0.25 at the end"):
+        training.finish()
+    assert (training.network.density == 0.25) is (steps == 20)

@@ -65,7 +65,7 @@ def test_layers_that_stay_dense_or_are_frozen_use_up_their_part() -> None:
     assert network.layers["2.weight"].active == 300
     assert network.layers["0.weight"].active == 150
     net[0].weight.requires_grad_(False)
-    with pytest.raises(InvalidValueError, match="from 0 to 0 active weights"):
+    with pytest.raises(InvalidValueError, match=r"a density from 0\.5 to 0\.5 of all 2 layers"):
         network.rewire(REMOVING, density=0.4)
 
 
@@ -76,6 +76,28 @@ def test_a_density_out_of_range_changes_nothing(density: Any) -> None:
     with pytest.raises(InvalidValueError, match=r"density in \(0, 1\]"):
         network.rewire(REMOVING, density=density)
     assert network.state_dict()["checksum"] == before["checksum"]
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [(0.3, r"a density from 0\.3344 to 1 of all 2 layers.* 1 of them, with 300 active"), (0.33, "stay as they are")],
+)
+def test_a_density_that_the_named_layers_cannot_reach_says_which_they_can(density: float, message: str) -> None:
+    network = SparseNetwork(model(), density=1.0)  # 600 and 300 weights
+    before = network.masks
+    with pytest.raises(InvalidValueError, match=message):
+        network.rewire(LAYERWISE, density=density, names=["0.weight"])
+    assert all(mask.equal(before[name]) for name, mask in network.masks.items())
+    network.rewire(LAYERWISE, density=301 / 900, names=["0.weight"])
+    assert [layer.active for layer in network.layers.values()] == [1, 300]
+
+
+def test_a_density_that_frozen_layers_keep_out_of_reach_says_so() -> None:
+    net = model()
+    network = SparseNetwork(net, density=0.5)
+    net[0].weight.requires_grad_(False)
+    with pytest.raises(InvalidValueError, match=r"from .* to .* of all 2 layers.*frozen"):
+        network.rewire(Recipe(magnitude, None, random), density=0.9)
 
 
 def test_the_version_of_the_masks_grows_when_they_change_and_only_then() -> None:

@@ -23,6 +23,7 @@ from lightning_sparse.callbacks.sparse_training.method_calls import chosen_metho
 from lightning_sparse.callbacks.sparse_training.network_options import SET_AT_START, check_network_options
 from lightning_sparse.callbacks.sparse_training.optimizers import attach_optimizers, check_stepped
 from lightning_sparse.callbacks.sparse_training.planned_updates import plan_updates
+from lightning_sparse.callbacks.sparse_training.reporting import warn_of_unreached
 from lightning_sparse.callbacks.sparse_training.starting_masks import MasksAtStart, starting_network, weights_at_stake
 from lightning_sparse.callbacks.sparse_training.summary import print_summary
 from lightning_sparse.callbacks.sparse_training.updating import UpdatingCallback
@@ -237,6 +238,8 @@ class SparseTrainingCallback(UpdatingCallback):
             return
         if self._network.steps - self._counters.step_offset == self._counters.first[1]:
             check_stepped(self._network, trainer)
+        calls, rules = self._calls, self._rules
+        warn_of_unreached(trainer, rules.unreached(self._network) if calls is None else calls.unreached())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach from the optimizers; masks and history stay, and after a fit that trained nothing those before it."""

@@ -109,6 +109,10 @@ class MethodCalls:
         """Let the method leave an ordinary sparse network."""
         self._driver.finish()
 
+    def unreached(self) -> str | None:
+        """Return what is to be said if the density that the method is to reach isn't, after `finish`; else None."""
+        return self._driver.unreached()
+
     def release(self) -> None:
         """Let go of the steps and of the model."""
         self._driver.release()

@@ -37,6 +37,12 @@ def log_sparsity(
     log_at(trainer, under_old_names(metrics) if old_names else metrics)
 
 
+def warn_of_unreached(trainer: Trainer, complaint: str | None) -> None:
+    """Warn, after training, of a density that should have been reached by then and isn't."""
+    if complaint is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # an attribute that Lightning doesn't declare
+        warnings.warn(complaint, stacklevel=2)
+
+
 def warn_of_untrained(trainer: Trainer, names: list[str]) -> None:
     """Warn, after the first update, of masked weights that never had a gradient."""
     if trainer.is_global_zero:

@@ -160,11 +160,22 @@ def budget_of(
         active: Numbers of active ones.
 
     Raises:
-        ValueError: If the density is out of range.
+        ValueError: If the density is out of range, or one that those names can't reach.
     """
     check_density(density)
-    total = round(density * sum(sizes[name] for name in members))
-    return total - sum(active[name] for name in members if name not in names)
+    size = sum(sizes[name] for name in members)
+    held = sum(active[name] for name in members if name not in names)
+    least, most = held + bool(names), held + sum(sizes[name] for name in names)
+    total = round(density * size)
+    if len(names) < len(members) and not least <= total <= most:
+        raise InvalidValueError(
+            expected=f"a density from {least / size:.4g} to {most / size:.4g} of all {len(members)} layers, as "
+            f"{len(members) - len(names)} of them, with {held:,} active weights, stay as they are (frozen, "
+            "dense, or not among the names)",
+            got=density,
+            cure="name all layers that are to change; a density counts all maskable weights, or all of its pattern",
+        )
+    return total - held
 
 
 def joined(rewirings: Sequence[Rewiring[Tensor]], order: Sequence[str]) -> Rewiring[Tensor]:

@@ -54,6 +54,34 @@ class Subject:
         return SparseTrainingCallback(method=method, density=None if method.budget is None else self.density)
 
 
+class TwoOptimizers(TinyModule):
+    """Has an optimizer for each of its layers, which step in turns.
+
+    Args:
+        freezes: Whether the layers of the other one are frozen meanwhile, by `toggle_optimizer`.
+    """
+
+    def __init__(self, *, freezes: bool) -> None:
+        super().__init__()
+        self.automatic_optimization, self._freezes = False, freezes
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take a step with each optimizer."""
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
+            if self._freezes:
+                self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+            if self._freezes:
+                self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizers."""
+        return [torch.optim.SGD(layers.parameters(), lr=0.1, momentum=0.9) for layers in (self.net[:3], self.net[3:])]
+
+
 class InfiniteGradients(TinyModule):
     """Has an infinite loss in its second and fourth batch, whose steps a gradient scaler leaves out."""
 
@@ -73,24 +101,46 @@ def the_budget_is_exact(subject: Subject) -> None:
     if subject.budget is None:
         return
     for way, options in _WAYS.items():
-        counts: list[int] = []
-        callback = subject.callback()
-        train(
-            callback, At("on_train_batch_end", lambda *_, c=callback, n=counts: n.append(active_weights(c))), **options
-        )
-        network = callback.network
-        size = sum(layer.size for layer in network.layers.values())
-        checked = counts if subject.budget == "kept" else [active_weights(callback)]
-        expect(
-            set(checked) == {round(subject.density * size)},
-            f"{round(subject.density * size)} of {size} weights active, {way}",
-            sorted(set(checked)),
-            "change masks through network.rewire and network.set_masks, to exactly this number",
-        )
+        _check_budget(subject, way, _EXACTLY, **options)
 
 
-def _count(callback: SparseTrainingCallback, counts: list[int], *_: object) -> None:
-    counts.append(active_weights(callback))
+_EXACTLY = "change masks through network.rewire and network.set_masks, to exactly this number"
+
+
+def _check_budget(subject: Subject, way: str, cure: str, **options: Any) -> None:
+    counts: list[int] = []
+    callback = subject.callback()
+    train(callback, At("on_train_batch_end", lambda *_: counts.append(active_weights(callback))), **options)
+    size = sum(layer.size for layer in callback.network.layers.values())
+    checked = counts if subject.budget == "kept" else [active_weights(callback)]
+    expect(
+        set(checked) == {round(subject.density * size)},
+        f"{round(subject.density * size)} of {size} weights active, {way}",
+        sorted(set(checked)),
+        cure,
+    )
+
+
+def several_optimizers_may_step(subject: Subject) -> None:
+    """Ask for the budget and for zeros where two optimizers step a layer each in turns, the other's frozen or not."""
+    for freezes in (False, True):
+        way = f"with two optimizers, {'one layer frozen in each step' if freezes else 'in turns'}"
+        if subject.budget is not None:
+            _check_budget(subject, way, _SEVERAL, module=TwoOptimizers(freezes=freezes))
+        stray = _stray_in_training(subject.callback(), TwoOptimizers(freezes=freezes))
+        expect(not any(stray), f"zeros at all inactive weights, {way}", [each for each in stray if each][:1], _SEVERAL)
+
+
+def _stray_in_training(callback: SparseTrainingCallback, module: LightningModule) -> list[dict[str, int]]:
+    stray: list[dict[str, int]] = []
+    train(At("on_train_batch_end", lambda *_: stray.append(stray_weights(callback, module))), callback, module=module)
+    return stray
+
+
+_SEVERAL = (
+    "each optimizer's step calls gradients_ready and after_step with its own names: change the density of all layers "
+    "at once, with the names of all of them, and weights at a constant number with names=names"
+)
 
 
 def skipped_steps_change_nothing(subject: Subject) -> None:
@@ -165,6 +215,7 @@ def _through_callbacks() -> dict[str, Callable[[Subject], None]]:
 # These are checked for every registered method, and for users' own.
 METHOD_PROPERTIES: Mapping[str, Callable[[Subject], None]] = {
     "the_budget_is_exact": the_budget_is_exact,
+    "several_optimizers_may_step": several_optimizers_may_step,
     "skipped_steps_change_nothing": skipped_steps_change_nothing,
     "the_network_is_an_ordinary_one_afterwards": the_network_is_an_ordinary_one_afterwards,
     "the_method_that_was_given_stays_as_it_is": the_method_that_was_given_stays_as_it_is,

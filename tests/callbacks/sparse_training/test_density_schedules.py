@@ -153,8 +153,9 @@ def test_a_fit_says_what_density_it_plans(capsys: pytest.CaptureFixture[str], mo
 
 
 def test_a_run_that_ends_before_the_final_density_is_warned_of() -> None:
-    with pytest.warns(UserWarning, match="a run that reaches the final density, 0.1"):
+    with pytest.warns(UserWarning, match="a run that reaches the final density, 0.1") as caught:
         fit(SparseTrainingCallback(**GRADUAL), max_epochs=2)
+    assert sum("density" in str(each.message) for each in caught) == 1
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Expected a run that reaches")
         fit(SparseTrainingCallback(**GRADUAL), max_epochs=4)

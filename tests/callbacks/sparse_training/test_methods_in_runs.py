@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,44 @@ def test_a_step_that_a_scaler_skips_is_not_left_out_later() -> None:
 class SkipsSecond(Method):
     def gradients_ready(self, network: Any, names: Any, progress: Any) -> None:
         self.skip_step = progress.step == 1
+
+
+class Late(Method):
+    """Prunes to the density after a number of steps."""
+
+    budget = "reached"
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def starting_density(self, density: Any) -> float:
+        return 1.0
+
+    def after_step(self, network: SparseNetwork, names: Any, progress: Progress) -> None:
+        if progress.step == self._at:
+            network.rewire("magnitude_pruning", density=self.density)
+
+
+@pytest.mark.parametrize("at", [6, 7])
+def test_a_density_that_is_not_reached_when_training_ends_early_is_a_warning(at: int) -> None:
+    sparse = SparseTrainingCallback(method=Late(at), density=0.3)
+    stop = At("on_train_epoch_end", lambda trainer, _: setattr(trainer, "should_stop", trainer.current_epoch == 1))
+    message = "Expected a density of 0.3 at the end of training; got 1: .* Cure: a longer run"
+    with nullcontext() if at == 6 else pytest.warns(UserWarning, match=message):
+        fit(stop, sparse)
+    assert active_weights(sparse) == (24 if at == 6 else 80)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_schedule_that_early_stopping_cuts_off_is_a_warning(stops: bool) -> None:
+    sparse = SparseTrainingCallback("magnitude_pruning", density=DensitySchedule(0.25))
+    stop = At("on_train_epoch_end", lambda trainer, _: setattr(trainer, "should_stop", stops))
+    with pytest.warns(UserWarning, match="Expected a density of 0.25 at the end") if stops else nullcontext():
+        fit(stop, sparse)
+    assert (active_weights(sparse) == 20) is not stops
+
+
+def test_a_run_for_development_says_nothing_of_a_density_that_it_cannot_reach() -> None:
+    sparse = SparseTrainingCallback(method=Late(7), density=0.3)
+    fit(sparse, fast_dev_run=1)
+    assert active_weights(sparse) == 80
