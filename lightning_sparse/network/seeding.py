@@ -6,6 +6,7 @@ import hashlib
 from numbers import Integral
 
 import torch
+from torch import Tensor
 
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -35,3 +36,19 @@ def mask_generator(seed: int) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"lightning_sparse masks {seed}".encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def generator_in(state: Tensor) -> torch.Generator:
+    """Return a CPU generator in a saved state.
+
+    Raises:
+        ValueError: If it is no state of one.
+    """
+    try:
+        return torch.Generator().set_state(state)
+    except (TypeError, RuntimeError) as error:
+        raise InvalidValueError(
+            expected="a generator's state",
+            got=f"a damaged one ({error})",
+            cure="load another checkpoint",
+        ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sparse.network.seeding import generator_in
 from lightning_sparse.selection.names import written_names
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.topology.packing import unpack_mask
@@ -122,7 +123,7 @@ def check_network_state(
             got=f"{begun - always if type(begun) is int else begun}",
             cure="give the density of the run that the state comes from",
         )
-    _check_generator(state["generator"])
+    generator_in(state["generator"])
     return counts
 
 
@@ -134,7 +135,7 @@ def unpacked_masks(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     verify_checksum(state, _CONTENT, _SOURCE, _OPTIONAL)
     _check_types(state)
-    _check_generator(state["generator"])
+    generator_in(state["generator"])
     if set(state["masks"]) != set(state["shapes"]):
         raise InvalidValueError(
             expected="a shape for every mask of a state",
@@ -154,17 +155,6 @@ def _check_types(state: Mapping[str, Any]) -> None:
                 got=f"{repr(entries)[:80]}",
                 cure="load what state_dict() of a SparseNetwork returned",
             )
-
-
-def _check_generator(state: Tensor) -> None:
-    try:
-        torch.Generator().set_state(state)
-    except (TypeError, RuntimeError) as error:
-        raise InvalidValueError(
-            expected="a generator's state",
-            got=f"a damaged one ({error})",
-            cure="load another",
-        ) from error
 
 
 def _briefly(shapes: Mapping[str, Sequence[int]]) -> str:

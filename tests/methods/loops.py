@@ -76,3 +76,21 @@ class Loop:
 def active(network: SparseNetwork) -> dict[str, int]:
     """Return the numbers of active weights by name, counted in the masks."""
     return {name: int(mask.count_nonzero()) for name, mask in network.masks.items()}
+
+
+class Late(Method):
+    """Prunes to the density after a number of steps."""
+
+    budget = "reached"
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def starting_density(self, density: Any) -> float:
+        """Return 1."""
+        return 1.0
+
+    def after_step(self, network: SparseNetwork, names: Any, progress: Progress) -> None:
+        """Prune if it is the step."""
+        if progress.step == self._at:
+            network.rewire("magnitude_pruning", density=self.density)

@@ -161,8 +161,8 @@ def test_the_state_holds_a_bit_per_sign_and_the_random_state() -> None:
         ({"signs": {"0.weight": 1, "2.weight": 2}}, "Expected signs of 0.weight, 2.weight and a generator"),
         ({"more": 1}, "Expected signs of 0.weight, 2.weight and a generator"),
         ({"signs": dict.fromkeys(("0.weight", "2.weight"), torch.zeros(15).byte())}, "packed mask of 5 bytes"),
-        ({"generator": torch.zeros(3).byte()}, "Expected the state of a generator"),
-        ({"generator": None}, "Expected the state of a generator"),
+        ({"generator": torch.zeros(3).byte()}, "Expected a generator's state"),
+        ({"generator": None}, "Expected a generator's state"),
     ],
     ids=str,
 )

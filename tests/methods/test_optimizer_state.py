@@ -26,7 +26,7 @@ class EarlyState(Optimizer):
                 self.state[parameter]["sum"] = torch.full_like(parameter, start)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # of the overloads
         """Take a step of the length of the learning rate in each coordinate."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from loops import Loop, active, batch, small_network
+from loops import Late, Loop, active, batch, small_network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -346,22 +346,6 @@ def test_a_loop_that_forgets_the_gradients_of_a_method_is_told_at_its_end() -> N
             optimizer.step()
         with pytest.raises(InvalidStateError, match=r"call gradients_ready") if forgets else nullcontext():
             training.finish()
-
-
-class Late(Method):
-    """Prunes to the density after a number of steps."""
-
-    budget = "reached"
-
-    def __init__(self, at: int) -> None:
-        self._at = at
-
-    def starting_density(self, density: Any) -> float:
-        return 1.0
-
-    def after_step(self, network: SparseNetwork, names: Sequence[str], progress: Progress) -> None:
-        if progress.step == self._at:
-            network.rewire(Recipe(magnitude), density=self.density)
 
 
 @pytest.mark.parametrize("at", [4, 5])

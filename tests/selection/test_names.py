@@ -236,7 +236,7 @@ def test_names_that_wrappers_added_to_are_those_of_the_user_where_only_one_can_b
 
 def test_modules_and_tied_parameters_come_once_or_with_every_name() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    model["b"].weight = model["a"].weight  # type: ignore[assignment]
+    model["b"].weight = model["a"].weight  # type: ignore[assignment]  # parameters, whatever their declaration
     model["c"] = model["a"]
     assert [name for name, _ in named_modules(model)] == ["", "a", "b"]
     assert [name for name, _ in named_modules(model, remove_duplicate=False)] == ["", "a", "b", "c"]

@@ -22,6 +22,7 @@ from lightning_sparse.methods.dense_to_sparse.hard_concrete import (
 )
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.network.seeding import generator_in
 from lightning_sparse.selection.names import named_modules
 from lightning_sparse.selection.obstacles import examined
 from lightning_sparse.selection.weight import Place
@@ -136,8 +137,7 @@ class L0Regularization(Method):
         self._draw([*self._gates])
 
     def _draw(self, names: Sequence[str]) -> None:
-        generator = torch.Generator()
-        generator.set_state(self._random_state)
+        generator = generator_in(self._random_state)
         for name in names:
             self._gates[name].draw(int(torch.randint(2**62, (1,), generator=generator)))
         self._random_state = generator.get_state()
@@ -270,11 +270,4 @@ def _check_state(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
                 got=f"{short_text(log_alpha)} and {short_text(seed)}",
                 cure="the state is damaged, load another checkpoint",
             )
-    try:
-        torch.Generator().set_state(state["random_state"])
-    except (TypeError, RuntimeError) as error:
-        raise InvalidValueError(
-            expected="a generator's state",
-            got=f"{short_text(state['random_state'])} ({error})",
-            cure="the state is damaged, load another checkpoint",
-        ) from error
+    generator_in(state["random_state"])

@@ -15,6 +15,7 @@ from lightning_sparse.methods.driver import gradients
 from lightning_sparse.methods.optimizer_state import clear_state, learning_rate
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
+from lightning_sparse.network.seeding import generator_in
 from lightning_sparse.topology.growth.random import random
 from lightning_sparse.topology.layer import LayerView, uses
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
@@ -173,7 +174,7 @@ class DeepRewiring(Method):
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
-        self._generator = None if state["_generator"] is None else _generator_in(state["_generator"])
+        self._generator = None if state["_generator"] is None else generator_in(state["_generator"])
 
     def prepare(self, network: SparseNetwork) -> None:
         """Note which weights have masks."""
@@ -271,7 +272,7 @@ class DeepRewiring(Method):
                 cure="resume with the method and the model of the run that was saved",
             )
         positive = {name: unpack_mask(signs[name], shape) for name, shape in self._shapes.items()}
-        self._generator = _generator_in(state["generator"])
+        self._generator = generator_in(state["generator"])
         self._signs = {name: each.to(torch.int8) * 2 - 1 for name, each in positive.items()}
 
 
@@ -283,16 +284,3 @@ def _mask(network: SparseNetwork, name: str) -> Tensor:
     mask = network.local_mask(name)
     assert mask is not None  # asked of masked weights only
     return mask
-
-
-def _generator_in(state: Tensor) -> torch.Generator:
-    generator = torch.Generator()
-    try:
-        generator.set_state(state)
-    except (TypeError, RuntimeError) as error:
-        raise InvalidValueError(
-            expected="the state of a generator of random numbers",
-            got=f"a damaged one ({error})",
-            cure="load another checkpoint",
-        ) from error
-    return generator

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
+from loops import Late
 from tiny_training import At, ShufflingLoader, TinyModule, active_weights, differences, fit, masks_of
 from torch import Tensor
 from torch.optim import SGD, Adam
@@ -226,22 +227,6 @@ def test_a_step_that_a_scaler_skips_is_not_left_out_later() -> None:
 class SkipsSecond(Method):
     def gradients_ready(self, network: Any, names: Any, progress: Any) -> None:
         self.skip_step = progress.step == 1
-
-
-class Late(Method):
-    """Prunes to the density after a number of steps."""
-
-    budget = "reached"
-
-    def __init__(self, at: int) -> None:
-        self._at = at
-
-    def starting_density(self, density: Any) -> float:
-        return 1.0
-
-    def after_step(self, network: SparseNetwork, names: Any, progress: Progress) -> None:
-        if progress.step == self._at:
-            network.rewire("magnitude_pruning", density=self.density)
 
 
 @pytest.mark.parametrize("at", [6, 7])
