@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from loops import Loop, batch, small_network
+from double_network import gradients, network
+from loops import Loop
 from slow_hard_concrete import (
     Options,
     Values,
@@ -19,8 +19,7 @@ from slow_hard_concrete import (
     sampled_gate_slope,
     slow_l0,
 )
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 from torch.optim import SGD
 
 from lightning_sparse.methods.dense_to_sparse.hard_concrete import (
@@ -63,31 +62,6 @@ def test_the_slow_version_has_the_numbers_of_a_calculation_by_hand() -> None:
     assert gate_in_evaluation(0.0) == pytest.approx(0.5)
     assert sampled_gate(0.0, 0.5) == pytest.approx(0.5)
     assert sampled_gate_slope(0.0, 0.5) == pytest.approx(1.2 * 0.25 * 1.5)
-
-
-def network(seed: int) -> nn.Sequential:
-    net = small_network(seed).double()
-    for bias in (net[0].bias, net[2].bias):  # the slow version has the weights alone
-        bias.requires_grad_(False)
-    net.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
-    return net
-
-
-def gradients(net: nn.Module) -> Callable[[int, Values], Values]:
-    """Return a function that computes the gradients of the slow version's loss, by autograd."""
-    shapes = {name: net.get_parameter(name).shape for name in WEIGHTS}
-
-    def gradients_at(step: int, weights: Values) -> Values:
-        leaves = {
-            name: torch.tensor(values, dtype=torch.float64).view(shapes[name]).requires_grad_()
-            for name, values in weights.items()
-        }
-        images, classes = batch(step)
-        loss = cross_entropy(torch.func.functional_call(net, leaves, (images,)), classes)
-        found = torch.autograd.grad(loss, [*leaves.values()])
-        return {name: gradient.flatten().tolist() for name, gradient in zip(leaves, found, strict=True)}
-
-    return gradients_at
 
 
 def gates_of(loop: Loop) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from loops import Loop, active, batch, small_network
-from slow_top_kast import Moment, Options, Values, choose, forward_counts, penalty_slope, slow_top_kast
+from double_network import gradients, network
+from loops import Loop, active
+from slow_top_kast import Moment, Options, choose, forward_counts, penalty_slope, slow_top_kast
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lightning_sparse.methods.throughout.top_kast import TopKast, exploration_gradient, trained_set
@@ -29,31 +29,6 @@ class DoubleLoop(Loop):
             net,
             make_optimizer=lambda parameters: SGD(parameters, options.lr, options.momentum),
         )
-
-
-def network(seed: int) -> nn.Sequential:
-    net = small_network(seed).double()
-    for bias in (net[0].bias, net[2].bias):  # the slow version has the weights alone
-        bias.requires_grad_(False)
-    net.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
-    return net
-
-
-def gradients(net: nn.Module) -> Any:
-    """Return a function that computes the gradients of the slow version's loss, by autograd."""
-    shapes = {name: net.get_parameter(name).shape for name in WEIGHTS}
-
-    def gradients_at(step: int, weights: Values) -> Values:
-        leaves = {
-            name: torch.tensor(values, dtype=torch.float64).view(shapes[name]).requires_grad_()
-            for name, values in weights.items()
-        }
-        images, classes = batch(step)
-        loss = cross_entropy(torch.func.functional_call(net, leaves, (images,)), classes)
-        found = torch.autograd.grad(loss, [*leaves.values()])
-        return {name: gradient.flatten().tolist() for name, gradient in zip(leaves, found, strict=True)}
-
-    return gradients_at
 
 
 def run_both(options: Options, seed: int) -> tuple[list[dict[str, Any]], list[Moment]]:
