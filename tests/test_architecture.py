@@ -206,7 +206,7 @@ ROOMS = (
         ("callbacks/sparse_training/callback.py", "import lightning_sparse.callbacks"),
         ("callbacks/probing/gradients.py", "from lightning_sparse.callbacks.gradient_flow.records import average"),
         ("callbacks/cadence.py", "from .sparse_training.reporting import log_sparsity"),
-        ("experiments/worker.py", "from lightning_sparse.reproduction import paper_tables"),
+        ("experiments/training_process.py", "from lightning_sparse.reproduction import paper_tables"),
         ("cli/entry_point.py", "from pytorch_lightning.cli import LightningCLI"),
         ("experiments/sparse_cli.py", "from lightning_sparse import cli"),
         ("validation/numbers.py", "from lightning_sparse.topology import rewire"),
@@ -250,7 +250,7 @@ def test_a_planted_import_is_found(tmp_path: Path, module: str, statement: str) 
         ),
         ("callbacks/__init__.py", "from lightning_sparse.callbacks.sparse_training.reporting import log_sparsity"),
         ("callbacks/figures.py", "from lightning_sparse.callbacks.probing import figure_logging"),
-        ("experiments/worker.py", "from lightning_sparse import callbacks, data, models"),
+        ("experiments/training_process.py", "from lightning_sparse import callbacks, data, models"),
         (
             "cli/entry_point.py",
             "from lightning_sparse import SparseNetwork\nfrom lightning_sparse.experiments import a",

@@ -7,8 +7,10 @@ from numbers import Integral
 
 import torch
 
+from lightning_sparse.experiments.engine.supervision import THREAD_VARIABLES
 
-def shares(jobs: int, devices: object = 1) -> list[dict[str, str]]:
+
+def shares(jobs: int, devices: object = 1, threads: int | None = None) -> list[dict[str, str]]:
     """Return the environment variables of each process, for processes that run at the same time.
 
     Each process gets the next GPUs, as many as `devices` says; if there are too few, processes share them. The cores
@@ -19,16 +21,23 @@ def shares(jobs: int, devices: object = 1) -> list[dict[str, str]]:
         jobs: Number of processes, >= 1.
         devices: The Trainer's option of that name. Only a number >= 1 is assigned; with other values, which name GPUs
             or ask for all, each process sees every GPU.
+        threads: Number of threads of each process, >= 1, whatever is exported. Default: as above.
     """
     wanted = int(devices) if isinstance(devices, (Integral, str)) and str(devices).isdecimal() else 0
     gpus = _visible_gpus()
     groups = [gpus[start : start + wanted] for start in range(0, len(gpus) - wanted + 1, wanted)] if wanted else []
-    threads = str(max(1, _cores() // (jobs * max(1, wanted))))
-    common = {} if os.environ.get("OMP_NUM_THREADS") else {"OMP_NUM_THREADS": threads}
+    common = _thread_variables(threads, processes=jobs * max(1, wanted))
     return [
         {**common, "CUDA_VISIBLE_DEVICES": ",".join(groups[job % len(groups)])} if groups else dict(common)
         for job in range(jobs)
     ]
+
+
+def _thread_variables(threads: int | None, *, processes: int) -> dict[str, str]:
+    if threads is not None:
+        return dict.fromkeys(THREAD_VARIABLES, str(threads))
+    fair = str(max(1, _cores() // processes))
+    return {} if os.environ.get("OMP_NUM_THREADS") else {"OMP_NUM_THREADS": fair}
 
 
 def _cores() -> int:

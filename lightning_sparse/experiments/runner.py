@@ -1,43 +1,21 @@
-"""Runs experiments that have no result yet, several at the same time, and shows their progress."""
+"""Runs experiments that have no result yet, and shows their progress."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lightning_sparse.experiments import worker
-from lightning_sparse.experiments.machine import shares
-from lightning_sparse.experiments.results import is_finished
-from lightning_sparse.experiments.setting import Experiment
+from lightning_sparse.experiments.engine.engines import Engine
+from lightning_sparse.experiments.engine.finished import Finished, finished
+from lightning_sparse.experiments.engine.orders import Training
+from lightning_sparse.experiments.engine.signals import ending_signals_raise
 from lightning_sparse.validation.errors import InvalidStateError
 
-# Runs take minutes: more frequent checks and drawing would take time from them and show nothing new.
-_POLL_SECONDS = 0.5
 _REFRESHES_PER_SECOND = 1
-_SECONDS_TO_END = 10.0
-
-
-@dataclass
-class _Job:
-    """A running process, and the environment variables that state its share of the machine."""
-
-    experiment: Experiment
-    process: subprocess.Popen[bytes]
-    task: TaskID
-    share: dict[str, str]
 
 
 class FailedRunsError(InvalidStateError):
@@ -45,10 +23,10 @@ class FailedRunsError(InvalidStateError):
 
 
 def run_missing(
-    experiments: Sequence[Experiment],
+    experiments: Sequence[Training],
     data: Path,
     results: Path,
-    jobs: int,
+    engine: Engine,
     console: Console,
     after_each: Callable[[], object] = lambda: None,
 ) -> None:
@@ -60,37 +38,31 @@ def run_missing(
         experiments: Experiments in the order in which they are started.
         data: Root folder of the data sets.
         results: Folder of the results.
-        jobs: Number of runs at the same time; they share the machine's GPUs and cores.
+        engine: Engine that runs them.
         console: Console that shows progress.
         after_each: Function that is called after each run; if it fails, the runs continue.
 
     Raises:
         FailedRunsError: If runs fail, once all others are done.
     """
-    waiting = [experiment for experiment in reversed(experiments) if not is_finished(experiment, results)]
-    done = len(experiments) - len(waiting)
-    console.print(f"{done} of {len(experiments)} runs are done; {len(waiting)} to go, {jobs} at a time")
-    free = shares(jobs, waiting[0].scale.trainer.get("devices", 1)) if waiting else []
+    missing = [each for each in experiments if not _is_finished(each, results)]
+    done = len(experiments) - len(missing)
+    console.print(f"{done} of {len(experiments)} runs are done; {len(missing)} to go, {engine.slots} at a time")
     failed = []
-    with _progress(console) as progress, _jobs_ended_on_exit() as running:
-        overall = progress.add_task("all runs", total=len(experiments), completed=done)
-        while waiting or running:
-            while waiting and free:
-                experiment = waiting.pop()
-                if is_finished(experiment, results):  # another command has run it in the meantime
-                    progress.advance(overall)
-                else:
-                    running.append(_start(experiment, data, results, free.pop(0), progress))
-            for job in [job for job in running if _is_over(job, results, progress)]:
-                running.remove(job)
-                free.append(job.share)
-                if not _has_ended_well(job, results, console):
-                    failed.append(job.experiment)
-                progress.advance(overall)
+    with ending_signals_raise(), _progress(console) as progress:
+        shown = _Shown(progress, results, done, len(experiments))
+        with closing(finished(missing, engine, data, results, shown.show)) as runs:
+            for run in runs:
+                shown.count()
+                if run.failure:
+                    failed.append(run)
                 _call_after_run(after_each, console)
-            time.sleep(_POLL_SECONDS)
     if failed:
         raise _failure(failed, results)
+
+
+def _is_finished(experiment: Training, results: Path) -> bool:
+    return (results / f"{experiment.path}.json").exists()
 
 
 def _call_after_run(after_each: Callable[[], object], console: Console) -> None:
@@ -101,114 +73,48 @@ def _call_after_run(after_each: Callable[[], object], console: Console) -> None:
         console.print(f"not written: {error}", markup=False)
 
 
-@contextmanager
-def _jobs_ended_on_exit() -> Iterator[list[_Job]]:
-    """Yield a list; the jobs in it are ended on exit, also if this process is interrupted or terminated."""
-    running: list[_Job] = []
-    with _signals_raise():
-        try:
-            yield running
-        finally:
-            _end([job.process for job in running])
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes together with their child processes, which would survive if their parent were killed."""
-    for process in processes:
-        if os.name == "posix":
-            # Not SIGTERM: processes that train together would wait for each other in Lightning's handler.
-            process.send_signal(signal.SIGINT)
-        else:
-            process.terminate()
-    end = time.monotonic() + _SECONDS_TO_END
-    for process in processes:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-            process.wait()
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Turn signals that end the process into SystemExit: Python would otherwise end without running `finally`."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
-        yield
-        return
-    ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in ending}
-    handled = [number for number in ending if before[number] != signal.SIG_IGN]  # nohup ignores SIGHUP
-    for number in handled:
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, before[number])
-
-
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, refresh_per_second=_REFRESHES_PER_SECOND)
 
 
-def _start(experiment: Experiment, data: Path, results: Path, share: dict[str, str], progress: Progress) -> _Job:
-    with _log(experiment.work_folder(results)) as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", worker.__name__, experiment.to_json(), str(data), str(results)],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **share},
-            start_new_session=True,  # a group of its own, which can be ended as a whole
-        )
-    return _Job(experiment, process, progress.add_task(experiment.name, total=None), share)
+class _Shown:
+    """Bars for all runs, and for each one that is under way."""
+
+    def __init__(self, progress: Progress, results: Path, done: int, total: int) -> None:
+        self._progress, self._results = progress, results
+        self._overall = progress.add_task("all runs", total=total, completed=done)
+        self._bars: dict[str, TaskID] = {}
+
+    def count(self) -> None:
+        """Count a run that has ended."""
+        self._progress.advance(self._overall)
+
+    def show(self, running: Collection[Training]) -> None:
+        """Show how far each run is that is under way, and no other."""
+        paths = {experiment.path for experiment in running}
+        for path in [path for path in self._bars if path not in paths]:
+            self._progress.remove_task(self._bars.pop(path))
+        for experiment in running:
+            if experiment.path not in self._bars:
+                self._bars[experiment.path] = self._progress.add_task(experiment.name, total=None)
+            self._update(experiment.path)
+
+    def _update(self, path: str) -> None:
+        try:
+            epochs, total = (self._results / path / "progress").read_text().split()
+            self._progress.update(self._bars[path], completed=int(epochs), total=int(total))
+        except (FileNotFoundError, ValueError):  # not there yet, being written, or on a machine that isn't seen here
+            pass
 
 
-def _log(work: Path) -> BinaryIO:
-    """Open the log file in a run's folder."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        return (work / "log.txt").open("ab")
-    except FileNotFoundError:  # another command finished the run and removed the folder in the meantime
-        work.mkdir(parents=True, exist_ok=True)
-        return (work / "log.txt").open("ab")
-
-
-def _is_over(job: _Job, results: Path, progress: Progress) -> bool:
-    """Show a job's progress, and return whether it has ended."""
-    try:
-        epochs, total = (job.experiment.work_folder(results) / "progress").read_text().split()
-        progress.update(job.task, completed=int(epochs), total=int(total))
-    except (FileNotFoundError, ValueError):  # not there yet, or being written
-        pass
-    if job.process.poll() is None:
-        return False
-    progress.remove_task(job.task)
-    return True
-
-
-def _has_ended_well(job: _Job, results: Path, console: Console) -> bool:
-    """Return whether a job has written its result, or another command runs it; remove files that are not needed."""
-    if is_finished(job.experiment, results):
-        # Another command may be removing the folder, too.
-        shutil.rmtree(job.experiment.work_folder(results), ignore_errors=True)
-        return True
-    if job.process.returncode == worker.RUN_ELSEWHERE:
-        console.print(f"skipped, as another command runs it: {job.experiment.name}")
-        return True
-    return False
-
-
-def _failure(failed: Sequence[Experiment], results: Path) -> FailedRunsError:
-    first = failed[0].work_folder(results) / "log.txt"
-    lines = first.read_text(errors="replace").strip().splitlines() if first.exists() else []
-    names = "; ".join(experiment.name for experiment in failed)
+def _failure(failed: Sequence[Finished[Training]], results: Path) -> FailedRunsError:
+    first = failed[0]
+    log = results / first.training.path / "log.txt"
+    names = "; ".join(run.training.name for run in failed)
+    kept = f"see {log}, and start again" if log.exists() else "start again"
     return FailedRunsError(
         expected=f"{len(failed)} more results",
-        got=f"errors in {names}. The first ends with: {lines[-1] if lines else 'nothing'}",
-        cure=f"see {first}, and start again: finished runs are kept",
+        got=f"errors in {names}. The first ends with: {first.failure.splitlines()[-1]}",
+        cure=f"{kept}: finished runs are kept",
     )

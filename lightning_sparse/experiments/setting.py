@@ -197,13 +197,23 @@ class Experiment:
         """Name in messages."""
         return f"{self.setting.name}, seed {self.seed}"
 
+    @property
+    def path(self) -> str:
+        """Path of its result below the folder of results, without `.json`."""
+        return f"{self.scale.name}/{self.setting.name}/seed{self.seed}"
+
+    @property
+    def program(self) -> str:
+        """Module that runs it."""
+        return "lightning_sparse.experiments.training_process"
+
     def result_file(self, results: Path) -> Path:
         """Return the path of its result file."""
-        return results / self.scale.name / self.setting.name / f"seed{self.seed}.json"
+        return results / f"{self.path}.json"
 
     def work_folder(self, results: Path) -> Path:
         """Return the folder of its checkpoint and log while it runs."""
-        return self.result_file(results).with_suffix("")
+        return results / self.path
 
     def arguments(self) -> list[str]:
         """Return the arguments of the command line for it."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from lightning_sparse.experiments.datasets import prepare
+from lightning_sparse.experiments.engine.options import open_engine
 from lightning_sparse.experiments.results import is_finished
 from lightning_sparse.experiments.runner import run_missing
 from lightning_sparse.experiments.setting import SCALES, Experiment, Scale, Setting
@@ -44,6 +45,7 @@ def reproduce(
     download: bool = True,
     trainer: dict[str, Any] | None = None,
     compile_mode: CompileMode | None = None,
+    **engine_options: Any,
 ) -> None:
     """Make the missing runs of a table or figure of the paper, and print and write it.
 
@@ -58,8 +60,9 @@ def reproduce(
             the paper has 10 to 12 runs of most; to save time, 5 for table5, 3 for figure2, compression, sensitivity
             and regrowth, 1 for table3. 1 at small scale. 0 only writes the table.
         rows: Patterns of the names of settings to run, separated by commas: "mnist_lenet300*,mnist_lenet5_5".
-        jobs: Number of runs at the same time. They take turns at the GPUs (those of CUDA_VISIBLE_DEVICES if it is
-            set) and share the machine's cores evenly, unless OMP_NUM_THREADS is set.
+        jobs: Number of runs at the same time on this machine. They take turns at the GPUs (those of
+            CUDA_VISIBLE_DEVICES if it is set) and share the machine's cores evenly, unless OMP_NUM_THREADS is set. On a
+            cluster there are as many as its workers have threads.
         scale: "full" is the paper's protocol, "small" a few batches of smaller networks to see that everything works.
         data: Root folder of the data sets; ImageNet's `train` and `val` are expected in `<data>/imagenet`.
         results: Folder of the results.
@@ -69,6 +72,7 @@ def reproduce(
             `<results>/full+precision=bf16-mixed`. With several devices, each gets its part of the protocol's batch.
         compile_mode: Mode of `torch.compile` for the networks, such as "default". Results have a folder of their own,
             since rounding and dropout's random numbers differ.
+        **engine_options: Options of the engine that makes the runs, see `lightning_sparse.experiments.engine.options.open_engine`.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -76,7 +80,7 @@ def reproduce(
         RuntimeError: If data can't be downloaded, or runs fail.
     """
     console = Console()
-    _check(seeds, jobs)
+    _check_seeds(seeds)
     chosen_scale = SCALES[scale].with_options(trainer or {}, compile_mode)
     data, results = data.expanduser(), results.expanduser()
     chosen = STUDIES[study]
@@ -84,30 +88,25 @@ def reproduce(
     count = (1 if scale == "small" else chosen.seeds) if seeds is None else seeds
     # Seed by seed, so that every row has some runs before any row has all of them.
     experiments = [Experiment(setting, seed, chosen_scale) for seed in range(count) for setting in settings]
-    try:
-        # A finished table is shown without its data sets.
-        missing = [experiment.setting for experiment in experiments if not is_finished(experiment, results)]
-        prepare(list(dict.fromkeys(missing)), chosen_scale, data, download=download)
-        if experiments:
-            write = partial(_write_texts, study, chosen, MeasuredCells(results, chosen_scale))
-            write()  # so that a damaged result file is reported before hours of runs
-            run_missing(experiments, data, results, jobs, console, after_each=write)
-    finally:
-        _write(study, chosen, chosen_scale, results, console)
+    with open_engine(jobs=jobs, devices=chosen_scale.trainer.get("devices", 1), **engine_options) as engine:
+        try:
+            # A finished table is shown without its data sets.
+            missing = [experiment.setting for experiment in experiments if not is_finished(experiment, results)]
+            prepare(list(dict.fromkeys(missing)), chosen_scale, data, download=download)
+            if experiments:
+                write = partial(_write_texts, study, chosen, MeasuredCells(results, chosen_scale))
+                write()  # so that a damaged result file is reported before hours of runs
+                run_missing(experiments, data, results, engine, console, after_each=write)
+        finally:
+            _write(study, chosen, chosen_scale, results, console)
 
 
-def _check(seeds: int | None, jobs: int) -> None:
+def _check_seeds(seeds: int | None) -> None:
     if seeds is not None and seeds < 0:
         raise InvalidValueError(
             expected="a number of seeds >= 0",
             got=seeds,
             cure="10, as the paper has 10 to 12 runs",
-        )
-    if jobs < 1:
-        raise InvalidValueError(
-            expected="a number of jobs >= 1",
-            got=jobs,
-            cure="the number of cores, at most",
         )
 
 

@@ -1,242 +1,105 @@
-"""Commands that share a folder, runs that share a machine: what is done is not begun again, and who gets which GPU."""
+"""Runs that share a machine or a folder: what is told after each, and who gets which GPU and how many threads."""
 
 from __future__ import annotations
 
-import os
-import select
-import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
+from stand_ins import StandIn, starts
 
 from lightning_sparse.cli import main
 from lightning_sparse.experiments import runner
+from lightning_sparse.experiments.engine import finished as finishing
+from lightning_sparse.experiments.engine.options import open_engine
+from lightning_sparse.experiments.engine.signals import ending_signals_raise
 from lightning_sparse.experiments.machine import shares
 from lightning_sparse.experiments.runner import FailedRunsError, run_missing
-from lightning_sparse.experiments.setting import SMALL, Experiment, Setting
 from lightning_sparse.reproduction import command
 
-FIRST, SECOND, THIRD = (Experiment(Setting("mnist_lenet300_5"), seed, SMALL) for seed in range(3))
+A, B = StandIn("a"), StandIn("b")
 
 
-class Processes:
-    """Stands for subprocess.Popen: notes what is started, does something then, and is over at once.
-
-    Args:
-        does: Function that is called when an experiment is started.
-        status: Exit status of its process.
-    """
-
-    def __init__(self, does: Callable[[Experiment], object], status: int = 0) -> None:
-        self.does, self.returncode = does, status
-        self.started: list[int] = []
-        self.environments: list[dict[str, str]] = []
-
-    def __call__(self, command: list[str], env: dict[str, str], **options: Any) -> Processes:
-        experiment = Experiment.from_json(command[3])
-        assert command[:3] == [sys.executable, "-m", "lightning_sparse.experiments.worker"]
-        self.started.append(experiment.seed)
-        self.environments.append(env)
-        self.does(experiment)
-        return self
-
-    def poll(self) -> int:
-        return self.returncode
+@pytest.fixture(autouse=True)
+def _in_quick_succession(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "_POLL_SECONDS", 0.05)
 
 
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Processes]:
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0)
-
-    def replace(does: Callable[[Experiment], object], status: int = 0) -> Processes:
-        processes = Processes(does, status)
-        monkeypatch.setattr(subprocess, "Popen", processes)
-        return processes
-
-    return replace
-
-
-def run(results: Path, *experiments: Experiment, jobs: int = 1) -> str:
+def run(results: Path, *trainings: StandIn, after_each: Callable[[], object] = lambda: None) -> str:
     console = Console(record=True, quiet=False, width=200)
-    run_missing(experiments, results / "data", results, jobs, console)
+    with open_engine() as engine:
+        run_missing(trainings, results / "data", results, engine, console, after_each)
     return console.export_text()
 
 
-def finish(results: Path) -> Callable[[Experiment], object]:
-    def write(experiment: Experiment) -> None:
-        experiment.result_file(results).parent.mkdir(parents=True, exist_ok=True)
-        experiment.result_file(results).write_text("{}")
-
-    return write
-
-
-def test_a_run_that_another_command_finishes_meanwhile_is_not_begun(tmp_path: Path, start: Any) -> None:
-    done = finish(tmp_path)
-    processes = start(lambda experiment: (done(experiment), done(SECOND)))
-    run(tmp_path, FIRST, SECOND, THIRD)
-    assert processes.started == [0, 2]
+@pytest.mark.usefixtures("stand_ins")
+def test_only_missing_runs_are_begun_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text("{}")
+    assert "1 of 3 runs are done; 2 to go, 1 at a time" in run(tmp_path, A, B, StandIn("c"))
+    assert starts(tmp_path) == ["a", "c"]
 
 
-def test_each_missing_run_is_begun_once_in_order(tmp_path: Path, start: Any) -> None:
-    finish(tmp_path)(SECOND)
-    processes = start(finish(tmp_path))
-    assert "1 of 3 runs are done; 2 to go" in run(tmp_path, FIRST, SECOND, THIRD)
-    assert processes.started == [0, 2]
-
-
-def test_the_end_of_each_run_is_told(tmp_path: Path, start: Any) -> None:
-    start(finish(tmp_path))
+@pytest.mark.usefixtures("stand_ins")
+def test_the_end_of_each_run_is_told(tmp_path: Path) -> None:
     told: list[int] = []
-    console = Console(quiet=True)
-    files = [experiment.result_file(tmp_path) for experiment in (FIRST, SECOND)]
-    run_missing(
-        [FIRST, SECOND], tmp_path, tmp_path, 1, console, lambda: told.append(sum(file.exists() for file in files))
-    )
+    run(tmp_path, A, B, after_each=lambda: told.append(len(list(tmp_path.glob("*.json")))))
     assert told == [1, 2]
 
 
+@pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize("error", [OSError("the disk is full [1]"), ValueError("Expected the result of a run")])
-def test_what_fails_between_runs_ends_none(error: Exception, tmp_path: Path, start: Any) -> None:
-    processes = start(finish(tmp_path))
-    console = Console(record=True, quiet=False, width=200)
-
+def test_what_fails_between_runs_ends_none(error: Exception, tmp_path: Path) -> None:
     def fail() -> None:
         raise error
 
-    run_missing([FIRST, SECOND], tmp_path, tmp_path, 1, console, fail)
-    assert processes.started == [0, 1]
-    assert console.export_text().count(f"not written: {error}") == 2
+    text = run(tmp_path, A, B, after_each=fail)
+    assert starts(tmp_path) == ["a", "b"]
+    assert text.count(f"not written: {error}") == 2
 
 
-def test_a_work_folder_that_another_command_has_removed_is_no_failure(tmp_path: Path, start: Any) -> None:
-    done = finish(tmp_path)
-    start(lambda experiment: (done(experiment), shutil.rmtree(experiment.work_folder(tmp_path))))
-    run(tmp_path, FIRST)
-    assert FIRST.result_file(tmp_path).exists()
+@pytest.mark.usefixtures("stand_ins")
+def test_runs_that_fail_are_named_with_the_last_words_of_the_first(tmp_path: Path) -> None:
+    broken = [StandIn("a", fails="out of luck"), StandIn("c", fails="too late")]
+    message = rf"Expected 2 more results; got errors in training a; training c.*out of luck. Cure: see {tmp_path}/a/log"
+    with pytest.raises(FailedRunsError, match=message):
+        run(tmp_path, broken[0], B, broken[1])
+    assert (tmp_path / "b.json").exists()
 
 
-def test_a_run_that_failed_here_and_was_finished_by_another_command_is_no_failure(tmp_path: Path, start: Any) -> None:
-    start(finish(tmp_path), status=1)
-    run(tmp_path, FIRST)
-    assert not FIRST.work_folder(tmp_path).exists()
+def test_bars_are_those_of_the_runs_under_way(tmp_path: Path) -> None:
+    with runner._progress(Console(quiet=True)) as progress:
+        shown = runner._Shown(progress, tmp_path, 1, 4)
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "progress").write_text("3 7")
+        shown.show([A, B])
+        tasks = {task.description: (task.completed, task.total) for task in progress.tasks}
+        assert tasks == {"all runs": (1, 4), "training a": (3, 7), "training b": (0, None)}
+        shown.count()
+        shown.show([B])
+        assert [(task.description, task.completed) for task in progress.tasks] == [("all runs", 2), ("training b", 0)]
 
 
-def test_a_run_without_a_result_is_a_failure_whatever_its_status(tmp_path: Path, start: Any) -> None:
-    start(lambda experiment: None)
-    with pytest.raises(FailedRunsError, match="mnist_lenet300_5, seed 0"):
-        run(tmp_path, FIRST)
-
-
-def test_a_failure_is_described_though_its_log_is_gone(tmp_path: Path, start: Any) -> None:
-    start(lambda experiment: shutil.rmtree(experiment.work_folder(tmp_path)), status=1)
-    with pytest.raises(FailedRunsError, match=r"seed 0\. The first ends with: nothing"):
-        run(tmp_path, FIRST)
-
-
-def test_a_folder_that_is_removed_while_it_is_opened_is_made_again(
-    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make, made = Path.mkdir, []
-
-    def make_and_lose(path: Path, *args: Any, **options: Any) -> None:
-        make(path, *args, **options)
-        if path == FIRST.work_folder(tmp_path) and not made:
-            made.append(path)
-            path.rmdir()
-
-    monkeypatch.setattr(Path, "mkdir", make_and_lose)
-    start(finish(tmp_path))
-    run(tmp_path, FIRST)
-    assert made
-
-
-def test_each_process_is_told_its_share_of_the_machine(
-    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "6"}]
-    asked: list[Any] = []
-    monkeypatch.setattr(runner, "shares", lambda *arguments: asked.append(arguments) or list(given))
-    monkeypatch.setenv("SOMETHING_ELSE", "kept")
-    processes = start(finish(tmp_path))
-    scale = SMALL.with_options({"devices": 4})
-    run(tmp_path, *(Experiment(FIRST.setting, seed, scale) for seed in range(4)), jobs=2)
-    assert asked == [(2, 4)]
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in processes.environments] == ["5", "6"] * 2
-    assert {environment["SOMETHING_ELSE"] for environment in processes.environments} == {"kept"}
-
-
-SLEEPER = """
-import signal, subprocess, sys, time
-signal.signal(signal.SIGINT, {})
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(child.pid, flush=True)
-time.sleep(600)
-"""
 on_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
-def sleeper(on_interrupt: str) -> subprocess.Popen[bytes]:
-    """Start a process that starts another one, writes its number, and waits."""
-    source = SLEEPER.format(on_interrupt)
-    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, start_new_session=True)
-
-
-def written_by(process: subprocess.Popen[bytes]) -> int:
-    assert process.stdout is not None
-    return int(process.stdout.readline())
-
-
 @on_posix
-def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(
+def test_ctrl_c_says_how_to_go_on_and_writes_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    children: list[int] = []
-
-    def start(*arguments: Any) -> runner._Job:
-        started.append(sleeper("lambda *_: sys.exit(7)"))
-        return runner._Job(arguments[0], started[-1], arguments[-1].add_task("asleep"), {})
-
-    def press_ctrl_c(seconds: float) -> None:
-        children.extend(written_by(process) for process in started)
+    def press_ctrl_c(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_start", start)
-    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=press_ctrl_c, monotonic=time.monotonic))
+    monkeypatch.setattr(runner._Shown, "show", press_ctrl_c)
     monkeypatch.setattr(command, "prepare", lambda *arguments, **options: None)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            main(["reproduce", "table1", "--rows=mnist_lenet300_5", "--jobs=2", f"--results={tmp_path}"])
-    finally:
-        for process, child in zip(started, children, strict=True):
-            os.kill(child, signal.SIGKILL)
-            if process.stdout is not None:
-                process.stdout.close()
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", "table1", "--rows=mnist_lenet300_5", "--jobs=2", f"--results={tmp_path}"])
     assert stop.value.code == 128 + signal.SIGINT
     assert capsys.readouterr().err.endswith("lightning-sparse: interrupted; the same command resumes\n")
-    assert [process.returncode for process in started] == [7, 7]
     assert (tmp_path / "full" / "table1.md").exists()
-
-
-@on_posix
-def test_a_run_that_does_not_end_is_killed_with_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_SECONDS_TO_END", 0.2)
-    process = sleeper("signal.SIG_IGN")
-    written_by(process)
-    runner._end([process])
-    assert process.returncode == -signal.SIGKILL
-    assert process.stdout is not None
-    with process.stdout as written:
-        assert select.select([written], [], [], 10)[0]
-        assert written.read() == b""  # ends with the last process that could write
 
 
 @on_posix
@@ -245,7 +108,7 @@ def test_a_signal_to_end_is_an_exception_while_runs_are_under_way_and_not_afterw
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # a shell that is left running ignores SIGHUP
     try:
-        with pytest.raises(SystemExit) as stop, runner._signals_raise():
+        with pytest.raises(SystemExit) as stop, ending_signals_raise():
             signal.raise_signal(number)
         after = signal.getsignal(number)
     finally:
@@ -258,7 +121,7 @@ def test_a_signal_to_end_is_an_exception_while_runs_are_under_way_and_not_afterw
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with runner._signals_raise():
+        with ending_signals_raise():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -346,3 +209,9 @@ def test_cores_are_divided_unless_the_user_has_said_how_many(
 ) -> None:
     machine(0, **exported)
     assert {share.get("OMP_NUM_THREADS") for share in shares(jobs, devices)} == {expected}
+
+
+def test_threads_that_are_asked_for_are_those_of_all_libraries(machine: Any) -> None:
+    machine(0, OMP_NUM_THREADS="3")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    assert shares(2, threads=5) == [dict.fromkeys(names, "5")] * 2

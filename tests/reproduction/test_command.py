@@ -30,7 +30,7 @@ class Asked:
         self.folders.append(data)
 
     def run_missing(
-        self, experiments: list[Experiment], data: Path, results: Path, jobs: int, console: Any, after_each: Any
+        self, experiments: list[Experiment], data: Path, results: Path, engine: Any, console: Any, after_each: Any
     ) -> None:
         self.run += experiments
         self.folders += [data, results]

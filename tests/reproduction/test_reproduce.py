@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import signal
-import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
+from small_results import without_times
 from torch.nn.functional import dropout
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.cli import main
-from lightning_sparse.experiments import runner, worker
+from lightning_sparse.experiments import resumable, training_process
 from lightning_sparse.experiments.datasets import prepare
+from lightning_sparse.experiments.engine import finished as finishing
+from lightning_sparse.experiments.engine import supervision
+from lightning_sparse.experiments.engine.options import open_engine
 from lightning_sparse.experiments.runner import FailedRunsError, run_missing
 from lightning_sparse.experiments.setting import FULL, SMALL, Experiment, Scale, Setting
 from lightning_sparse.reproduction import report as reproduction_report
@@ -44,38 +45,12 @@ SPARSE = Experiment(Setting("mnist_lenet300_5"), 0, SMALL)
 FULL_RUN = Experiment(Setting("mnist_lenet300_5"), 0, FULL)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with an MNIST of 1,000 and 200 images, each class a bright row of its own."""
-    root = tmp_path_factory.mktemp("data")
-    source = np.random.default_rng(0)
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, count in (("train", 1000), ("t10k", 200)):
-        labels = source.integers(0, 10, count).astype(np.uint8)
-        images = source.integers(0, 90, (count, 28, 28)).astype(np.uint8)
-        images[np.arange(count), 2 * labels + 3] = 255
-        for kind, array in ((f"{name}-images-idx3-ubyte", images), (f"{name}-labels-idx1-ubyte", labels)):
-            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            (raw / kind).write_bytes(header + array.tobytes())
-            with gzip.open(raw / f"{kind}.gz", "wb") as packed:
-                packed.write(header + array.tobytes())
-    return root
-
-
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def without_times(result: dict[str, Any] | None) -> dict[str, Any]:
-    assert result is not None
-    assert isinstance(result["seconds"], float)  # in tenths, which a few small epochs may not reach
-    assert isinstance(result["cpu_seconds"], float)
-    return {name: value for name, value in result.items() if name not in ("seconds", "cpu_seconds")}
 
 
 def test_a_table_is_run_once_and_shown_again_without_a_run(
@@ -97,7 +72,7 @@ def test_a_table_is_run_once_and_shown_again_without_a_run(
     assert (result["scale"], result["trainer"], result["compile_mode"]) == ("small", {}, None)
     assert (result["device"], result["devices"]) == ("cpu", 1)
     assert sum(result["nonzero"].values()) <= 13310
-    monkeypatch.setattr(runner, "_start", None)  # whoever started a run would see it
+    monkeypatch.setattr(supervision, "_start", None)  # whoever started a run would see it
     main(["reproduce", "table1", *options, *folders])
     assert "2 of 2 runs are done; 0 to go" in capsys.readouterr().out
     assert (tmp_path / "small" / "table1.md").read_text() == table
@@ -111,24 +86,24 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
         "lightning_sparse.models.lenet.relu",
         lambda inputs: dropout(inputs.relu(), 0.1, training=torch.is_grad_enabled()),
     )
-    whole = worker.run(SPARSE, data, tmp_path / "whole")
-    written = worker.Progress._write
+    whole = training_process.run(SPARSE, data, tmp_path / "whole")
+    written = resumable.Progress._write
 
-    def fails(self: worker.Progress, trainer: Trainer, epochs: int) -> None:
+    def fails(self: resumable.Progress, trainer: Trainer, epochs: int) -> None:
         written(self, trainer, epochs)
         if epochs == 2:
             raise RuntimeError("interrupted")
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker.Progress, "_write", fails)
-        patched.setattr(worker, "_SAVE_EVERY", timedelta(0))
+        patched.setattr(resumable.Progress, "_write", fails)
+        patched.setattr(resumable, "_SAVE_EVERY", 0.0)
         with pytest.raises(RuntimeError, match="interrupted"):
-            worker.run(SPARSE, data, tmp_path / "parts")
+            training_process.run(SPARSE, data, tmp_path / "parts")
     started: list[int] = []
     monkeypatch.setattr(
-        worker.Progress, "on_train_start", lambda self, trainer, module: started.append(trainer.global_step)
+        resumable.Progress, "on_train_start", lambda self, trainer, module: started.append(trainer.global_step)
     )
-    resumed = worker.run(SPARSE, data, tmp_path / "parts")
+    resumed = training_process.run(SPARSE, data, tmp_path / "parts")
     assert started[0] > 25
     assert without_times(resumed) == without_times(whole)
 
@@ -136,20 +111,20 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 def test_a_training_that_was_stopped_is_no_result_and_goes_on(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = worker.run(SPARSE, data, tmp_path / "whole")
+    whole = training_process.run(SPARSE, data, tmp_path / "whole")
 
-    class Stops(worker.Progress):
+    class Stops(resumable.Progress):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             trainer.should_stop = trainer.current_epoch == 1
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "Progress", Stops)
-        patched.setattr(worker, "_SAVE_EVERY", timedelta(0))
+        patched.setattr(resumable, "Progress", Stops)
+        patched.setattr(resumable, "_SAVE_EVERY", 0.0)
         with pytest.raises(RuntimeError, match=r"Expected 3 epochs of training; got 2 before it was stopped. Cure"):
-            worker.run(SPARSE, data, tmp_path / "parts")
+            training_process.run(SPARSE, data, tmp_path / "parts")
     assert not SPARSE.result_file(tmp_path / "parts").exists()
-    monkeypatch.setattr(worker.Progress, "state_key", "Stops")
-    assert without_times(worker.run(SPARSE, data, tmp_path / "parts")) == without_times(whole)
+    monkeypatch.setattr(resumable.Progress, "state_key", "Stops")
+    assert without_times(training_process.run(SPARSE, data, tmp_path / "parts")) == without_times(whole)
 
 
 @pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor")
@@ -157,14 +132,14 @@ def test_a_training_that_was_stopped_is_no_result_and_goes_on(
 def test_a_run_that_diverges_is_a_result_without_metrics(
     config: str, epochs: int, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Diverges(worker.Progress):
+    class Diverges(resumable.Progress):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             if trainer.current_epoch == 1:
                 next(pl_module.parameters()).data[0, 0] = torch.nan
 
-    monkeypatch.setattr(worker, "Progress", Diverges)
+    monkeypatch.setattr(resumable, "Progress", Diverges)
     experiment = Experiment(Setting(config), 0, SMALL)
-    result = worker.run(experiment, data, tmp_path)
+    result = training_process.run(experiment, data, tmp_path)
     assert result is not None
     assert (result["diverged"], result["metrics"], result["epochs"]) == (True, {}, epochs)
     assert result["nonzero"] == {}  # NaN is not zero, and would pass for an active weight
@@ -176,18 +151,18 @@ def test_a_run_that_diverges_is_a_result_without_metrics(
 def test_a_network_that_guesses_at_the_end_of_a_whole_run_has_diverged(
     collapses: bool, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Collapses(worker.Progress):
+    class Collapses(resumable.Progress):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             for parameter in pl_module.parameters():
                 parameter.data *= not collapses
 
-    monkeypatch.setattr(worker, "Progress", Collapses)
+    monkeypatch.setattr(resumable, "Progress", Collapses)
     short = Experiment(SPARSE.setting, 0, FULL.with_options({"max_epochs": 6}))
-    result = worker.run(short, data, tmp_path)
+    result = training_process.run(short, data, tmp_path)
     assert result is not None
     assert not result["diverged"]  # it is told to be too short to learn anything
     monkeypatch.setattr(Scale, "shortens", False)
-    result = worker.run(short, data, tmp_path / "whole")
+    result = training_process.run(short, data, tmp_path / "whole")
     assert result is not None
     assert result["diverged"] == collapses
     assert (result["metrics"]["accuracy"] < 0.2) == collapses
@@ -201,10 +176,10 @@ def test_a_run_compiles_its_network_and_notes_how(data: Path, tmp_path: Path, mo
         modes.append(mode)
         return torch_compile(function, backend="eager", dynamic=dynamic)
 
-    plain = worker.run(SPARSE, data, tmp_path)
+    plain = training_process.run(SPARSE, data, tmp_path)
     monkeypatch.setattr(torch, "compile", compile_as_written)
     scale = SMALL.with_options({}, "reduce-overhead")
-    compiled = worker.run(Experiment(SPARSE.setting, 0, scale), data, tmp_path)
+    compiled = training_process.run(Experiment(SPARSE.setting, 0, scale), data, tmp_path)
     assert modes == ["reduce-overhead"]
     assert compiled is not None
     assert compiled["compile_mode"] == "reduce-overhead"
@@ -224,7 +199,7 @@ def test_two_processes_train_one_network_on_the_batches_of_one(data: Path, tmp_p
 def test_a_run_uses_other_options_of_the_trainer_and_notes_them(data: Path, tmp_path: Path) -> None:
     options = {"precision": "64-true", "max_epochs": 1}
     other = Experiment(SPARSE.setting, 0, SMALL.with_options(options))
-    result = worker.run(other, data, tmp_path)
+    result = training_process.run(other, data, tmp_path)
     assert result is not None
     assert (result["trainer"], result["epochs"]) == (options, 1)
     assert json.loads(other.result_file(tmp_path).read_text()) == result
@@ -238,40 +213,61 @@ def test_a_run_whose_checkpoint_is_cut_off_starts_again(
     work.mkdir(parents=True)
     (work / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
     monkeypatch.setattr(
-        worker.Progress,
+        resumable.Progress,
         "on_train_start",
         lambda self, trainer, module: (work / "start").write_text(str(trainer.global_step)),
     )
     with pytest.warns(UserWarning, match="is incomplete"):
-        assert worker.run(SPARSE, data, tmp_path) is not None
+        assert training_process.run(SPARSE, data, tmp_path) is not None
     assert (work / "start").read_text() == "0"
 
 
 def test_a_failed_run_is_named_with_its_last_words_and_others_are_finished(tmp_path: Path, data: Path) -> None:
     unknown = Experiment(Setting("mnist_lenet300_5", (("growth", "sideways"),)), 0, SMALL)
-    with pytest.raises(FailedRunsError, match=r"growth=sideways, seed 0.*log.txt, and start again"):
-        run_missing([unknown, SPARSE], data, tmp_path, 1, Console(quiet=True))
+    with (
+        open_engine() as engine,
+        pytest.raises(FailedRunsError, match=r"growth=sideways, seed 0.*log.txt, and start again"),
+    ):
+        run_missing([unknown, SPARSE], data, tmp_path, engine, Console(quiet=True))
     assert SPARSE.result_file(tmp_path).exists()
     assert not SPARSE.work_folder(tmp_path).exists()
     assert "sideways" in (unknown.work_folder(tmp_path) / "log.txt").read_text()
 
 
-def test_a_run_that_another_command_is_at_is_left_to_it(tmp_path: Path, data: Path) -> None:
-    console = Console(record=True, quiet=False, width=200)
+def test_a_run_that_another_command_is_at_is_waited_for(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finishing, "_RETRY_SECONDS", 0.5)
     work = SPARSE.work_folder(tmp_path)
     work.mkdir(parents=True)
-    with FileLock(work / "lock"):
-        run_missing([SPARSE], data, tmp_path, 1, console)
-    assert f"skipped, as another command runs it: {SPARSE.name}" in console.export_text()
-    assert not SPARSE.result_file(tmp_path).exists()
-    run_missing([SPARSE], data, tmp_path, 1, console)
+    taken = FileLock(work / "lock", thread_local=False)
+    taken.acquire()
+    asked = threading.Event()
+    start = supervision._start
+
+    def start_and_tell(*arguments: Any) -> Any:
+        process = start(*arguments)
+        asked.set()
+        return process
+
+    def release() -> None:
+        asked.wait(60)
+        time.sleep(1)
+        taken.release()
+
+    monkeypatch.setattr(supervision, "_start", start_and_tell)
+    other = threading.Thread(target=release)
+    other.start()
+    with open_engine() as engine:
+        run_missing([SPARSE], data, tmp_path, engine, Console(quiet=True))
+    other.join()
     assert SPARSE.result_file(tmp_path).exists()
 
 
 def test_a_result_that_another_command_has_just_written_stays(tmp_path: Path, data: Path) -> None:
     SPARSE.work_folder(tmp_path).mkdir(parents=True)
     SPARSE.result_file(tmp_path).write_text("theirs")
-    worker.main([SPARSE.to_json(), str(data), str(tmp_path)])
+    training_process.main([SPARSE.to_json(), str(data), str(tmp_path)])
     assert SPARSE.result_file(tmp_path).read_text() == "theirs"
 
 
@@ -349,16 +345,19 @@ def test_the_model_of_a_result_is_counted_layer_by_layer() -> None:
     module = Module()
     with torch.no_grad():
         module.model[0].weight[0] = 0
-    assert worker._weight_counts(module, is_finite=True) == {"weights": 10, "nonzero": {"0.weight": 3, "2.weight": 4}}
-    assert worker._weight_counts(module, is_finite=False) == {"weights": 10, "nonzero": {}}
+    assert training_process._weight_counts(module, is_finite=True) == {
+        "weights": 10,
+        "nonzero": {"0.weight": 3, "2.weight": 4},
+    }
+    assert training_process._weight_counts(module, is_finite=False) == {"weights": 10, "nonzero": {}}
 
 
 def test_times_add_up_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = {"cpu_seconds": 1.0, "seconds": 10.0}
-    monkeypatch.setattr(worker, "_clocks", lambda: dict(now))
-    first = worker.Progress(tmp_path / "progress")
+    monkeypatch.setattr(resumable, "_clocks", lambda: dict(now))
+    first = resumable.Progress(tmp_path / "progress")
     now |= {"cpu_seconds": 3.0, "seconds": 15.0}
-    second = worker.Progress(tmp_path / "progress")
+    second = resumable.Progress(tmp_path / "progress")
     second.load_state_dict(first.state_dict())
     now |= {"cpu_seconds": 4.0, "seconds": 22.0}
     assert second.times == {"cpu_seconds": 2.0 + 1.0, "seconds": 5.0 + 7.0}
