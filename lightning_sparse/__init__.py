@@ -11,6 +11,7 @@ from lightning_sparse.validation.lazy_imports import lazy_imports
 if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py compares it with the names below
     from lightning_sparse import analysis as analysis
     from lightning_sparse import callbacks as callbacks
+    from lightning_sparse import comparison as comparison
     from lightning_sparse import data as data
     from lightning_sparse import methods as methods
     from lightning_sparse import models as models
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning_sparse.network import SparseNetwork as SparseNetwork
 else:
     # PyTorch and Lightning take seconds to import, which commands that don't need them needn't wait for.
-    _PARTS = ("analysis", "callbacks", "data", "methods", "models", "network", "rounds", "topology")
+    _PARTS = ("analysis", "callbacks", "comparison", "data", "methods", "models", "network", "rounds", "topology")
     _NAMES, _imported = lazy_imports(
         globals(),
         __name__,

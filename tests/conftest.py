@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from hypothesis import settings
 
-# Fixtures of several folders: a small MNIST on disk, and trainings without PyTorch.
-pytest_plugins = ["small_mnist", "stand_ins"]
+# Fixtures of several folders: small data sets on disk, and trainings without PyTorch.
+pytest_plugins = ["small_mnist", "stand_ins", "studies"]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")

@@ -1,4 +1,4 @@
-"""The command line: `lightning-sparse demo | configs | reproduce | report | fit | validate | test | predict`."""
+"""The command line: `lightning-sparse demo | configs | reproduce | compare | report | fit | ...`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ lightning-sparse: train sparse neural networks from scratch
   lightning-sparse configs                    list the shipped experiments
   lightning-sparse reproduce TABLE            reproduce a table of the paper: table1, table2, table2_as_coded, table3,
                                               table5, figure2, compression, sensitivity or regrowth
+  lightning-sparse compare STUDY              sparse against dense networks of the same capacity: pairs, tests, a page
   lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
   lightning-sparse fit --config NAME_OR_FILE  train; validate, test and predict take the same options
   lightning-sparse COMMAND --help             options of a command
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, SystemExit) as end:  # a Trainer turns the first into the second
         if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        hint = "; the same command resumes" if command == "reproduce" else ""
+        hint = "; the same command resumes" if command in ("reproduce", "compare") else ""
         print(f"lightning-sparse: interrupted{hint}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -83,6 +84,10 @@ def _function(command: str) -> Callable[..., None] | None:
         from lightning_sparse.reproduction import reproduce
 
         return reproduce
+    if command == "compare":
+        from lightning_sparse.comparison import compare
+
+        return compare
     if command == "report":
         from lightning_sparse.report import report
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 
+from lightning_sparse.comparison.measured import MeasuredStudy
+from lightning_sparse.comparison.output import write_page, write_texts
 from lightning_sparse.comparison.study import SameCapacityStudy
 from lightning_sparse.comparison.training_process import make_data
 from lightning_sparse.experiments.engine.options import open_engine
@@ -22,10 +26,10 @@ def compare(
     jobs: int = 1,
     **engine_options: Any,
 ) -> None:
-    """Train the missing pairs of a study of sparse against dense networks of the same capacity.
+    """Train the missing pairs of a study of sparse against dense networks of the same capacity, and write its tables.
 
-    A finished training is one small JSON file and is never repeated; an interrupted one resumes from its last
-    checkpoint.
+    Tables, pictures and all pairs are written to `<results>/<study>/study.md`, `study.html` and `pairs.csv`. A finished
+    training is one small JSON file and is never repeated; an interrupted one resumes from its last checkpoint.
 
     Args:
         study: Name of a shipped study, or a YAML file with the options of `SameCapacityStudy`.
@@ -52,4 +56,17 @@ def compare(
             datamodule = make_data(training, data)
             datamodule.prepare_data()
             datamodule.setup("fit")
-        run_missing(trainings, data, results, engine, Console())
+        console, folder = Console(), results / chosen.name
+        write = partial(_write, chosen, results, folder)
+        write()  # so that a damaged result file is reported before hours of training
+        try:
+            if trainings:
+                run_missing(trainings, data, results, engine, console, after_each=write)
+        finally:
+            console.print(Markdown(write()))
+            write_page(MeasuredStudy(chosen, results), folder)
+            console.print(f"wrote study.md, study.html and pairs.csv in {folder}", markup=False)
+
+
+def _write(study: SameCapacityStudy, results: Path, folder: Path) -> str:
+    return write_texts(MeasuredStudy(study, results), folder)

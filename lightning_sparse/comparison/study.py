@@ -55,11 +55,11 @@ class PairMember:
 
     Attributes:
         study: The study's name.
-        cell: What its test has in common.
+        cell: Configuration that it has in common with the pairs of its test.
         width: Width of the dense network; both sides have the active weights of that.
         seed: Seed of networks, masks and the order of batches.
         side: "dense" or "sparse".
-        protocol: What else decides the result, as plain values.
+        protocol: All else that decides the result, as plain values.
     """
 
     study: str

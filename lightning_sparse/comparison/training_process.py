@@ -23,6 +23,7 @@ from lightning_sparse.experiments.engine.writing import write_atomically
 from lightning_sparse.experiments.resumable import run_alone, train_resumably, versions
 from lightning_sparse.models import ImageClassifier
 from lightning_sparse.topology.digest import checksum
+from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.import_paths import import_object
 
@@ -100,7 +101,7 @@ def run(training: PairMember, data: Path, results: Path) -> dict[str, Any] | Non
         "images": counted.images,
         **_tested(tested, counted.images),
         "gradient_flow": [_norms(record) for record in flow.history],
-        "active": pair.active,
+        "active": _active(pair, trainer),
         "masks": checksum(pair.masks),
         **{name: round(seconds, 1) for name, seconds in trained.times.items()},
         "versions": versions(),
@@ -125,6 +126,16 @@ def _norms(record: GradientFlowRecord) -> dict[str, float]:
     """Return EGF and the norm of all gradients, by the names that metrics have."""
     effective = {f"egf_{norm}": value for norm, value in record.effective.items()}
     return {"epoch": record.epoch, **effective, **record.total}
+
+
+def _active(pair: SameCapacity, trainer: Trainer) -> dict[str, int]:
+    """Return the numbers of active weights at the end of a run."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
+    for callback in callbacks:
+        if isinstance(callback, SparseTrainingCallback) and callback.network is not None:
+            counts = [layer.active for layer in callback.network.layers.values()]
+            return dict(zip(pair.masks, counts, strict=True))
+    return pair.active
 
 
 def _tested(metrics: Mapping[str, float], images: int) -> dict[str, float]:
@@ -155,7 +166,18 @@ def _callbacks(training: PairMember, pair: SameCapacity) -> list[Callback]:
     if training.side == "dense" or all(mask.all() for mask in pair.masks.values()):
         return decay
     options = training.protocol["sparse_training"]
+    _check_recipe(options.get("recipe", "sparse_momentum"))
     return [SparseTrainingCallback(**options, masks_from=pair.masks, seed=training.seed), *decay]
+
+
+def _check_recipe(recipe: Any) -> None:
+    """Raise a ValueError if a recipe moves weights between layers, as capacities would then differ."""
+    if as_recipe(recipe).redistribute is not None:
+        raise InvalidValueError(
+            expected="a recipe that leaves each layer its number of active weights",
+            got=f"{recipe!r}, which redistributes them",
+            cure="'static', 'set' without redistribution, or a Recipe with redistribute=None",
+        )
 
 
 def _classes(network: nn.Module) -> int:

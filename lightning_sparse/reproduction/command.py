@@ -72,7 +72,8 @@ def reproduce(
             `<results>/full+precision=bf16-mixed`. With several devices, each gets its part of the protocol's batch.
         compile_mode: Mode of `torch.compile` for the networks, such as "default". Results have a folder of their own,
             since rounding and dropout's random numbers differ.
-        **engine_options: Options of the engine that makes the runs, see `lightning_sparse.experiments.engine.options.open_engine`.
+        **engine_options: Options of the engine that makes the runs, see
+            `lightning_sparse.experiments.engine.options.open_engine`.
 
     Raises:
         ValueError: If an option is outside its range.
