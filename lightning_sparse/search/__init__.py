@@ -1,0 +1,1 @@
+"""Search over the densities of layers (SNAS): spaces, samplers and successive halving."""
