@@ -41,11 +41,14 @@ def correlation(first: Sequence[float], second: Sequence[float], seed: int = 0) 
     1.0
     """
     xs, ys = np.asarray(first, float), np.asarray(second, float)
+    whole = _tau(xs, ys)
+    if np.isnan(whole):
+        return Correlation(whole, whole, whole, len(xs))
     source = np.random.default_rng(seed)
     drawn = [_tau(xs[chosen], ys[chosen]) for chosen in source.integers(0, len(xs), (RESAMPLES, len(xs)))]
     known = [tau for tau in drawn if not np.isnan(tau)]
     low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
-    return Correlation(_tau(xs, ys), float(low), float(high), len(xs))
+    return Correlation(whole, float(low), float(high), len(xs))
 
 
 def _tau(xs: NDArray[np.float64], ys: NDArray[np.float64]) -> float:

@@ -69,8 +69,8 @@ def _row_and_column(optimizer: str, name: str) -> tuple[str, str]:
 
 
 def _grid(parts: int) -> tuple[Figure, list[tuple[int, int, int]]]:
-    columns = min(_COLUMNS, parts)
+    columns = max(1, min(_COLUMNS, parts))
     rows = -(-parts // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout=layout)
+    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * max(1, rows)), layout=layout)
     return figure, [(rows, columns, index + 1) for index in range(parts)]

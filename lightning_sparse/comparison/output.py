@@ -51,9 +51,10 @@ def _protocol(measured: MeasuredStudy) -> str:
         f"{name} (learning rate {', '.join(f'{float(rate):g}' for rate in each['learning_rates'])})"
         for name, each in study.optimizers.items()
     )
+    seeds = len({pair.seed for result in measured.cells for pair in result.pairs})
     widths = ", ".join(f"{width:g}" for width in study.widths)
     return (
-        f"Sparse networks of width {study.max_width:g} against dense ones of widths {widths}; {study.seeds} seeds, "
+        f"Sparse networks of width {study.max_width:g} against dense ones of widths {widths}; {seeds} seeds, "
         f"{study.epochs} epochs, batches of {study.batch_size}, weight decay {study.weight_decay:g} if any; "
         f"initial weights of both from the distribution of {study.init_reference!r}; {optimizers}."
     )
@@ -91,13 +92,12 @@ def as_page(measured: MeasuredStudy) -> str:
     notes = [note(text) for text in (_protocol(measured), measured.study.note) if text]
     if not measured.cells:
         return page(measured.study.title, [*notes, note(_EMPTY)])
-    pictures = figure_grid(
-        [
-            figure_html(heat_map(measured), "Tests: colour is the effect, a number is p, bold at 0.05 and below"),
-            figure_html(accuracy_figure(measured), "Accuracy over the width of the dense network, 95 % intervals"),
-            figure_html(flow_figure(measured), "Effective gradient flow: medians and middle halves"),
-        ]
-    )
+    drawn = [
+        (heat_map(measured), "Tests: colour is the effect, a number is p, bold at 0.05 and below"),
+        (accuracy_figure(measured), "Accuracy over the width of the dense network, 95 % intervals"),
+        (flow_figure(measured), "Effective gradient flow: medians and middle halves"),
+    ]
+    pictures = figure_grid([figure_html(figure, caption) for figure, caption in drawn if figure.axes])
     tables = [section(name, table(rows[0], _plain(rows[1:])), note(text)) for name, rows, text in _parts(measured)]
     return page(measured.study.title, [*notes, pictures, *tables])
 

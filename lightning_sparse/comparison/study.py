@@ -14,6 +14,7 @@ import yaml
 from lightning_sparse.comparison.regularizers import Regularizer
 from lightning_sparse.comparison.same_capacity import InitReference
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.numbers import is_real
 
 Side = Literal["dense", "sparse"]
 SIDES: tuple[Side, ...] = get_args(Side)
@@ -147,6 +148,7 @@ class SameCapacityStudy:
     note: str = ""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in self.regularizers:
             Regularizer(name)
         wrong = [width for width in self.widths if not 0 < width <= self.max_width]
@@ -157,6 +159,14 @@ class SameCapacityStudy:
         for option in ("epochs", "seeds", "batch_size", "measured_epochs"):
             if getattr(self, option) < 1:
                 raise InvalidValueError(expected=f"{option} >= 1", got=getattr(self, option), cure="1 at least")
+        paths = [training.path for training in self.trainings(1)]
+        if len(set(paths)) < len(paths):
+            twice = next(path for path in paths if paths.count(path) > 1)
+            raise InvalidValueError(
+                expected="widths, learning rates, regularizers, activations and depths that differ",
+                got=f"the same twice: {twice}",
+                cure="give each once: pairs that count twice make p too small",
+            )
         without = [name for name, each in self.data.items() if "augmentation" not in each]
         if without and any(Regularizer(name).augments for name in self.regularizers):
             raise InvalidValueError(
@@ -228,6 +238,26 @@ class SameCapacityStudy:
             "data": dict(self.data[cell.data]),
         }
         return PairMember(self.name, cell, width, seed, side, protocol)
+
+
+def _check_types(study: SameCapacityStudy) -> None:
+    """Raise a ValueError for numbers that are text, as `1e-4` is in YAML, and lists that aren't."""
+    for name in ("max_width", "epochs", "seeds", "batch_size", "weight_decay", "measured_epochs"):
+        if not is_real(value := getattr(study, name)):
+            raise InvalidValueError(
+                expected=f"a number as {name}", got=repr(value), cure="a number; in YAML 1.0e-4, as 1e-4 is text"
+            )
+    for name in ("widths", "depths", "activations", "regularizers"):
+        if not isinstance(value := getattr(study, name), tuple):
+            raise InvalidValueError(expected=f"a list as {name}", got=repr(value), cure=f"[{value}]")
+    rates = {name: each.get("learning_rates") for name, each in study.optimizers.items()}
+    for name, found in rates.items():
+        if not isinstance(found, (list, tuple)) or not all(map(is_real, found)):
+            raise InvalidValueError(
+                expected=f"a list of numbers as learning_rates of {name}", got=repr(found), cure="[0.1, 1.0e-3]"
+            )
+    if not all(map(is_real, study.widths)):
+        raise InvalidValueError(expected="numbers as widths", got=list(study.widths), cure="[39, 118]")
 
 
 def _is_needed(option: Any) -> bool:

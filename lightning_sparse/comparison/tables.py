@@ -76,7 +76,8 @@ def results_table(study: MeasuredStudy) -> list[list[str]]:
 
 
 def _p(value: float) -> str:
-    return f"**{value:.4f}**" if value <= 0.05 else f"{value:.4f}"
+    text = f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
+    return f"**{text}**" if value <= 0.05 else text
 
 
 def _shift(shift: Shift) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sparse._compat import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything
 from lightning_sparse.callbacks import GradientFlowCallback, SparseTrainingCallback
 from lightning_sparse.callbacks.gradient_flow.records import GradientFlowRecord
+from lightning_sparse.comparison.members import import_callable, make_data, make_pair
 from lightning_sparse.comparison.regularizers import DecoupledWeightDecay, Regularizer
-from lightning_sparse.comparison.same_capacity import SameCapacity, same_capacity
+from lightning_sparse.comparison.same_capacity import SameCapacity
 from lightning_sparse.comparison.study import PairMember
 from lightning_sparse.experiments.engine.writing import write_atomically
 from lightning_sparse.experiments.resumable import run_alone, train_resumably, versions
@@ -25,45 +26,6 @@ from lightning_sparse.models import ImageClassifier
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.validation.errors import InvalidValueError
-from lightning_sparse.validation.import_paths import import_object
-
-
-def make_pair(training: PairMember) -> SameCapacity:
-    """Return both networks of a training's pair, as they are initialized."""
-    protocol, cell, regularizer = training.protocol, training.cell, Regularizer(training.cell.regularizer)
-    options = {
-        "depth": cell.depth,
-        "activation": cell.activation,
-        "batch_norm": regularizer.batch_norm,
-        "skip": regularizer.skip,
-    }
-    make_model = _callable(protocol["model"], "a function of a width that makes a network")
-    return same_capacity(
-        partial(make_model, **options, **protocol["model_options"]),
-        training.width,
-        protocol["max_width"],
-        init_reference=protocol["init_reference"],
-        seed=training.seed,
-    )
-
-
-def make_data(training: PairMember, root: Path) -> LightningDataModule:
-    """Return the data of a training, whose batches depend on the seed only.
-
-    Args:
-        training: The training.
-        root: Folder of the data sets. If it has an `.npz` file with the data set's name, that file is used.
-    """
-    data = training.protocol["data"]
-    arrays = root / f"{training.cell.data}.npz"
-    make = _callable(data["class_path"], "a class of LightningDataModules")
-    places = {"data_dir": arrays if arrays.exists() else root} if "data_dir" in signature(make).parameters else {}
-    augmentation = data["augmentation"] if Regularizer(training.cell.regularizer).augments else {}
-    options = {**data.get("init_args", {}), **augmentation}
-    made: LightningDataModule = make(
-        **places, batch_size=training.protocol["batch_size"], shuffle_seed=training.seed, **options
-    )
-    return made
 
 
 def run(training: PairMember, data: Path, results: Path) -> dict[str, Any] | None:
@@ -95,12 +57,13 @@ def run(training: PairMember, data: Path, results: Path) -> dict[str, Any] | Non
     )
     trained = train_resumably(trainer, module, datamodule, results / training.path)
     tested = trainer.test(module, datamodule, verbose=False)[0] if trained.is_finite else {}
+    norms = [_norms(record) for record in flow.history]
     result = {
         **json.loads(training.to_json()),
-        "diverged": not trained.is_finite,
+        "diverged": not trained.is_finite or not _is_finite(tested, norms),
         "images": counted.images,
         **_tested(tested, counted.images),
-        "gradient_flow": [_norms(record) for record in flow.history],
+        "gradient_flow": norms,
         "active": _active(pair, trainer),
         "masks": checksum(pair.masks),
         **{name: round(seconds, 1) for name, seconds in trained.times.items()},
@@ -120,6 +83,11 @@ class ImageCounter(Callback):
     ) -> None:
         """Add the images of a batch."""
         self.images += len(batch[1])
+
+
+def _is_finite(tested: Mapping[str, float], norms: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether test loss and gradients are finite, which those of finite weights need not be."""
+    return all(map(isfinite, [*tested.values(), *(value for record in norms for value in record.values())]))
 
 
 def _norms(record: GradientFlowRecord) -> dict[str, float]:
@@ -144,16 +112,9 @@ def _tested(metrics: Mapping[str, float], images: int) -> dict[str, float]:
     return {"correct": round(metrics["test/accuracy"] * images), "test_loss": metrics["test/loss"]}
 
 
-def _callable(path: str, expected: str) -> Callable[..., Any]:
-    found = import_object(path, expected=expected)
-    if not callable(found):
-        raise InvalidValueError(expected=expected, got=repr(found), cure="the import path of one")
-    return found
-
-
 def _optimizer(training: PairMember) -> Callable[[Any], Optimizer]:
     options = training.protocol["optimizer"]
-    make = _callable(options["class_path"], "a class of optimizers")
+    make = import_callable(options["class_path"], "a class of optimizers")
     penalizes = Regularizer(training.cell.regularizer).penalizes
     decay = {"weight_decay": training.protocol["weight_decay"]} if penalizes else {}
     return partial(make, **{**options.get("init_args", {}), **decay}, lr=training.cell.learning_rate)

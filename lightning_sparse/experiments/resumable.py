@@ -23,7 +23,8 @@ from lightning_sparse.callbacks import RandomStateCallback
 from lightning_sparse.data.locking import exclusive
 from lightning_sparse.experiments.engine.lifeline import LIFELINE, end_with_parent
 from lightning_sparse.experiments.engine.orders import Training
-from lightning_sparse.experiments.engine.supervision import RUN_ELSEWHERE
+from lightning_sparse.experiments.engine.supervision import LOCK, RUN_ELSEWHERE
+from lightning_sparse.experiments.engine.writing import write_atomically
 from lightning_sparse.topology.layer import NonFiniteError
 from lightning_sparse.validation.errors import InvalidStateError
 
@@ -170,13 +171,27 @@ def run_alone(training: Training, arguments: Sequence[str], run: Callable[[Path,
     if LIFELINE in rest:
         end_with_parent()
     try:
-        with _folder_lock(Path(results) / training.path):
+        work = Path(results) / training.path
+        with _folder_lock(work):
+            _forget_others(work, training.to_json())
             if not (Path(results) / f"{training.path}.json").exists():  # another process may have just finished it
                 run(Path(data), Path(results))
     except Timeout:
         sys.exit(RUN_ELSEWHERE)
 
 
+def _forget_others(work: Path, description: str) -> None:
+    """Delete the checkpoint of another training that had the same folder, such as a study with other options."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    file, checkpoint = work / "training.json", work / "last.ckpt"
+    if checkpoint.exists() and file.exists() and file.read_text() != description:
+        warnings.warn(f"{checkpoint} is of a training with other options: the run starts again.", stacklevel=2)
+        checkpoint.unlink()
+    work.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, description)
+
+
 def _folder_lock(work: Path) -> AbstractContextManager[object]:
     """Hold the folder's lock for the life of the main process; its DDP children share it."""
-    return exclusive(work / "lock", timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
+    return exclusive(work / LOCK, timeout=0) if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()

@@ -69,7 +69,7 @@ def _call_after_run(after_each: Callable[[], object], console: Console) -> None:
     """Call a function and print its error: the other runs continue, and it is called again after each of them."""
     try:
         after_each()
-    except (OSError, ValueError) as error:
+    except Exception as error:  # none may end hours of other runs
         console.print(f"not written: {error}", markup=False)
 
 

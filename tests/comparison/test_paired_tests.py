@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
@@ -69,11 +70,23 @@ def test_edge_cases(differences: list[int], p: float, effect: float) -> None:
     assert test.wins + test.ties + test.losses == test.pairs == len(differences)
 
 
-@given(st.lists(st.integers(-4, 4), max_size=12))
+def _ways_of(differences: list[int]) -> int:
+    """Return how many assignments of signs have the sum of positive ranks that these differences have."""
+    present = [each for each in differences if each]
+    ranks = rankdata([abs(each) for each in present]) if present else []
+    sums = [
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
+        for signs in product((0, 1), repeat=len(present))
+    ]
+    return sums.count(sum(rank for rank, each in zip(ranks, present, strict=True) if each > 0))
+
+
+@given(st.lists(st.integers(-4, 4), max_size=9))
 def test_p_of_both_sides_add_up_to_one_and_the_chance_of_this_very_sum(differences: list[int]) -> None:
     greater, less = signed_rank_test(differences), signed_rank_test([-each for each in differences])
     assert 0 < greater.p <= 1
-    assert greater.p + less.p >= 1
+    here = Fraction(_ways_of(differences), 2 ** sum(map(bool, differences)))
+    assert greater.p + less.p == pytest.approx(1 + float(here))
     assert greater.rank_biserial == -less.rank_biserial
     assert (greater.positive, greater.negative) == (less.negative, less.positive)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning_sparse.comparison.correlations import correlation
 from lightning_sparse.comparison.figures import accuracy_figure, flow_figure, heat_map
 from lightning_sparse.comparison.measured import MeasuredStudy
 from lightning_sparse.comparison.output import as_csv, as_markdown, as_page
-from lightning_sparse.comparison.study import Cell
+from lightning_sparse.comparison.study import Cell, SameCapacityStudy
 from lightning_sparse.comparison.tables import correlations, flow_table, results_table
 
 
@@ -71,6 +72,16 @@ def test_nothing_but_diverged_pairs_has_no_numbers(tmp_path: Path) -> None:
         ("0", "0 / 0 / 0", "-", "-", "-", "+0.00", "1.0000", "1.0000", "4")
     }
     assert as_markdown(measured)
+    assert as_page(measured)
+
+
+def test_more_seeds_than_the_study_has_count(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(FILE)
+    mine = replace(SameCapacityStudy.read(str(tmp_path / "mine.yaml")), seeds=5)
+    finish(tmp_path, mine, lambda *_: {"correct": 900})
+    compare(str(tmp_path / "mine.yaml"), seeds=5, results=tmp_path, data=tmp_path)
+    assert "; 5 seeds, " in (tmp_path / "mine" / "study.md").read_text()
+    assert "| 5 | 0 / 5 / 0 |" in (tmp_path / "mine" / "study.md").read_text()
 
 
 def test_gradient_flow_is_level_and_unsteadiness(measured: MeasuredStudy) -> None:
@@ -166,7 +177,7 @@ def test_a_command_trains_what_is_missing_and_writes_the_page(
     assert {path.name for path in folder.iterdir()} == {"study.md", "study.html", "pairs.csv", "mnist"}
     results = [json.loads(file.read_text()) for file in sorted(folder.rglob("seed*.json"))]
     assert [result["side"] for result in results] == ["dense", "sparse"]
-    assert "| adam" in (folder / "study.md").read_text() or "1 |" in (folder / "study.md").read_text()
+    assert "| mnist/adam-0.001/none/relu-1 | 1 |" in (folder / "study.md").read_text()
     main(arguments)
     assert "2 of 2 runs are done; 0 to go" in capsys.readouterr().out
 

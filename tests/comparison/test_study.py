@@ -74,6 +74,16 @@ def test_shipped_studies_have_networks_that_can_be_made(name: str) -> None:
     [
         ({"widths": (3, 13)}, r"Expected widths in \(0, 12\]; got \[3, 13\]. Cure"),
         ({"widths": ()}, r"Expected widths in \(0, 12\]; got \[\]. Cure"),
+        ({"widths": (3, 6, 3)}, r"Expected widths, learning rates, .* that differ; got the same twice: .*width3.*Cure"),
+        ({"regularizers": ("bn", "bn")}, r"that differ; got the same twice: .*Cure"),
+        ({"weight_decay": "1e-4"}, r"Expected a number as weight_decay; got '1e-4'. Cure: a number; in YAML 1.0e-4"),
+        ({"epochs": "1"}, r"Expected a number as epochs; got '1'. Cure"),
+        ({"widths": 4}, r"Expected a list as widths; got 4. Cure: \[4\]"),
+        ({"widths": ("a",)}, r"Expected numbers as widths; got \['a'\]. Cure"),
+        (
+            {"optimizers": {"sgd": {"class_path": "x"}}},
+            r"a list of numbers as learning_rates of sgd; got None",
+        ),
         ({"epochs": 0}, r"Expected epochs >= 1; got 0. Cure"),
         ({"seeds": 0}, r"Expected seeds >= 1; got 0. Cure"),
         ({"regularizers": ("dropout",)}, r"Expected a regularizer of bn, sc, da, l2, wd.*; got 'dropout'. Cure"),

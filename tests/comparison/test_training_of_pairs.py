@@ -115,6 +115,14 @@ def test_a_network_that_is_not_finite_has_diverged(small_images: Path, tmp_path:
     assert "correct" not in result
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_finite_network_with_gradients_that_are_not_has_diverged(number: float) -> None:
+    norms = [{"epoch": 0, "egf_l1": 1.0}, {"epoch": 1, "egf_l1": number}]
+    assert not training_process._is_finite({"test/loss": 1.0}, norms)
+    assert not training_process._is_finite({"test/loss": number}, norms[:1])
+    assert training_process._is_finite({"test/loss": 1.0}, norms[:1])
+
+
 @pytest.mark.parametrize(("regularizer", "decay"), [("none", 0.0), ("l2", 1e-2), ("l2_bn", 1e-2), ("wd", 0.0)])
 def test_the_penalty_is_the_optimizers_weight_decay(
     regularizer: str, decay: float, trained: list[ImageClassifier], small_images: Path, tmp_path: Path

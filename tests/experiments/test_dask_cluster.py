@@ -90,7 +90,17 @@ def test_without_a_shared_folder_results_come_back_and_are_not_made_again(two_wo
         ended = list(finished([StandIn("far-1"), StandIn("far-2")], engine, tmp_path, tmp_path))
     assert sorted(run.result["name"] for run in ended) == ["far-1", "far-2"]
     assert {path.name for path in tmp_path.iterdir()} == {"far-1.json", "far-2.json"}
-    assert len(list(two_workers.folder.glob("*/runs/started.far-*"))) == 2
+    assert len(list(two_workers.folder.glob("*/runs/*/started.far-*"))) == 2
+
+
+def test_without_a_shared_folder_results_of_other_orders_are_not_taken(two_workers: Cluster, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    with engine_of(two_workers, worker_folder="runs", threads_per_run=1) as engine:
+        list(finished([StandIn("again")], engine, first, first))
+    with engine_of(two_workers, worker_folder="runs", threads_per_run=2) as engine:
+        (other,) = finished([StandIn("again")], engine, second, second)
+        (changed,) = finished([StandIn("again", starts=True)], engine, first, tmp_path / "third")
+    assert other.result["threads"] == changed.result["threads"] == "2"
 
 
 def test_leaving_early_ends_the_trainings_on_all_workers(two_workers: Cluster, tmp_path: Path) -> None:
@@ -231,5 +241,7 @@ def test_a_lost_worker_and_a_lost_scheduler(tmp_path: Path) -> None:
         assert not any(map(is_running, processes(results)))
         runs = once(lambda: "c" in starts(results), lambda: started.kill("scheduler"))
         with pytest.raises(EngineLostError, match=r"as a cluster does whose scheduler has ended"):
-            list(finished([StandIn("c", 600)], engine, results, results, runs))
+            list(finished([StandIn("c", 600), StandIn("d"), StandIn("e")], engine, results, results, runs))
         wait_until(lambda: not any(map(is_running, processes(results))), 30)
+        with pytest.raises(EngineLostError):
+            list(finished([StandIn("f")], engine, results, results))  # nothing runs, and nothing can

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
@@ -156,6 +157,72 @@ def test_what_another_command_finishes_meanwhile_is_its_result(tmp_path: Path) -
     assert starts(tmp_path) == ["b"]
 
 
+def test_trainings_of_other_commands_leave_room_for_the_rest(tmp_path: Path) -> None:
+    locks = []
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        locks.append(FileLock(tmp_path / name / "lock", thread_local=False))
+        locks[-1].acquire()
+    names: list[str] = []
+    with open_engine(jobs=1) as engine:
+        for run in finished([StandIn(name, 0.1) for name in "abcdefg"], engine, tmp_path, tmp_path):
+            names.append(run.training.path)
+            if names == ["e", "f", "g"]:
+                assert starts(tmp_path) == ["e", "f", "g"]  # none was started to find out that others make it
+                for lock in locks:
+                    lock.release()
+    assert sorted(names[3:]) == ["a", "b", "c", "d"]
+
+
+def test_without_room_nothing_is_asked_for_in_haste(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Full(LocalEngine):
+        @property
+        def slots(self) -> int:
+            asked.append(1)
+            return int(len(asked) > 10)
+
+    begin = time.monotonic()
+    with Full([{}]) as engine:
+        assert [run.result["name"] for run in finished([StandIn("a")], engine, tmp_path, tmp_path)] == ["a"]
+    assert time.monotonic() - begin > 0.2
+
+
+KINDS = {
+    "local": lambda: LocalEngine([{}, {}]),
+    "threads": lambda: Engine(ThreadPoolExecutor(2), slots=2),
+    "processes": lambda: Engine(ProcessPoolExecutor(2, mp_context=get_context("spawn")), slots=2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_engine_ends_its_trainings_when_it_is_left_early(kind: str, tmp_path: Path) -> None:
+    with KINDS[kind]() as engine:
+        runs = finished([StandIn("a"), StandIn("b", 600)], engine, tmp_path, tmp_path)
+        assert next(runs).training.path == "a"
+        wait_until(lambda: starts(tmp_path) == ["a", "b"])
+        runs.close()
+        assert not any(map(is_running, processes(tmp_path)))
+    assert not list(tmp_path.rglob("cancel.*"))
+
+
+def test_the_end_of_an_engine_ends_what_still_runs(tmp_path: Path) -> None:
+    with open_engine(jobs=2) as engine:
+        runs = finished([StandIn("a"), StandIn("b", 600)], engine, tmp_path, tmp_path)
+        assert next(runs).training.path == "a"
+        wait_until(lambda: starts(tmp_path) == ["a", "b"])
+    assert not any(map(is_running, processes(tmp_path)))
+    del runs
+
+
+def test_an_executor_that_refuses_ends_all_in_words(tmp_path: Path) -> None:
+    engine = LocalEngine([{}])
+    engine._executor.shutdown()
+    with pytest.raises(EngineLostError, match=r"got one that refuses them \(RuntimeError: cannot schedule"):
+        list(finished([StandIn("a")], engine, tmp_path, tmp_path))
+
+
 def test_leaving_early_ends_trainings_with_all_that_they_started(tmp_path: Path) -> None:
     with open_engine(jobs=2) as engine:
         runs = finished([StandIn("a"), StandIn("b", 600, starts=True), StandIn("c", 600)], engine, tmp_path, tmp_path)
@@ -233,7 +300,7 @@ def test_any_executor_will_do(tmp_path: Path) -> None:
 
 def test_an_executor_that_fails_at_a_training_is_a_failure_of_it(tmp_path: Path) -> None:
     class Fails(LocalEngine):
-        def _supervise(self, order: Order, cancelled: Any) -> Any:
+        def _supervise(self, order: Order) -> Any:
             raise OSError(f"no process for {order.name}")
 
     with Fails([{}]) as engine:
@@ -274,6 +341,16 @@ def test_another_version_is_not_run(tmp_path: Path) -> None:
 def test_options_that_contradict_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_engine(**options)
+
+
+def test_more_gpus_per_run_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"Expected no more GPUs per run than there are; got 2. Cure"):
+        open_engine(gpus_per_run=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with open_engine(gpus_per_run=0) as engine:
+        assert isinstance(engine, LocalEngine)
+        assert engine._free.get()["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.mark.parametrize(("options", "threads"), [({}, "7"), ({"threads_per_run": 3}, "3")])

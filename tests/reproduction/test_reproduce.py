@@ -271,6 +271,18 @@ def test_a_result_that_another_command_has_just_written_stays(tmp_path: Path, da
     assert SPARSE.result_file(tmp_path).read_text() == "theirs"
 
 
+def test_a_checkpoint_of_other_options_is_not_resumed(tmp_path: Path) -> None:
+    work = tmp_path / "run"
+    work.mkdir()
+    resumable._forget_others(work, "first")
+    (work / "last.ckpt").write_text("of the first")
+    resumable._forget_others(work, "first")
+    assert (work / "last.ckpt").exists()
+    with pytest.warns(UserWarning, match=r"last.ckpt is of a training with other options: the run starts again"):
+        resumable._forget_others(work, "second")
+    assert not (work / "last.ckpt").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that could be handled")
 def test_a_terminated_command_ends_its_runs(tmp_path: Path, data: Path) -> None:
     arguments = ["reproduce", "table1", "--rows", "mnist_lenet300_5", "--seeds", "1", "--data", str(data)]

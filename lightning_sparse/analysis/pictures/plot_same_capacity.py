@@ -98,8 +98,8 @@ def plot_tests(
     for (row, column), p in p_values.items():
         place = (columns.index(column), rows.index(row))
         strong = abs(effects[row, column]) > 0.6
-        weight = "bold" if p <= 0.05 else "normal"
-        axes.text(*place, f"{p:.3f}", ha="center", va="center", color="white" if strong else "black", weight=weight)
+        look: dict[str, Any] = {"color": "white" if strong else "black", "weight": "bold" if p <= 0.05 else "normal"}
+        axes.text(*place, f"{p:.3f}" if p >= 0.001 else f"{p:.0e}", ha="center", va="center", **look)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_title(title)

@@ -6,7 +6,9 @@ machine only, or to those that have its certificate.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 import warnings
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
@@ -61,43 +63,60 @@ class DaskEngine(Engine):
         folder: str | None = None,
     ) -> None:
         self._client = _connect(address, tls)
-        self._gpus, self._folder = gpus_per_run, folder
+        self._gpus, self._folder, self._threads = gpus_per_run, folder, threads_per_run
+        self._idle_since: float | None = None
         try:
             _warn_if_open(self._client.scheduler_info()["address"])
             _wait_for_worker(self._client)
             self._check_versions()
             self._check_devices()
-            threads = threads_per_run or self._fair_threads()
         except BaseException:
             self._client.close()
             raise
         resources = {"GPU": gpus_per_run} if gpus_per_run else None
         executor = self._client.get_executor(pure=False, resources=resources)
-        super().__init__(executor, 1, dict.fromkeys(THREAD_VARIABLES, str(threads)))
+        super().__init__(executor, 1)
 
     @property
     def slots(self) -> int:
         """Number of trainings for which there is room; workers may come and go."""
-        try:
-            return sum(self._slots_of(worker) for worker in self._workers().values())
-        except (OSError, TimeoutError) as error:
-            raise EngineLostError("one that doesn't answer") from error
+        slots = sum(map(self._slots_of, self._workers()))
+        if slots:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > _WORKER_WITHIN:
+            warnings.warn(f"No worker has had room for {_WORKER_WITHIN} seconds; waiting for one.", stacklevel=2)
+            self._idle_since = None
+        return slots
 
-    def _workers(self) -> dict[str, Any]:
-        return dict(self._client.scheduler_info(n_workers=-1)["workers"])
+    def _workers(self) -> list[Any]:
+        """Return what the scheduler knows of its workers, now.
+
+        Raises:
+            EngineLostError: If it is gone: Dask then tells of nobody.
+        """
+        found = self._client.scheduler_info(n_workers=-1) if self._client.status == "running" else {}
+        if "workers" not in found:
+            raise EngineLostError("one that doesn't answer")
+        return list(found["workers"].values())
 
     def _slots_of(self, worker: Mapping[str, Any]) -> int:
         threads = int(worker["nthreads"])
         return min(threads, _gpus(worker) // self._gpus) if self._gpus else threads
 
-    def submit(self, order: Order) -> Future[Outcome]:
+    def _start(self, order: Order) -> Future[Outcome]:
         """Start a training on some worker; on another one if that is lost."""
-        return self._executor.submit(supervise_on_worker, order, self._environment, self._folder)
+        slots: dict[str, int] = {}
+        for worker in self._workers():
+            slots[worker["host"]] = slots.get(worker["host"], 0) + self._slots_of(worker)
+        return self._executor.submit(supervise_on_worker, order, self._threads or slots, self._folder)
 
     def cancel(self, futures: Collection[Future[Outcome]]) -> None:
         """Tell the workers to end trainings; they do so within a second, or are killed after ten."""
         if self._client.status == "running":
-            super().cancel(futures)
+            for future in futures:
+                future.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -117,27 +136,13 @@ class DaskEngine(Engine):
             )
 
     def _check_devices(self) -> None:
-        most = max(map(_gpus, self._workers().values()))
+        most = max(map(_gpus, self._workers()), default=0)
         if self._gpus > most:
             raise InvalidValueError(
                 expected=f"a worker with {self._gpus} GPUs for a run",
                 got=f"at most {most}" + ("" if most else ", as workers state by --resources GPU=N"),
                 cure="fewer GPUs per run, or workers with `--resources GPU=N` and N GPUs in CUDA_VISIBLE_DEVICES",
             )
-
-    def _fair_threads(self) -> int:
-        """Return how many threads a training may have so that the fullest machine has one per core."""
-        cores = self._client.run(_cores_here)
-        slots: dict[str, int] = {}
-        for worker in self._workers().values():
-            slots[worker["host"]] = slots.get(worker["host"], 0) + self._slots_of(worker)
-        return (
-            min(
-                (cores[address] // max(1, slots[worker["host"]]) for address, worker in self._workers().items()),
-                default=1,
-            )
-            or 1
-        )
 
 
 def _connect(address: str, tls: Path | None) -> Any:
@@ -223,17 +228,23 @@ def _cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def supervise_on_worker(order: Order, environment: Mapping[str, str], folder: str | None) -> Outcome:
+def supervise_on_worker(order: Order, threads: int | Mapping[str, int], folder: str | None) -> Outcome:
     """Make a training on this worker of a cluster.
 
     Args:
         order: The training.
-        environment: Environment variables of its process.
-        folder: Folder that replaces that of the results, if this machine can't see it.
+        threads: Number of its threads; or, by machine, how many trainings its workers make at a time, for an even share
+            of the cores.
+        folder: Folder for this and other orders, if this machine can't see that of the results.
     """
     if folder is not None:
-        order = replace(order, results=str(Path(folder).expanduser().absolute()))
-    return supervise(order, environment, _Watch().is_cancelled)
+        # Of another order nothing is taken over, be it another study of the same name or another version.
+        whole = "\0".join([order.description, order.version, order.results])
+        own = hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
+        order = replace(order, results=str(Path(folder).expanduser().absolute() / own))
+    watch = _Watch()
+    count = threads if isinstance(threads, int) else max(1, _cores_here() // max(1, threads.get(watch.host, 1)))
+    return supervise(order, dict.fromkeys(THREAD_VARIABLES, str(count)), watch.is_cancelled)
 
 
 class _Watch:
@@ -249,6 +260,11 @@ class _Watch:
 
         self._worker = get_worker()
         self._key = self._worker.get_current_task()
+
+    @property
+    def host(self) -> str:
+        """The machine, as the scheduler names it."""
+        return urlsplit(self._worker.address).hostname or ""
 
     def is_cancelled(self) -> bool:
         """Return whether nobody waits for the task any more."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
 
 from typing_extensions import Self
 
@@ -32,7 +31,7 @@ class EngineLostError(InvalidStateError):
 
 
 class Engine:
-    """Makes trainings by any executor whose workers can import this package.
+    """Makes trainings by any executor of this machine whose workers can import this package.
 
     Args:
         executor: Executor; it is shut down with the engine.
@@ -42,6 +41,9 @@ class Engine:
 
     def __init__(self, executor: Executor, slots: int, environment: Mapping[str, str] | None = None) -> None:
         self._executor, self._room, self._environment = executor, slots, dict(environment or {})
+        # All that were submitted and haven't ended, noted before they can begin.
+        self._orders: dict[str, Order] = {}
+        self._order_of: dict[Future[Outcome], Order] = {}
 
     @property
     def slots(self) -> int:
@@ -50,12 +52,26 @@ class Engine:
 
     def submit(self, order: Order) -> Future[Outcome]:
         """Start a training."""
+        self._orders[order.token] = order
+        future = self._start(order)
+        self._order_of[future] = order
+        future.add_done_callback(self._forget)
+        return future
+
+    def _start(self, order: Order) -> Future[Outcome]:
         return self._executor.submit(supervise, order, self._environment)
 
+    def _forget(self, future: Future[Outcome]) -> None:
+        if (order := self._order_of.pop(future, None)) is not None:
+            self._orders.pop(order.token, None)
+
     def cancel(self, futures: Collection[Future[Outcome]]) -> None:
-        """End trainings for which nobody waits any more, and return when they have ended, as far as that is known."""
+        """End trainings for which nobody waits any more, and return when their processes have ended."""
+        orders = [self._order_of[future] for future in futures if future in self._order_of]
         for future in futures:
             future.cancel()
+        with _cancelled(orders):
+            wait(futures)
 
     def __enter__(self) -> Self:
         """Return the engine, which is shut down at the end of the `with`."""
@@ -64,8 +80,25 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut the engine down."""
-        self._executor.shutdown(wait=kind is None, cancel_futures=True)
+        """End what still runs, as nobody can wait for it any more, and shut the engine down."""
+        with _cancelled(list(self._orders.values())):
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _cancelled(orders: Collection[Order]) -> Iterator[None]:
+    """Tell whoever supervises these trainings, in whatever process, that nobody waits for them any more."""
+    for order in orders:
+        with suppress(OSError):  # its folder is gone: it has just ended
+            order.work_folder.mkdir(parents=True, exist_ok=True)
+            order.cancel_file.touch()
+    try:
+        yield
+    finally:
+        for order in orders:
+            order.cancel_file.unlink(missing_ok=True)
+            with suppress(OSError):  # it has a checkpoint, or is gone
+                order.work_folder.rmdir()
 
 
 class LocalEngine(Engine):
@@ -80,26 +113,13 @@ class LocalEngine(Engine):
         self._free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
         for share in shares:
             self._free.put(share)
-        self._cancelled: dict[Future[Any], threading.Event] = {}
 
-    def submit(self, order: Order) -> Future[Outcome]:
-        """Start a training."""
-        cancelled = threading.Event()
-        future = self._executor.submit(self._supervise, order, cancelled)
-        self._cancelled[future] = cancelled
-        future.add_done_callback(lambda done: self._cancelled.pop(done, None))
-        return future
+    def _start(self, order: Order) -> Future[Outcome]:
+        return self._executor.submit(self._supervise, order)
 
-    def _supervise(self, order: Order, cancelled: threading.Event) -> Outcome:
+    def _supervise(self, order: Order) -> Outcome:
         share = self._free.get()
         try:
-            return supervise(order, share, cancelled.is_set)
+            return supervise(order, share)
         finally:
             self._free.put(share)
-
-    def cancel(self, futures: Collection[Future[Outcome]]) -> None:
-        """End trainings, and return when their processes have ended."""
-        for future in futures:
-            if not future.cancel() and (cancelled := self._cancelled.get(future)) is not None:
-                cancelled.set()
-        wait(futures)

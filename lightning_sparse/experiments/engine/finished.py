@@ -70,6 +70,7 @@ def finished(
     try:
         while not queue.is_empty:
             yield from queue.fill()
+            queue.ask_again()
             watch([training for training, _ in queue.running.values()])
             yield from queue.collect()
     finally:
@@ -131,13 +132,17 @@ class _Queue(Generic[_T]):
         return Order(training.name, training.path, training.program, training.to_json(), *places, __version__)
 
     def _submit(self, training: _T, order: Order) -> None:
-        self.running[self._engine.submit(order)] = training, order
+        try:
+            future = self._engine.submit(order)
+        except Exception as error:  # whatever an executor raises that is broken or has been shut down
+            raise EngineLostError(f"one that refuses them ({type(error).__name__}: {error})") from error
+        self.running[future] = training, order
 
     def collect(self) -> Iterator[Finished[_T]]:
         """Wait a moment for trainings to end, and yield those that have."""
         if self.running:
             wait(self.running, _POLL_SECONDS, return_when=FIRST_COMPLETED)
-        elif self._elsewhere:
+        else:  # others make them, or there is no room now
             time.sleep(_POLL_SECONDS)
         for future in [future for future in self.running if future.done()]:
             training, order = self.running.pop(future)
@@ -146,7 +151,7 @@ class _Queue(Generic[_T]):
                 self._elsewhere.append((time.monotonic() + _RETRY_SECONDS, training, order))
             else:
                 yield from self._end(training, order, outcome)
-        yield from self._ask_again()
+        yield from self._made_by_others()
 
     def _end(self, training: _T, order: Order, outcome: Outcome) -> Iterator[Finished[_T]]:
         if outcome.state == "finished" and not order.result_file.exists():  # made where this folder can't be seen
@@ -158,14 +163,19 @@ class _Queue(Generic[_T]):
             self._again.remove(same)
             yield Finished(same, outcome.result, failure)
 
-    def _ask_again(self) -> Iterator[Finished[_T]]:
-        """Ask again for trainings that others were at: they may be finished, or given up."""
+    def _made_by_others(self) -> Iterator[Finished[_T]]:
+        """Yield trainings that others have finished."""
         for entry in list(self._elsewhere):
-            due, training, order = entry
+            _, training, order = entry
             if order.result_file.exists():
                 self._elsewhere.remove(entry)
                 yield from self._end(training, order, Outcome("finished", order.result_file.read_text()))
-            elif due <= time.monotonic() and len(self.running) < self._engine.slots:
+
+    def ask_again(self) -> None:
+        """Ask again for trainings that others made, in case they have given up; where there is room left."""
+        for entry in list(self._elsewhere):
+            due, training, order = entry
+            if due <= time.monotonic() and len(self.running) < self._engine.slots:
                 self._elsewhere.remove(entry)
                 self._submit(training, order)
 

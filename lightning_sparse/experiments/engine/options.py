@@ -40,7 +40,7 @@ def open_engine(
     _check(jobs=(jobs, 1), gpus_per_run=(gpus_per_run, 0), threads_per_run=(threads_per_run, 1))
     if engine == "local":
         _check_none_of_a_cluster(cluster=cluster, tls=tls, worker_folder=worker_folder)
-        return LocalEngine(shares(jobs, devices if gpus_per_run is None else gpus_per_run, threads_per_run))
+        return LocalEngine(_local_shares(jobs, gpus_per_run, threads_per_run, devices))
     if cluster is None:
         raise InvalidValueError(
             expected="the address of a scheduler for the engine 'dask'",
@@ -52,6 +52,17 @@ def open_engine(
     return DaskEngine(
         cluster, tls=tls, gpus_per_run=gpus_per_run or 0, threads_per_run=threads_per_run, folder=worker_folder
     )
+
+
+def _local_shares(jobs: int, gpus: int | None, threads: int | None, devices: object) -> list[dict[str, str]]:
+    found = shares(jobs, devices if gpus is None else gpus, threads)
+    if gpus == 0:
+        return [{**share, "CUDA_VISIBLE_DEVICES": ""} for share in found]
+    if gpus and any("CUDA_VISIBLE_DEVICES" not in share for share in found):
+        raise InvalidValueError(
+            expected="no more GPUs per run than there are", got=f"{gpus}", cure="fewer GPUs per run, or 0 for none"
+        )
+    return found
 
 
 def _check(**numbers: tuple[int | None, int]) -> None:

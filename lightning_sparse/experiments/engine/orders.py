@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+from uuid import uuid4
 
 State = Literal["finished", "failed", "elsewhere", "cancelled"]
 
@@ -40,6 +41,7 @@ class Order:
         data: Root folder of the data sets.
         results: Folder of the results.
         version: Version of this package that ordered it.
+        token: Text that no other order has.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Order:
     data: str
     results: str
     version: str
+    token: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def result_file(self) -> Path:
@@ -59,6 +62,11 @@ class Order:
     def work_folder(self) -> Path:
         """Folder of checkpoint, log and progress while it runs."""
         return Path(self.results) / self.path
+
+    @property
+    def cancel_file(self) -> Path:
+        """File that says, once it is there, that nobody waits for the training any more."""
+        return self.work_folder / f"cancel.{self.token}"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from lightning_sparse._version import __version__
 from lightning_sparse.experiments.engine.lifeline import LIFELINE
 from lightning_sparse.experiments.engine.orders import Order, Outcome
 
 # Exit status of a training that finds its run taken by another process.
 RUN_ELSEWHERE = 75  # sysexits.h: a temporary failure
+# File in a training's folder that is locked while it runs.
+LOCK = "lock"
 # What the libraries below PyTorch read.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS = 0.2
@@ -37,21 +41,37 @@ def supervise(
     Args:
         order: The training.
         environment: Environment variables of its process, beside those of this one.
-        is_cancelled: Function that says whether nobody waits for it any more; asked several times a second.
+        is_cancelled: Function that says whether nobody waits for it any more; asked several times a second. The order's
+            `cancel_file` says so, too.
     """
     if order.version != __version__:
         return Outcome("failed", log_end=f"ordered by lightning_sparse {order.version}, but here is {__version__}")
     if (result := _read(order.result_file)) is not None:
         return Outcome("finished", result)
+    if _is_made_elsewhere(order):
+        return Outcome("elsewhere")
     process = _start(order, environment or {})
     try:
         while process.poll() is None:
-            if is_cancelled():
+            if is_cancelled() or order.cancel_file.exists():
                 return Outcome("cancelled")
             _wait(process, _POLL_SECONDS)
     finally:
         _end(process)
     return _outcome(order, process.returncode)
+
+
+def _is_made_elsewhere(order: Order) -> bool:
+    """Tell whether another process holds the lock of a training: starting one that finds out takes seconds."""
+    if not (lock := order.work_folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a file system without locks
+        return False
 
 
 def _start(order: Order, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
