@@ -20,7 +20,7 @@ class Rungs:
 
     Attributes:
         epochs: Number of epochs of a whole training.
-        reduction: Factor >= 2 between the epochs of neighbouring rungs; one of so many trials is promoted.
+        reduction: Factor >= 2 between the epochs of neighbouring rungs; the best of as many trials is promoted.
         count: Number of rungs, >= 1; with 1, every trial is trained in full.
 
     Raises:

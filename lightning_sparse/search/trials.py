@@ -58,7 +58,7 @@ class RandomSampler(Sampler):
     """Chooses every option of every choice with the same probability, whatever it is told.
 
     Args:
-        space: What is searched.
+        space: Space that is searched.
         seed: Seed of the choices.
     """
 
@@ -78,7 +78,7 @@ class MutationSampler(Sampler):
     """Changes some choices of one of the best trials, each by a step or two or to any option; the first are random.
 
     Args:
-        space: What is searched.
+        space: Space that is searched.
         seed: Seed of the choices.
         share: Share of the choices that a mutation changes, in (0, 1]; one at least.
         parents: Number of best trials of which each mutation picks one.

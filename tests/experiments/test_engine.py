@@ -163,15 +163,13 @@ def test_trainings_of_other_commands_leave_room_for_the_rest(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
         locks.append(FileLock(tmp_path / name / "lock", thread_local=False))
         locks[-1].acquire()
-    names: list[str] = []
     with open_engine(jobs=1) as engine:
-        for run in finished([StandIn(name, 0.1) for name in "abcdefg"], engine, tmp_path, tmp_path):
-            names.append(run.training.path)
-            if names == ["e", "f", "g"]:
-                assert starts(tmp_path) == ["e", "f", "g"]  # none was started to find out that others make it
-                for lock in locks:
-                    lock.release()
-    assert sorted(names[3:]) == ["a", "b", "c", "d"]
+        runs = finished([StandIn(name, 0.1) for name in "abcdefg"], engine, tmp_path, tmp_path)
+        assert [next(runs).training.path for _ in range(3)] == ["e", "f", "g"]
+        assert starts(tmp_path) == ["e", "f", "g"]  # none was started to find out that others make it
+        for lock in locks:
+            lock.release()
+        assert sorted(run.training.path for run in runs) == ["a", "b", "c", "d"]
 
 
 def test_without_room_nothing_is_asked_for_in_haste(tmp_path: Path) -> None:
