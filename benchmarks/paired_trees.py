@@ -3,10 +3,10 @@
     python benchmarks/paired_trees.py BEFORE . {update,training,enforcement} [--pairs 40]
 
 Two processes differ by where their memory lies and by what else the machine does meanwhile; on a shared machine that
-may be 20 %. Run it with the checkouts swapped, too, or one against a copy of itself: for where its memory lies, the
-second of two equal ones was 3 % slower at an update. Here both packages are imported, each with its own modules, and what `hot_paths.py` measures is done by one
-and the other in turn: a pair lies within a second. Prints the median of the ratios of CPU times, second by first, with
-a 95 % interval (percentile bootstrap of the pairs).
+may be 20 %. Here both packages are imported, each with its own modules, and what `hot_paths.py` measures is done by one
+and the other in turn: a pair lies within a second. Run it with the checkouts swapped, too, or with one against a copy
+of itself: for where its memory lies, the second of two equal ones was 3 % slower at an update. Prints the median of the
+ratios of CPU times, second by first, with a 95 % interval (percentile bootstrap of the pairs).
 """
 
 from __future__ import annotations
