@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import lightning_sparse
-from lightning_sparse import analysis, callbacks, data, execution, methods, rounds, topology
+from lightning_sparse import analysis, callbacks, comparison, data, execution, methods, rounds, topology
 from lightning_sparse.validation.representation import ShowsOptions, short_text
 
 IMAGES, LABELS = np.zeros((8, 6, 6), np.uint8), np.arange(8) % 4
@@ -61,7 +61,11 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     "Rewiring": lambda: topology.Rewiring({}, {name: torch.zeros(3, 3) for name in MANY}, tuple(MANY.values())),
     "RigL": lambda: methods.RigL(every_n_steps=5),
     "Round": lambda: rounds.Round.of(0, 0.5, 0, {"weight": torch.ones(3, 4, dtype=torch.bool)}),
+    "SameCapacity": lambda: comparison.same_capacity(lambda units: nn.Linear(units, 2), 2, 5),
+    "SameCapacityStudy": lambda: comparison.SameCapacityStudy.read("mnist_reduced"),
     "Shard": lambda: topology.Shard((4, 4), (2, 0), lambda total: total),
+    "Shift": lambda: comparison.hodges_lehmann([1, 2, 3]),
+    "SignedRankTest": lambda: comparison.signed_rank_test([1, 2, 3]),
     "Snip": methods.Snip,
     "SparseMomentumCallback": lambda: callbacks.SparseMomentumCallback(density=0.1, include=["fc*", nn.Linear]),
     "SparseNetwork": lambda: lightning_sparse.SparseNetwork(nn.Sequential(*[nn.Linear(9, 9) for _ in range(60)])),

@@ -21,13 +21,14 @@ from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.initial_masks import as_initial_masks, first_masks
 from lightning_sparse.topology.layer import LayerView
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsFields
 
 Width = TypeVar("Width", int, float)
 InitReference = Literal["dense", "sparse_nominal", "per_neuron_active"]
 
 
-@dataclass(frozen=True)
-class SameCapacity:
+@dataclass(frozen=True, repr=False)
+class SameCapacity(ShowsFields):
     """A dense network and a sparse one with exactly as many active weights in every layer.
 
     Attributes:

@@ -96,7 +96,7 @@ class PairMember:
         return cls(**{**parts, "cell": Cell(**parts["cell"])})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SameCapacityStudy:
     """A study of sparse against dense networks of the same capacity (SC-SDC; Tessera et al., 2021).
 
@@ -174,6 +174,10 @@ class SameCapacityStudy:
                 got=f"none for {', '.join(without)}",
                 cure="augmentation: {crop_padding: 4, flip: true}, for instance",
             )
+
+    def __repr__(self) -> str:
+        size = f"{len(self.cells())} cells of {len(self.widths)} widths and {self.seeds} seeds"
+        return f"SameCapacityStudy(name={self.name!r}: {size}, {self.epochs} epochs each)"
 
     @classmethod
     def read(cls, name: str) -> SameCapacityStudy:
