@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from lightning_sparse import configs
 from lightning_sparse.comparison.regularizers import Regularizer
 from lightning_sparse.comparison.same_capacity import InitReference
 from lightning_sparse.validation.errors import InvalidValueError
@@ -186,7 +187,7 @@ class SameCapacityStudy:
         Raises:
             ValueError: If there is none, or an option is unknown, missing or out of range.
         """
-        file = _find(name)
+        file = configs.find(name, _FOLDER, "study")
         options = yaml.safe_load(file.read_text())
         known = {each.name for each in fields(cls)}
         unknown = sorted(set(options) - known) if isinstance(options, dict) else [repr(options)]
@@ -273,15 +274,4 @@ _FOLDER = Path(__file__).parent / "studies"
 
 def shipped() -> dict[str, str]:
     """Return what each shipped study is, by name: the comment in its first line."""
-    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(_FOLDER.glob("*.yaml"))}
-
-
-def _find(name: str) -> Path:
-    for path in (Path(name), _FOLDER / f"{name.removesuffix('.yaml')}.yaml"):
-        if path.is_file():
-            return path
-    raise InvalidValueError(
-        expected=f"a YAML file or the name of a shipped study ({', '.join(shipped())})",
-        got=repr(name),
-        cure="check the spelling",
-    )
+    return configs.available(_FOLDER)
