@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import lightning_sparse
-from lightning_sparse import analysis, callbacks, comparison, data, execution, methods, rounds, topology
+from lightning_sparse import analysis, callbacks, comparison, data, execution, methods, rounds, search, topology
 from lightning_sparse.validation.representation import ShowsOptions, short_text
 
 IMAGES, LABELS = np.zeros((8, 6, 6), np.uint8), np.arange(8) % 4
 CHANGE = topology.LayerChange("fc1", 100, 10, 5, 5, 0.5)
+SIZES = {f"layer{number}": 100 for number in range(60)}
 MANY = {f"layer{number}": CHANGE for number in range(60)}
 
 EXAMPLES: dict[str, Callable[[], object]] = {
@@ -28,6 +29,7 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     "ComputedWeights": lambda: execution.with_weight(torch.sigmoid),
     "DeepRewiring": lambda: methods.DeepRewiring(l1=0.1),
     "DensitySchedule": lambda: methods.DensitySchedule(0.1, every_n_steps=5),
+    "DensitySearch": lambda: search.DensitySearch.read("mnist_lenet300"),
     "DigitsDataModule": lambda: data.DigitsDataModule(batch_size=16),
     "FashionMNISTDataModule": lambda: data.FashionMNISTDataModule("folder"),
     "GradientFlowCallback": lambda: callbacks.GradientFlowCallback(every_n_steps=5, name="steps"),
@@ -35,6 +37,7 @@ EXAMPLES: dict[str, Callable[[], object]] = {
         0, 1, None, {"l1": 1.0}, {}, {name: {"l1": 1.0} for name in MANY}, {}
     ),
     "ImageArrays": lambda: data.image_arrays(IMAGES, LABELS, IMAGES, LABELS, 4),
+    "GroupDensities": lambda: search.GroupDensities(SIZES, ("layer1*", "*")),
     "ImageFolderDataModule": lambda: data.ImageFolderDataModule("folder"),
     "ImageNetDataModule": lambda: data.ImageNetDataModule("folder"),
     "InMemoryLoader": lambda: data.InMemoryLoader(
@@ -47,14 +50,18 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     ),
     "MNISTDataModule": lambda: data.MNISTDataModule("folder"),
     "Method": methods.Method,
+    "LayerDensities": lambda: search.LayerDensities(SIZES),
     "MethodDriver": lambda: methods.MethodDriver(
         methods.Method(), lightning_sparse.SparseNetwork(nn.Linear(20, 10)), 0.05
     ),
+    "MutationSampler": lambda: search.MutationSampler(search.LayerDensities(SIZES)),
     "Normalize": lambda: data.Normalize([0.5], [0.5]),
     "NpzDataModule": lambda: data.NpzDataModule("file.npz", num_classes=4),
     "PadCropFlip": lambda: data.PadCropFlip(4, True),
     "Phase": lambda: methods.Phase("training", until=0.5),
+    "PowerLaw": lambda: search.PowerLaw(SIZES),
     "Progress": lambda: methods.Progress(3, 1, 20),
+    "RandomSampler": lambda: search.RandomSampler(search.LayerDensities(SIZES), seed=3),
     "RandomStateCallback": callbacks.RandomStateCallback,
     "Recipe": lambda: topology.RECIPES["sparse_momentum"],
     "ReplacedForward": lambda: execution.replace_forward(nn.Linear(2, 2), execution.with_weight(torch.sigmoid)),
@@ -63,6 +70,7 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     "Round": lambda: rounds.Round.of(0, 0.5, 0, {"weight": torch.ones(3, 4, dtype=torch.bool)}),
     "SameCapacity": lambda: comparison.same_capacity(lambda units: nn.Linear(units, 2), 2, 5),
     "SameCapacityStudy": lambda: comparison.SameCapacityStudy.read("mnist_reduced"),
+    "Score": lambda: search.Score(1, 0.5),
     "Shard": lambda: topology.Shard((4, 4), (2, 0), lambda total: total),
     "Shift": lambda: comparison.hodges_lehmann([1, 2, 3]),
     "SignedRankTest": lambda: comparison.signed_rank_test([1, 2, 3]),
@@ -75,12 +83,14 @@ EXAMPLES: dict[str, Callable[[], object]] = {
     ),
     "SparsityPictures": lambda: callbacks.SparsityPictures(3),
     "TopKast": lambda: methods.TopKast(every_n_steps=5),
+    "Trial": lambda: search.Trial(1, (2, 3)),
     "UpdateRecord": lambda: callbacks.UpdateRecord(1, 100, 0.5, MANY),
 }
 # Modules show their parts, as PyTorch's do; errors, classes of a structure and abstract classes have no text of ours.
 OTHERS = {
     "Batch", "ClassSpecialization", "ContractError", "ImageFileLoader", "ImageFiles", "InMemoryDataModule",
-    "LayerClaim", "LayerCount", "MissingSignalError", "NonFiniteError", "Point", "ShardingError", "WeightScore",
+    "LayerClaim", "LayerCount", "MissingSignalError", "NonFiniteError", "Point", "Sampler", "ShardingError", "Space",
+    "WeightScore",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: `lightning-sparse demo | configs | reproduce | compare | report | fit | ...`."""
+"""The command line: `lightning-sparse demo | configs | reproduce | compare | search | report | fit | ...`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ lightning-sparse: train sparse neural networks from scratch
   lightning-sparse reproduce TABLE            reproduce a table of the paper: table1, table2, table2_as_coded, table3,
                                               table5, figure2, compression, sensitivity or regrowth
   lightning-sparse compare STUDY              sparse against dense networks of the same capacity: pairs, tests, a page
+  lightning-sparse search SEARCH              the best density of each layer: trials, controls, a page
   lightning-sparse report RUN_DIR             one HTML page about a run; --other RUN_DIR compares two
   lightning-sparse fit --config NAME_OR_FILE  train; validate, test and predict take the same options
   lightning-sparse COMMAND --help             options of a command
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, SystemExit) as end:  # a Trainer turns the first into the second
         if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        hint = "; the same command resumes" if command in ("reproduce", "compare") else ""
+        hint = "; the same command resumes" if command in ("reproduce", "compare", "search") else ""
         print(f"lightning-sparse: interrupted{hint}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -88,6 +89,10 @@ def _function(command: str) -> Callable[..., None] | None:
         from lightning_sparse.comparison import compare
 
         return compare
+    if command == "search":
+        from lightning_sparse.search import search
+
+        return search
     if command == "report":
         from lightning_sparse.report import report
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
-from statistics import fmean, stdev
-
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from scipy.stats import t
 
 from lightning_sparse.analysis.pictures.plot_same_capacity import (
     Interval,
@@ -16,6 +11,7 @@ from lightning_sparse.analysis.pictures.plot_same_capacity import (
     plot_over_width,
     plot_tests,
 )
+from lightning_sparse.comparison.intervals import mean_interval
 from lightning_sparse.comparison.measured import MeasuredStudy
 from lightning_sparse.comparison.study import SIDES
 from lightning_sparse.comparison.tables import label
@@ -28,20 +24,13 @@ def accuracy_figure(study: MeasuredStudy) -> Figure:
     figure, places = _grid(len(study.cells))
     for result, place in zip(study.cells, places, strict=True):
         series: dict[str, dict[float, Interval]] = {
-            side: {width: _mean(found) for width in study.study.widths if (found := result.accuracy(side, width))}
+            side: {
+                width: mean_interval(found) for width in study.study.widths if (found := result.accuracy(side, width))
+            }
             for side in SIDES
         }
         plot_over_width(series, "test accuracy (%)", label(result, study), figure.add_subplot(*place))
     return figure
-
-
-def _mean(values: Sequence[float]) -> Interval:
-    """Return mean and ends of Student's 95 % interval; of one value, no interval is known."""
-    mean = fmean(values)
-    if len(values) < 2:
-        return mean, mean, mean
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
-    return mean, mean - half, mean + half
 
 
 def flow_figure(study: MeasuredStudy) -> Figure:

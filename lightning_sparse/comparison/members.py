@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.comparison.regularizers import Regularizer
 from lightning_sparse.comparison.same_capacity import SameCapacity, same_capacity
 from lightning_sparse.comparison.study import PairMember
-from lightning_sparse.validation.errors import InvalidValueError
-from lightning_sparse.validation.import_paths import import_object
+from lightning_sparse.validation.import_paths import import_callable
 
 
 def make_pair(training: PairMember) -> SameCapacity:
@@ -25,7 +22,7 @@ def make_pair(training: PairMember) -> SameCapacity:
         "batch_norm": regularizer.batch_norm,
         "skip": regularizer.skip,
     }
-    make_model = import_callable(protocol["model"], "a function of a width that makes a network")
+    make_model = import_callable(protocol["model"], expected="a function of a width that makes a network")
     return same_capacity(
         partial(make_model, **options, **protocol["model_options"]),
         training.width,
@@ -44,7 +41,7 @@ def make_data(training: PairMember, root: Path) -> LightningDataModule:
     """
     data = training.protocol["data"]
     arrays = root / f"{training.cell.data}.npz"
-    make = import_callable(data["class_path"], "a class of LightningDataModules")
+    make = import_callable(data["class_path"], expected="a class of LightningDataModules")
     places = {"data_dir": arrays if arrays.exists() else root} if "data_dir" in signature(make).parameters else {}
     augmentation = data["augmentation"] if Regularizer(training.cell.regularizer).augments else {}
     options = {**data.get("init_args", {}), **augmentation}
@@ -52,19 +49,3 @@ def make_data(training: PairMember, root: Path) -> LightningDataModule:
         **places, batch_size=training.protocol["batch_size"], shuffle_seed=training.seed, **options
     )
     return made
-
-
-def import_callable(path: str, expected: str) -> Callable[..., Any]:
-    """Return what an import path leads to, which can be called.
-
-    Args:
-        path: Import path.
-        expected: Noun phrase for what it should lead to.
-
-    Raises:
-        ValueError: If it leads nowhere, or to something else.
-    """
-    found = import_object(path, expected=expected)
-    if not callable(found):
-        raise InvalidValueError(expected=expected, got=repr(found), cure="the import path of one")
-    return found

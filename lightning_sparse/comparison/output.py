@@ -98,10 +98,10 @@ def as_page(measured: MeasuredStudy) -> str:
         (flow_figure(measured), "Effective gradient flow: medians and middle halves"),
     ]
     pictures = figure_grid([figure_html(figure, caption) for figure, caption in drawn if figure.axes])
-    tables = [section(name, table(rows[0], _plain(rows[1:])), note(text)) for name, rows, text in _parts(measured)]
+    tables = [section(name, table(rows[0], plain_cells(rows[1:])), note(text)) for name, rows, text in _parts(measured)]
     return page(measured.study.title, [*notes, pictures, *tables])
 
 
-def _plain(rows: list[list[str]]) -> list[list[str]]:
+def plain_cells(rows: list[list[str]]) -> list[list[str]]:
     """Return cells without Markdown's marks."""
     return [[cell.replace("**", "") for cell in row] for row in rows]

@@ -112,7 +112,7 @@ def same_capacity(
     with torch.no_grad():
         for name, weight in wide.items():
             count = weights[name].parameter.numel()
-            mask = _mask(name, weight.parameter, count, rule, generator)
+            mask = layer_mask(name, weight.parameter, count, rule, generator)
             masks[name] = mask
             if init_reference == "sparse_nominal":
                 weights[name].parameter.copy_(_some(values[name], count, generator).view_as(weights[name].parameter))
@@ -151,10 +151,18 @@ def _check_layers(dense: dict[str, Weight], sparse: dict[str, Weight]) -> None:
             )
 
 
-def _mask(
+def layer_mask(
     name: str, weight: Tensor, count: int, rule: Callable[[LayerView], Tensor], generator: torch.Generator
 ) -> Tensor:
-    """Return a mask of a layer with exactly `count` active weights."""
+    """Return a mask of a layer with exactly `count` active weights, the highest by a rule.
+
+    Args:
+        name: Name of the layer.
+        weight: Its weight, `(out, in, *kernel)`.
+        count: Number of active weights.
+        rule: Weight score, see `topology.initial_masks`.
+        generator: Source of random scores.
+    """
     found: dict[str, Tensor] = {}
     everywhere = torch.ones_like(weight, dtype=torch.bool)
     view = LayerView(name, weight.detach(), everywhere, generator)

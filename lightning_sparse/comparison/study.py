@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from lightning_sparse import configs
 from lightning_sparse.comparison.regularizers import Regularizer
 from lightning_sparse.comparison.same_capacity import InitReference
+from lightning_sparse.experiments.yaml_options import read_options
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import is_real
 
@@ -188,24 +187,7 @@ class SameCapacityStudy:
             ValueError: If there is none, or an option is unknown, missing or out of range.
         """
         file = configs.find(name, _FOLDER, "study")
-        options = yaml.safe_load(file.read_text())
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(set(options) - known) if isinstance(options, dict) else [repr(options)]
-        if unknown:
-            raise InvalidValueError(
-                expected=f"options of a study in {file}: {', '.join(sorted(known))}",
-                got=", ".join(unknown),
-                cure="check the spelling",
-            )
-        lists: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in options.items()}
-        missing = sorted(each.name for each in fields(cls) if _is_needed(each) and each.name not in {"name", *lists})
-        if missing:
-            raise InvalidValueError(
-                expected=f"all needed options of a study in {file}",
-                got=f"none of {', '.join(missing)}",
-                cure="add them",
-            )
-        return cls(**{"name": file.stem, **lists})
+        return cls(**read_options(cls, file, "a study"))
 
     def cells(self) -> list[Cell]:
         """Return what the study tests, each once."""
@@ -263,10 +245,6 @@ def _check_types(study: SameCapacityStudy) -> None:
             )
     if not all(map(is_real, study.widths)):
         raise InvalidValueError(expected="numbers as widths", got=list(study.widths), cure="[39, 118]")
-
-
-def _is_needed(option: Any) -> bool:
-    return option.default is MISSING and option.default_factory is MISSING
 
 
 _FOLDER = Path(__file__).parent / "studies"

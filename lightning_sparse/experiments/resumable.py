@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import Timeout
 
-from lightning_sparse._compat import Callback, LightningDataModule, LightningModule, ModelCheckpoint, Trainer
+from lightning_sparse._compat import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    ModelCheckpoint,
+    Trainer,
+)
 from lightning_sparse._version import __version__
 from lightning_sparse.callbacks import RandomStateCallback
 from lightning_sparse.data.locking import exclusive
@@ -69,11 +76,34 @@ class Progress(Callback):
             self._file.write_text(f"{epochs} {trainer.max_epochs}")
 
 
+class StopAfter(Callback):
+    """Ends a training after a number of epochs, so that it can be continued from a checkpoint as if it had not ended.
+
+    Args:
+        epochs: Number of epochs.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lower the Trainer's limit, once all have read it who plan by the length of the whole run."""
+        # Not should_stop at an epoch's end: a run that resumes between the last step of an epoch and its end has none.
+        trainer.fit_loop.max_epochs = self.epochs
+
+
 class _Saver(ModelCheckpoint):
     """Saves one checkpoint of a run at intervals of time."""
 
     # Lightning asks for the key at every hook, six times a step; ModelCheckpoint would format its options each time.
     state_key = "Saver"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: there is one file, whose name is known; a longer training has another folder."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing, also with the state of earlier versions."""
 
 
 def _clocks() -> dict[str, float]:
@@ -93,7 +123,15 @@ class Trained:
     times: dict[str, float]
 
 
-def train_resumably(trainer: Trainer, model: LightningModule, datamodule: LightningDataModule, work: Path) -> Trained:
+def train_resumably(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodule: LightningDataModule,
+    work: Path,
+    *,
+    epochs: int | None = None,
+    begin: Path | None = None,
+) -> Trained:
     """Train, resuming an interrupted run from the checkpoint in its folder.
 
     Args:
@@ -101,6 +139,10 @@ def train_resumably(trainer: Trainer, model: LightningModule, datamodule: Lightn
         model: Module to train.
         datamodule: Its data.
         work: Folder of checkpoint and progress; it is made.
+        epochs: Number of epochs after which to stop. Default: all of the Trainer's, whose number the learning rate
+            schedule and sparse training go by in any case.
+        begin: Checkpoint of a shorter training to continue, if there is none in the folder. One that is missing or
+            incomplete means training from the start.
 
     Raises:
         RuntimeError: If training ends before its last step.
@@ -108,8 +150,15 @@ def train_resumably(trainer: Trainer, model: LightningModule, datamodule: Lightn
     work.mkdir(parents=True, exist_ok=True)
     progress = Progress(work / "progress")
     checkpoint = _Saver(work, "last", train_time_interval=_saving_interval(), enable_version_counter=False)
-    trainer.callbacks.extend([RandomStateCallback(), progress, checkpoint])  # type: ignore[attr-defined]  # Lightning sets it in a connector
-    is_finite = _train(trainer, model, datamodule, _readable_checkpoint(work / "last.ckpt"))
+    own: list[Callback] = [
+        RandomStateCallback(),
+        progress,
+        *([] if epochs is None else [StopAfter(epochs)]),
+        checkpoint,
+    ]
+    trainer.callbacks.extend(own)  # type: ignore[attr-defined]  # Lightning sets it in a connector
+    start = _readable_checkpoint(work / "last.ckpt") or (None if begin is None else _readable_checkpoint(begin))
+    is_finite = _train(trainer, model, datamodule, start)
     return Trained(is_finite, progress.times)
 
 

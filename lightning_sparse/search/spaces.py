@@ -10,8 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import log
 
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsFields
 
 # Densities to choose from: 5 %, 10 %, ..., 100 %.
 GRID = tuple(step / 20 for step in range(1, 21))
@@ -36,6 +38,19 @@ class Space(ABC):
 
         Raises:
             ValueError: If the genotype has another number of choices, or an option that there isn't.
+        """
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Noun phrase for what is chosen."""
+
+    @abstractmethod
+    def like(self, densities: Mapping[str, float]) -> Genotype:
+        """Return a genotype whose densities are near to these.
+
+        Args:
+            densities: Density of each layer, in (0, 1].
         """
 
     def chosen(self, genotype: Genotype) -> list[float]:
@@ -72,8 +87,8 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class LayerDensities(Space):
+@dataclass(frozen=True, repr=False)
+class LayerDensities(ShowsFields, Space):
     """A density for each layer.
 
     Attributes:
@@ -93,13 +108,22 @@ class LayerDensities(Space):
         """The grid for each layer."""
         return dict.fromkeys(self.sizes, self.grid)
 
+    @property
+    def description(self) -> str:
+        """Noun phrase for what is chosen."""
+        return f"the densities of {len(self.sizes)} layers"
+
     def densities(self, genotype: Genotype) -> dict[str, float]:
         """Return the density of each layer."""
         return dict(zip(self.sizes, self.chosen(genotype), strict=True))
 
+    def like(self, densities: Mapping[str, float]) -> Genotype:
+        """Return the nearest density of each layer."""
+        return self.nearest([densities[layer] for layer in self.sizes])
 
-@dataclass(frozen=True)
-class GroupDensities(Space):
+
+@dataclass(frozen=True, repr=False)
+class GroupDensities(ShowsFields, Space):
     """A density for each group of layers.
 
     Attributes:
@@ -140,14 +164,28 @@ class GroupDensities(Space):
         """The grid for each group."""
         return dict.fromkeys(self.groups, self.grid)
 
+    @property
+    def description(self) -> str:
+        """Noun phrase for what is chosen."""
+        return f"the densities of {len(self.groups)} groups of {len(self.sizes)} layers"
+
     def densities(self, genotype: Genotype) -> dict[str, float]:
         """Return the density of each layer, that of its group."""
         by_group = dict(zip(self.groups, self.chosen(genotype), strict=True))
         return {layer: by_group[self._group_of[layer]] for layer in self.sizes}
 
+    def like(self, densities: Mapping[str, float]) -> Genotype:
+        """Return the density that is nearest to the active share of each group."""
+        shares = []
+        for group in self.groups:
+            layers = [layer for layer in self.sizes if self._group_of[layer] == group]
+            active = sum(densities[layer] * self.sizes[layer] for layer in layers)
+            shares.append(active / sum(self.sizes[layer] for layer in layers))
+        return self.nearest(shares)
 
-@dataclass(frozen=True)
-class PowerLaw(Space):
+
+@dataclass(frozen=True, repr=False)
+class PowerLaw(ShowsFields, Space):
     """Densities that fall with a layer's size: ``min(1, c * size ** -exponent)``, of which two numbers are searched.
 
     These are the density of the whole network, which `c` is solved for, and the exponent.
@@ -171,10 +209,26 @@ class PowerLaw(Space):
         """The grid and the exponents."""
         return {"density": self.grid, "exponent": self.exponents}
 
+    @property
+    def description(self) -> str:
+        """Noun phrase for what is chosen."""
+        return f"power laws in the sizes of {len(self.sizes)} layers"
+
     def densities(self, genotype: Genotype) -> dict[str, float]:
         """Return the density of each layer."""
         density, exponent = self.chosen(genotype)
         return power_law(self.sizes, density, exponent)
+
+    def like(self, densities: Mapping[str, float]) -> Genotype:
+        """Return what is nearest in density of the whole, and of these in the densities' logarithms."""
+        active = sum(densities[layer] * size for layer, size in self.sizes.items())
+        density, _ = self.nearest([active / sum(self.sizes.values()), 0.0])
+
+        def distance(exponent: int) -> float:
+            found = self.densities((density, exponent))
+            return sum((log(found[layer]) - log(densities[layer])) ** 2 for layer in self.sizes)
+
+        return density, min(range(len(self.exponents)), key=distance)
 
 
 def power_law(sizes: Mapping[str, int], density: float, exponent: float) -> dict[str, float]:

@@ -8,9 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from lightning_sparse.search.spaces import Genotype, Space
 from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.validation.representation import ShowsOptions
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,20 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def ask(self, number: int) -> Genotype:
-        """Return the genotype of the next trial, whose number is the count of those before."""
+    def ask(self, number: int, wanted: Genotype | None = None) -> Genotype:
+        """Return the genotype of the next trial.
+
+        Args:
+            number: Number of the trial, the count of those before.
+            wanted: Genotype that is tried in any case, which it then returns.
+        """
 
     @abstractmethod
     def tell(self, trial: Trial, score: Score | None) -> None:
         """Take note of what a trial has reached; None if it failed."""
 
 
-class RandomSampler(Sampler):
+class RandomSampler(ShowsOptions, Sampler):
     """Chooses every option of every choice with the same probability, whatever it is told.
 
     Args:
@@ -65,8 +72,10 @@ class RandomSampler(Sampler):
     def __init__(self, space: Space, seed: int = 0) -> None:
         self._space, self._seed = space, seed
 
-    def ask(self, number: int) -> Genotype:
-        """Return a random genotype, which depends on seed and number only."""
+    def ask(self, number: int, wanted: Genotype | None = None) -> Genotype:
+        """Return a random genotype, which depends on seed and number only; or the one that is wanted."""
+        if wanted is not None:
+            return wanted
         source = random.Random(f"{self._seed} {number}")
         return tuple(source.randrange(len(options)) for options in self._space.choices.values())
 
@@ -74,7 +83,7 @@ class RandomSampler(Sampler):
         """Do nothing."""
 
 
-class MutationSampler(Sampler):
+class MutationSampler(ShowsOptions, Sampler):
     """Changes some choices of one of the best trials, each by a step or two or to any option; the first are random.
 
     Args:
@@ -91,8 +100,10 @@ class MutationSampler(Sampler):
         self._random = RandomSampler(space, seed)
         self._scores: dict[Trial, Score] = {}
 
-    def ask(self, number: int) -> Genotype:
-        """Return a mutation of one of the best trials, other than all that were told, if it finds one."""
+    def ask(self, number: int, wanted: Genotype | None = None) -> Genotype:
+        """Return the wanted genotype, or a mutation of one of the best trials, if possible one that was not told."""
+        if wanted is not None:
+            return wanted
         if number < self._first or not self._scores:
             return self._random.ask(number)
         source = random.Random(f"mutation {self._seed} {number}")
@@ -120,7 +131,7 @@ class MutationSampler(Sampler):
             self._scores[trial] = score
 
 
-def default_sampler(choices: int) -> str:
+def default_sampler(choices: int) -> Literal["tpe", "mutation"]:
     """Return the name of the sampler for a number of choices.
 
     By a comparison on a synthetic objective with 64 trials, TPE finds most with few densities, mutation with more; with

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Callable
+from typing import Any
 
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -28,3 +30,19 @@ def import_object(path: str, *, expected: str) -> object:
         raise InvalidValueError(
             expected=expected, got=f"{path!r}, which can't be imported ({error})", cure="check the path"
         ) from error
+
+
+def import_callable(path: str, *, expected: str) -> Callable[..., Any]:
+    """Return what an import path leads to, which can be called.
+
+    Args:
+        path: Import path, as for `import_object`.
+        expected: Noun phrase for what it should lead to.
+
+    Raises:
+        InvalidValueError: If it leads nowhere, or to something that can't be called.
+    """
+    found = import_object(path, expected=expected)
+    if not callable(found):
+        raise InvalidValueError(expected=expected, got=repr(found), cure="the import path of one")
+    return found

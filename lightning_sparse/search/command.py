@@ -1,0 +1,189 @@
+"""`lightning-sparse search`: from a search to its best networks, what they are compared with, and a page."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+from rich.console import Console
+from rich.markdown import Markdown
+
+from lightning_sparse.data.locking import exclusive
+from lightning_sparse.experiments.engine.engines import Engine
+from lightning_sparse.experiments.engine.finished import Finished, finished
+from lightning_sparse.experiments.engine.options import open_engine
+from lightning_sparse.experiments.engine.signals import ending_signals_raise
+from lightning_sparse.experiments.runner import FailedRunsError, run_missing
+from lightning_sparse.search.controls import RANDOM, final_architectures, final_trainings
+from lightning_sparse.search.density_search import DensitySearch, SamplerName
+from lightning_sparse.search.output import write_page, write_texts
+from lightning_sparse.search.results import SearchResults, read_finals
+from lightning_sparse.search.spaces import Space
+from lightning_sparse.search.template import Template, make_data, read_template
+from lightning_sparse.search.trainings import Architecture, SearchTraining
+from lightning_sparse.search.trials import MutationSampler, RandomSampler, Sampler
+from lightning_sparse.search.tried import Trials, known_genotypes
+from lightning_sparse.validation.errors import InvalidStateError
+
+# With this number of failures before the first success, something is wrong with all of them.
+_MOST_FAILURES = 3
+
+
+def search(
+    search: str,
+    data: Path = Path("data"),
+    results: Path = Path("search"),
+    jobs: int = 1,
+    storage: str | None = None,
+    final: bool = True,
+    **engine_options: Any,
+) -> None:
+    """Search for the density of each layer, train the best network and its controls with fresh seeds, and test them.
+
+    Tables, pictures and all trials are written to `<results>/<search>/search.md`, `search.html` and `trials.csv`. What
+    has been trained is never trained twice: the same command continues where it was interrupted.
+
+    Args:
+        search: Name of a shipped search, or a YAML file with the options of `DensitySearch`.
+        data: Root folder of the data sets; an `.npz` file with the data set's name in it is used.
+        results: Folder of the results.
+        jobs: Number of trainings at the same time on this machine.
+        storage: URL of the database of the samplers "tpe" and "cma_es", such as "postgresql://...". Default: a file of
+            SQLite in the folder of the search, which must not be on a network's file system.
+        final: Whether to train and test final networks, after which the test data have been seen.
+        **engine_options: Options of the engine that makes the trainings, see
+            `lightning_sparse.experiments.engine.options.open_engine`.
+
+    Raises:
+        ValueError: If an option is outside its range.
+        FileNotFoundError: If data are missing.
+        RuntimeError: If another process is at the same search, or trainings fail.
+    """
+    chosen = DensitySearch.read(search)
+    data, results = data.expanduser(), results.expanduser()
+    folder, console = results / chosen.name, Console()
+    with open_engine(jobs=jobs, **engine_options) as engine, _alone(folder):
+        under_way = _prepare(chosen, folder, storage)
+        datamodule = make_data(chosen.protocol, data, chosen.seed)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        console.print(under_way.introduction, markup=False)
+        try:
+            for trials in (under_way.trials, under_way.random):
+                if trials is not None:
+                    _try(trials, engine, data, results, console)
+            if final:
+                run_missing(list(final_trainings(chosen, under_way.architectures)), data, results, engine, console)
+        finally:
+            found = under_way.results(results)
+            console.print(Markdown(write_texts(found, folder)))
+            write_page(found, folder)
+            console.print(f"wrote search.md, search.html and trials.csv in {folder}", markup=False)
+
+
+class _alone:  # noqa: N801  # reads like the function that it stands for
+    """Holds the lock of a search, so that one process at a time chooses its trials."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lock = folder, exclusive(folder / "lock", timeout=0)
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.__enter__()
+        except Timeout as error:
+            raise InvalidStateError(
+                expected=f"one process that searches in {self._folder}",
+                got="another one that does",
+                cure="wait for it, or end it first",
+            ) from error
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A search with its trials."""
+
+    search: DensitySearch
+    template: Template
+    sampler: SamplerName
+    trials: Trials
+    random: Trials | None
+
+    @property
+    def introduction(self) -> str:
+        """Sentence about what is searched and how."""
+        of_choice = "" if self.search.sampler else ", the default for this number of choices"
+        lengths = ", ".join(map(str, self.search.halving.lengths))
+        return (
+            f"{self.search.name}: {self.search.trials} trials of {self.trials.space.description}, chosen by "
+            f"{self.sampler}{of_choice}; compared after {lengths} epochs"
+        )
+
+    @property
+    def architectures(self) -> dict[str, Architecture]:
+        """The best network and its controls; none before a trial has ended."""
+        best, best_of_random = self.trials.best, None if self.random is None else self.random.best
+        return {} if best is None else final_architectures(self.search, self.template, best, best_of_random)
+
+    def results(self, folder: Path) -> SearchResults:
+        """Return what there is so far."""
+        finals = read_finals(self.search, self.architectures, folder)
+        return SearchResults(self.search, self.template, self.sampler, self.trials, self.random, finals)
+
+
+def _prepare(search: DensitySearch, folder: Path, storage: str | None) -> _UnderWay:
+    template = read_template(search.protocol)
+    space = search.choose_space(template)
+    name = search.sampler_name(space)
+    sampler = _sampler(name, search, space, folder, storage)
+    first = [] if name == "random" else known_genotypes(space, template)
+    trials = Trials(search, template, space, sampler, folder, "trials", first)
+    by_chance = None
+    if RANDOM in search.controls and name != "random":
+        by_chance = Trials(search, template, space, RandomSampler(space, search.seed), folder, "random")
+    return _UnderWay(search, template, name, trials, by_chance)
+
+
+def _sampler(name: SamplerName, search: DensitySearch, space: Space, folder: Path, storage: str | None) -> Sampler:
+    if name == "random":
+        return RandomSampler(space, search.seed)
+    if name == "mutation":
+        return MutationSampler(space, search.seed)
+    from lightning_sparse.search.optuna_sampler import OptunaSampler
+
+    folder.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{(folder / 'optuna.db').absolute()}"
+    return OptunaSampler(space, name, search.seed, url, search.name)
+
+
+def _try(trials: Trials, engine: Engine, data: Path, results: Path, console: Console) -> None:
+    """Make the trials of a search that have not been made yet."""
+    failed: list[Finished[SearchTraining]] = []
+    with ending_signals_raise(), closing(finished(trials, engine, data, results)) as runs:
+        for run in runs:
+            trials.ended(run)
+            console.print(_line(run), markup=False)
+            failed += [run] if run.failure else []
+            if len(failed) >= _MOST_FAILURES and not trials.candidates:
+                break
+    if failed:
+        names = "; ".join(run.training.name for run in failed)
+        raise FailedRunsError(
+            expected="the results of all trials",
+            got=f"errors in {names}. The first ends with: {failed[0].failure.splitlines()[-1]}",
+            cure=f"see {results / failed[0].training.path / 'log.txt'}, and start again: finished ones are kept",
+        )
+    trials.remove_checkpoints()
+
+
+def _line(run: Finished[SearchTraining]) -> str:
+    if run.failure:
+        return f"{run.training.name}: failed"
+    result = run.result
+    reached = "diverged" if result["diverged"] else f"{100 * result['value']:.2f} %"
+    return f"{run.training.name}: {reached}, {sum(result['active'].values()):,} active weights"

@@ -1,0 +1,129 @@
+"""Trains one network of a search in a process of its own: `python -m lightning_sparse.search.training_process`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything
+from lightning_sparse.callbacks import SparseTrainingCallback
+from lightning_sparse.experiments.classifying import ImageCounter, active_counts, check_keeps_layers, quiet_trainer
+from lightning_sparse.experiments.engine.writing import write_atomically
+from lightning_sparse.experiments.resumable import run_alone, train_resumably, versions
+from lightning_sparse.methods.density_schedule import DensitySchedule
+from lightning_sparse.search.template import make_data, make_masks, make_module, read_template
+from lightning_sparse.search.trainings import SearchTraining
+from lightning_sparse.topology.digest import checksum
+from lightning_sparse.validation.errors import InvalidValueError
+
+# Zhu & Gupta (2017) remove weights until training is three quarters done, at intervals of 100 steps; here, at least
+# at some ten times in short trainings, too.
+_PRUNING_END, _PRUNING_STEPS, _PRUNINGS = 0.75, 100, 10
+
+
+def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] | None:
+    """Train and measure one network, resuming an interrupted training, and write the result.
+
+    Args:
+        training: The training.
+        data: Root folder of the data sets.
+        results: Folder of the results.
+
+    Returns:
+        The result, on rank zero. Without finite weights it has no value.
+
+    Raises:
+        RuntimeError: If training ends before its last step.
+    """
+    protocol, architecture = training.protocol, training.architecture
+    seed_everything(training.seed, verbose=False)
+    module = make_module(protocol, architecture.width)
+    is_masked = bool(architecture.counts) and not architecture.pruned_from_dense
+    masks = make_masks(module, protocol, architecture, training.seed) if is_masked else {}
+    datamodule = make_data(protocol, data, training.seed)
+    counted = ImageCounter()
+    # What is measured is measured at the end: nobody looks at validations in between.
+    unseen = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": protocol["epochs"] + 1}
+    trainer = quiet_trainer(protocol["epochs"], [counted, *_sparse_training(training, masks, datamodule)], **unseen)
+    begin = None if training.begin is None else results / training.begin
+    trained = train_resumably(trainer, module, datamodule, results / training.path, epochs=training.epochs, begin=begin)
+    measured = _measure(trainer, module, datamodule, training) if trained.is_finite else {}
+    result = {
+        **json.loads(training.to_json()),
+        "diverged": not trained.is_finite or not all(map(isfinite, measured.values())),
+        **measured,
+        **({"images": counted.images} if training.tests else {}),
+        "active": active_counts(trainer, list(architecture.counts)) or _all_weights(training),
+        "masks": checksum(masks),
+        **{name: round(seconds, 1) for name, seconds in trained.times.items()},
+        "versions": versions(),
+    }
+    if training.epochs < protocol["epochs"]:
+        _save(trainer, results / f"{training.path}.ckpt")
+    write_atomically(results / f"{training.path}.json", json.dumps(result) + "\n")
+    if begin is not None:
+        begin.unlink(missing_ok=True)
+    return result
+
+
+def _sparse_training(training: SearchTraining, masks: dict[str, Tensor], datamodule: Any) -> list[Callback]:
+    """Return the callback that keeps or finds the masks; none for a dense network."""
+    architecture, protocol = training.architecture, training.protocol
+    total = read_template(protocol, architecture.width).total
+    active = sum(architecture.counts.values())
+    if not architecture.counts or active == total:
+        return []
+    if architecture.pruned_from_dense:
+        datamodule.setup("fit")
+        steps = len(datamodule.train_dataloader()) * protocol["epochs"]
+        period = min(_PRUNING_STEPS, max(1, int(steps * _PRUNING_END) // _PRUNINGS))
+        schedule = DensitySchedule(active / total, every_n_steps=period, end=_PRUNING_END)
+        chosen = {name: protocol[name] for name in ("include", "exclude")}
+        return [SparseTrainingCallback("magnitude_pruning", density=schedule, seed=training.seed, **chosen)]
+    check_keeps_layers(protocol["sparse_training"])
+    return [SparseTrainingCallback(**protocol["sparse_training"], masks_from=masks, seed=training.seed)]
+
+
+def _all_weights(training: SearchTraining) -> dict[str, int]:
+    return read_template(training.protocol, training.architecture.width).sizes
+
+
+def _measure(trainer: Trainer, module: LightningModule, datamodule: Any, training: SearchTraining) -> dict[str, float]:
+    """Return the metric, and the loss if there is one, on the data of a training."""
+    stage, evaluate = ("test", trainer.test) if training.tests else ("val", trainer.validate)
+    found = evaluate(module, datamodule, verbose=False)[0]
+    metric = f"{stage}/{training.protocol['metric']}"
+    if metric not in found:
+        raise InvalidValueError(
+            expected=f"a module that logs {metric}",
+            got=", ".join(sorted(found)) or "none",
+            cure="metric: the name of one that it logs as val/NAME and test/NAME",
+        )
+    loss = {"loss": found[f"{stage}/loss"]} if f"{stage}/loss" in found else {}
+    return {"value": found[metric], **loss}
+
+
+def _save(trainer: Trainer, file: Path) -> None:
+    """Save the checkpoint that a longer training of the same network continues."""
+    half = file.with_name(f"{file.name}.half")
+    trainer.save_checkpoint(half)
+    half.replace(file)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a training, unless it is finished or another process is running it.
+
+    Args:
+        arguments: The training as JSON, and the other arguments of `run_alone`.
+    """
+    training = SearchTraining.from_json(arguments[0])
+    run_alone(training, arguments[1:], lambda data, results: run(training, data, results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,201 @@
+"""One training of a search: in parts it is as in one go, and its network is the one that was asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from searches import search
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lightning_sparse._compat import LightningModule
+from lightning_sparse.search import training_process
+from lightning_sparse.search.training_process import run
+from lightning_sparse.search.trainings import Architecture, SearchTraining
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+COUNTS = {"fc1.weight": 5000, "fc2.weight": 120, "fc3.weight": 100}
+
+
+def training(epochs: int = 4, continues: int = 0, tests: bool = False, **changes: Any) -> SearchTraining:
+    architecture = changes.pop("architecture", Architecture(COUNTS))
+    protocol = search(**changes).protocol
+    return SearchTraining("tiny", "trials", "trial000", architecture, 3, epochs, continues, tests, protocol)
+
+
+def result_of(asked: SearchTraining, data: Path, results: Path) -> dict[str, Any]:
+    found = run(asked, data, results)
+    assert found is not None
+    assert found == json.loads((results / f"{asked.path}.json").read_text())
+    return found
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[LightningModule]:
+    """Return a list of the modules that were trained."""
+    modules: list[LightningModule] = []
+    train = training_process.train_resumably
+
+    def note(trainer: Any, model: LightningModule, *rest: Any, **options: Any) -> Any:
+        modules.append(model)
+        return train(trainer, model, *rest, **options)
+
+    monkeypatch.setattr(training_process, "train_resumably", note)
+    return modules
+
+
+SCHEDULE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 4}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lr_scheduler": SCHEDULE, "sparse_training": {"recipe": "set", "prune_rate": 0.3}}],
+    ids=["static", "moving masks and a schedule"],
+)
+def test_a_training_that_is_continued_is_one_that_never_ended(
+    changes: dict[str, Any], trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    whole = result_of(training(4, **changes), small_images, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    for epochs, continues in ((1, 0), (2, 1), (4, 2)):
+        last = result_of(training(epochs, continues, **changes), small_images, parts)
+    assert last["value"] == whole["value"]
+    for at_once, in_parts in zip(trained[0].parameters(), trained[-1].parameters(), strict=True):
+        assert torch.equal(at_once, in_parts)
+    assert not torch.equal(next(trained[0].parameters()), next(trained[2].parameters()))
+    assert [file.name for file in parts.rglob("*.ckpt") if file.name != "last.ckpt"] == []
+
+
+def test_without_the_checkpoint_a_training_starts_again(small_images: Path, tmp_path: Path) -> None:
+    whole = result_of(training(4), small_images, tmp_path / "whole")
+    alone = result_of(training(4, 2), small_images, tmp_path / "alone")
+    assert alone["value"] == whole["value"]
+
+
+def test_an_interrupted_training_resumes(
+    trained: list[LightningModule], monkeypatch: pytest.MonkeyPatch, small_images: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LIGHTNING_SPARSE_SAVE_SECONDS", "0")
+    run(training(2), small_images, tmp_path / "whole")
+
+    def fail(*_: Any) -> None:
+        raise KeyError("interrupted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(training_process, "_measure", fail)
+        with pytest.raises(KeyError):
+            run(training(2), small_images, tmp_path / "again")
+    again = result_of(training(2), small_images, tmp_path / "again")
+    assert (tmp_path / "again/tiny/trials/trial000/epochs2.ckpt").exists()
+    assert again["value"] == json.loads((tmp_path / "whole/tiny/trials/trial000/epochs2.json").read_text())["value"]
+    assert torch.equal(next(trained[0].parameters()), next(trained[-1].parameters()))
+
+
+@pytest.mark.parametrize("tests", [False, True])
+def test_a_result_has_what_a_search_needs(tests: bool, small_images: Path, tmp_path: Path) -> None:
+    found = result_of(training(1, tests=tests), small_images, tmp_path)
+    assert found["active"] == COUNTS
+    assert 0 <= found["value"] <= 1
+    assert found["loss"] > 0
+    assert found.get("images") == (100 if tests else None)
+    assert not found["diverged"]
+    assert found["seed"] == 3
+
+
+def test_a_network_has_as_many_nonzero_weights_as_its_architecture_says(
+    trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    run(training(1), small_images, tmp_path)
+    counts = {name: int(weight.count_nonzero()) for name, weight in trained[0].named_parameters() if weight.dim() > 1}
+    assert [counts[f"model.{name}"] for name in COUNTS] == list(COUNTS.values())
+
+
+def test_an_architecture_without_counts_is_dense(
+    trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    found = result_of(training(1, architecture=Architecture()), small_images, tmp_path)
+    assert found["active"] == {"fc1.weight": 23520, "fc2.weight": 300, "fc3.weight": 100}
+    assert all(bool(weight.all()) for name, weight in trained[0].named_parameters() if weight.dim() > 1)
+    wider = result_of(training(1, architecture=Architecture(width=0.2), tests=True), small_images, tmp_path)
+    assert wider["active"]["fc1.weight"] == 784 * 60
+
+
+def test_gradual_pruning_ends_with_exactly_as_many_weights(
+    trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    pruned = Architecture(COUNTS, pruned_from_dense=True)
+    found = result_of(training(4, architecture=pruned, tests=True), small_images, tmp_path)
+    assert sum(found["active"].values()) == 5220
+    nonzero = sum(int(weight.count_nonzero()) for weight in trained[0].parameters() if weight.dim() > 1)
+    assert nonzero == 5220
+
+
+def test_seeds_have_other_masks_and_the_same_seed_the_same(small_images: Path, tmp_path: Path) -> None:
+    first, again = (result_of(training(1), small_images, tmp_path / name) for name in "ab")
+    other = result_of(replace(training(1), seed=4), small_images, tmp_path / "c")
+    assert first["masks"] == again["masks"] != other["masks"]
+    assert first["value"] == again["value"]
+
+
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor", "ignore:non-finite gradients")
+def test_a_network_that_is_not_finite_has_diverged(small_images: Path, tmp_path: Path) -> None:
+    steep = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    found = result_of(training(1, optimizer=steep), small_images, tmp_path)
+    assert found["diverged"]
+    assert "value" not in found
+
+
+class Projects(LightningModule):
+    """A module of somebody's own, with an optimizer and metrics of its own."""
+
+    def __init__(self, units: int = 16) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(784, units), nn.Linear(units, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(self.hidden(images.flatten(1)).relu())  # type: ignore[no-any-return]  # __call__ returns Any
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/hits", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+MINE = {"model": f"{__name__}.Projects", "model_options": {"units": 8}, "optimizer": None}
+OF_MINE = Architecture({"hidden.weight": 600, "out.weight": 50})
+
+
+def test_a_lightning_module_is_searched_as_it_is(
+    trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    found = result_of(training(2, architecture=OF_MINE, metric="hits", **MINE), small_images, tmp_path)
+    assert isinstance(trained[0], Projects)
+    assert found["active"] == dict(OF_MINE.counts)
+    assert 0 <= found["value"] <= 1
+
+
+def test_a_metric_that_is_not_logged_is_named(small_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a module that logs val/accuracy; got val/hits\. Cure: metric"):
+        run(training(1, architecture=OF_MINE, **MINE), small_images, tmp_path)
+
+
+def test_an_optimizer_is_needed_for_a_network(small_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Expected an optimizer.*Cure"):
+        run(training(1, optimizer=None), small_images, tmp_path)
+
+
+def test_recipes_that_move_weights_between_layers_are_refused(small_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leaves each layer its number"):
+        run(training(1, sparse_training={"recipe": "sparse_momentum"}), small_images, tmp_path)
