@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.comparison.regularizers import Regularizer
@@ -15,6 +20,27 @@ from lightning_sparse.validation.import_paths import import_callable
 
 def make_pair(training: PairMember) -> SameCapacity:
     """Return both networks of a training's pair, as they are initialized."""
+    protocol = training.protocol
+    return same_capacity(
+        _maker(training),
+        training.width,
+        protocol["max_width"],
+        init_reference=protocol["init_reference"],
+        initial_masks=protocol.get("initial_masks", "random"),
+        seed=training.seed,
+    )
+
+
+def make_widest(training: PairMember) -> nn.Module:
+    """Return the widest network of a training's study, dense, whose weights depend on the seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network: nn.Module = _maker(training)(training.protocol["max_width"])
+        return network
+
+
+def _maker(training: PairMember) -> Callable[[float], Any]:
+    """Return the function of a width that makes a training's networks."""
     protocol, cell, regularizer = training.protocol, training.cell, Regularizer(training.cell.regularizer)
     options = {
         "depth": cell.depth,
@@ -23,13 +49,7 @@ def make_pair(training: PairMember) -> SameCapacity:
         "skip": regularizer.skip,
     }
     make_model = import_callable(protocol["model"], expected="a function of a width that makes a network")
-    return same_capacity(
-        partial(make_model, **options, **protocol["model_options"]),
-        training.width,
-        protocol["max_width"],
-        init_reference=protocol["init_reference"],
-        seed=training.seed,
-    )
+    return partial(make_model, **options, **protocol["model_options"])
 
 
 def make_data(training: PairMember, root: Path) -> LightningDataModule:

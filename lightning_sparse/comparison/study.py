@@ -120,6 +120,10 @@ class SameCapacityStudy:
         init_reference: Network whose initial distribution both have, see `same_capacity`.
         sparse_training: Options of `SparseTrainingCallback` for the sparse networks. Default: the masks stay as they
             are. Recipes must not redistribute weights between layers.
+        initial_masks: Rule of the sparse networks' first masks, see `same_capacity`.
+        pruned_from_dense: Whether the widest networks start dense instead, and the smallest weights are removed (Zhu &
+            Gupta, 2017) until every layer has as many as the dense network's. Needs init_reference "sparse_nominal", as
+            both then start with the distribution of the widest network.
         measured_epochs: Number of epochs, spread over the run, in which gradient flow is measured.
         note: Remarks for its page, such as what differs from the paper.
 
@@ -144,6 +148,8 @@ class SameCapacityStudy:
     weight_decay: float = 1e-4
     init_reference: InitReference = "dense"
     sparse_training: Mapping[str, Any] = field(default_factory=lambda: {"recipe": "static"})
+    initial_masks: str = "random"
+    pruned_from_dense: bool = False
     measured_epochs: int = 11
     note: str = ""
 
@@ -166,6 +172,12 @@ class SameCapacityStudy:
                 expected="widths, learning rates, regularizers, activations and depths that differ",
                 got=f"the same twice: {twice}",
                 cure="give each once: pairs that count twice make p too small",
+            )
+        if self.pruned_from_dense and self.init_reference != "sparse_nominal":
+            raise InvalidValueError(
+                expected="init_reference: sparse_nominal, where networks are pruned from the dense widest one",
+                got=repr(self.init_reference),
+                cure="set it, or leave out pruned_from_dense",
             )
         without = [name for name, each in self.data.items() if "augmentation" not in each]
         if without and any(Regularizer(name).augments for name in self.regularizers):
@@ -223,6 +235,9 @@ class SameCapacityStudy:
             "measured_epochs": self.measured_epochs,
             "optimizer": {**self.optimizers[cell.optimizer], "learning_rates": [cell.learning_rate]},
             "data": dict(self.data[cell.data]),
+            # Only where they are used, so that the results of earlier versions keep their protocol.
+            **({} if self.initial_masks == "random" else {"initial_masks": self.initial_masks}),
+            **({"pruned_from_dense": True} if self.pruned_from_dense else {}),
         }
         return PairMember(self.name, cell, width, seed, side, protocol)
 

@@ -10,12 +10,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sparse._compat import Callback, seed_everything
+from lightning_sparse._compat import Callback, LightningDataModule, seed_everything
 from lightning_sparse.callbacks import GradientFlowCallback, SparseTrainingCallback
 from lightning_sparse.callbacks.gradient_flow.records import GradientFlowRecord
-from lightning_sparse.comparison.members import make_data, make_pair
+from lightning_sparse.comparison.members import make_data, make_pair, make_widest
 from lightning_sparse.comparison.regularizers import DecoupledWeightDecay, Regularizer
 from lightning_sparse.comparison.same_capacity import SameCapacity
 from lightning_sparse.comparison.study import PairMember
@@ -23,6 +24,7 @@ from lightning_sparse.experiments.classifying import (
     ImageCounter,
     active_counts,
     check_keeps_layers,
+    gradual_pruning,
     output_count,
     quiet_trainer,
 )
@@ -48,10 +50,10 @@ def run(training: PairMember, data: Path, results: Path) -> dict[str, Any] | Non
     datamodule = make_data(training, data)
     counted = ImageCounter()
     flow = GradientFlowCallback(spread_over_epochs=training.protocol["measured_epochs"], per_layer=False)
-    network = pair.dense if training.side == "dense" else pair.sparse
+    network = _network(training, pair)
     module = ImageClassifier(network, optimizer=_optimizer(training), num_classes=output_count(network))
     seed_everything(training.seed, verbose=False)
-    trainer = quiet_trainer(training.protocol["epochs"], [counted, flow, *_callbacks(training, pair)])
+    trainer = quiet_trainer(training.protocol["epochs"], [counted, flow, *_callbacks(training, pair, datamodule)])
     trained = train_resumably(trainer, module, datamodule, results / training.path)
     tested = trainer.test(module, datamodule, verbose=False)[0] if trained.is_finite else {}
     norms = [_norms(record) for record in flow.history]
@@ -95,12 +97,21 @@ def _optimizer(training: PairMember) -> Callable[[Any], Optimizer]:
     return partial(make, **{**options.get("init_args", {}), **decay}, lr=training.cell.learning_rate)
 
 
-def _callbacks(training: PairMember, pair: SameCapacity) -> list[Callback]:
+def _network(training: PairMember, pair: SameCapacity) -> nn.Module:
+    if training.side == "dense":
+        return pair.dense
+    return make_widest(training) if training.protocol.get("pruned_from_dense") else pair.sparse
+
+
+def _callbacks(training: PairMember, pair: SameCapacity, datamodule: LightningDataModule) -> list[Callback]:
     """Return what the regularizer and the masks need."""
     decays = Regularizer(training.cell.regularizer).decays
     decay: list[Callback] = [DecoupledWeightDecay(training.protocol["weight_decay"])] if decays else []
     if training.side == "dense" or all(mask.all() for mask in pair.masks.values()):
         return decay
+    if training.protocol.get("pruned_from_dense"):
+        densities = {f"model.{name}": int(mask.sum()) / mask.numel() for name, mask in pair.masks.items()}
+        return [gradual_pruning(densities, datamodule, training.protocol["epochs"], seed=training.seed), *decay]
     options = training.protocol["sparse_training"]
     check_keeps_layers(options)
     return [SparseTrainingCallback(**options, masks_from=pair.masks, seed=training.seed), *decay]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from lightning_sparse._compat import Callback, LightningModule, Trainer, callbacks_of
+from lightning_sparse._compat import Callback, LightningDataModule, LightningModule, Trainer, callbacks_of
 from lightning_sparse.callbacks import SparseTrainingCallback
+from lightning_sparse.methods.density_schedule import DensitySchedule
 from lightning_sparse.topology.recipes import as_recipe
 from lightning_sparse.validation.errors import InvalidValueError
+
+# Zhu & Gupta (2017) remove weights until training is three quarters done, at intervals of 100 steps; here in short
+# trainings, too, at some ten times.
+_PRUNING_END, _PRUNING_STEPS, _PRUNINGS = 0.75, 100, 10
 
 
 class ImageCounter(Callback):
@@ -57,6 +63,27 @@ def active_counts(trainer: Trainer, names: Sequence[str]) -> dict[str, int] | No
             counts = [layer.active for layer in callback.network.layers.values()]
             return dict(zip(names, counts, strict=True))
     return None
+
+
+def gradual_pruning(
+    final: float | Mapping[str, float], datamodule: LightningDataModule, epochs: int, **options: Any
+) -> Callback:
+    """Return the callback that starts dense and removes the smallest weights, as Zhu & Gupta (2017) do.
+
+    It ends when training is three quarters done.
+
+    Args:
+        final: Density at the end, of all weights or by layer.
+        datamodule: Data of the training, which say how many steps there are.
+        epochs: Number of epochs.
+        **options: Other options of `SparseTrainingCallback`.
+    """
+    datamodule.setup("fit")
+    steps = len(datamodule.train_dataloader()) * epochs
+    period = min(_PRUNING_STEPS, max(1, int(steps * _PRUNING_END) // _PRUNINGS))
+    schedule = partial(DensitySchedule, every_n_steps=period, end=_PRUNING_END)
+    density = schedule(final) if isinstance(final, float) else {name: schedule(each) for name, each in final.items()}
+    return SparseTrainingCallback("magnitude_pruning", density=density, **options)
 
 
 def check_keeps_layers(options: Mapping[str, Any]) -> None:

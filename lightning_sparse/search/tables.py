@@ -9,11 +9,12 @@ from lightning_sparse.search.results import FinalNetwork, SearchResults, front
 from lightning_sparse.search.tried import Candidate
 
 FINALS_NOTE = """\
-Each network is trained from scratch with fresh seeds, that is other initial weights, masks and batches than in the search, and
-tested once. Error: mean over the seeds in percent, with Student's 95 % interval. Against dense: by how many points its
-error is larger, seed by seed, with the interval of that; a negative number is a better network. Same capacity: a
-dense network of the width whose number of weights is nearest. Uniform and erdos_renyi_kernel: random masks with exactly
-as many active weights. Gradual pruning: from the dense network, by magnitude (Zhu & Gupta, 2017), to as many."""
+Each network is trained from scratch with fresh seeds, that is other initial weights, masks and batches than in the
+search, and tested once. Error: mean over the seeds in percent, with Student's 95 % interval. Against dense: by how many
+points its error is larger, seed by seed, with the interval of that; a negative number is a better network. Same
+capacity: a dense network of the width whose number of weights is nearest. Uniform and Erdos-Renyi-kernel: random masks
+with exactly as many active weights. Gradual pruning: from the dense network, by magnitude (Zhu & Gupta, 2017), to as
+many."""
 FRONT_NOTE = """\
 Of all trials that were trained in full, those that no other one beats in both, number of active weights and {metric} on
 the validation data. These numbers chose the network, so they flatter it: compare networks by the errors above."""

@@ -12,18 +12,19 @@ from torch import Tensor
 
 from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything
 from lightning_sparse.callbacks import SparseTrainingCallback
-from lightning_sparse.experiments.classifying import ImageCounter, active_counts, check_keeps_layers, quiet_trainer
+from lightning_sparse.experiments.classifying import (
+    ImageCounter,
+    active_counts,
+    check_keeps_layers,
+    gradual_pruning,
+    quiet_trainer,
+)
 from lightning_sparse.experiments.engine.writing import write_atomically
 from lightning_sparse.experiments.resumable import run_alone, train_resumably, versions
-from lightning_sparse.methods.density_schedule import DensitySchedule
 from lightning_sparse.search.template import make_data, make_masks, make_module, read_template
 from lightning_sparse.search.trainings import SearchTraining
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.validation.errors import InvalidValueError
-
-# Zhu & Gupta (2017) remove weights until training is three quarters done, at intervals of 100 steps; here, at least
-# at some ten times in short trainings, too.
-_PRUNING_END, _PRUNING_STEPS, _PRUNINGS = 0.75, 100, 10
 
 
 def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] | None:
@@ -79,12 +80,8 @@ def _sparse_training(training: SearchTraining, masks: dict[str, Tensor], datamod
     if not architecture.counts or active == total:
         return []
     if architecture.pruned_from_dense:
-        datamodule.setup("fit")
-        steps = len(datamodule.train_dataloader()) * protocol["epochs"]
-        period = min(_PRUNING_STEPS, max(1, int(steps * _PRUNING_END) // _PRUNINGS))
-        schedule = DensitySchedule(active / total, every_n_steps=period, end=_PRUNING_END)
         chosen = {name: protocol[name] for name in ("include", "exclude")}
-        return [SparseTrainingCallback("magnitude_pruning", density=schedule, seed=training.seed, **chosen)]
+        return [gradual_pruning(active / total, datamodule, protocol["epochs"], seed=training.seed, **chosen)]
     check_keeps_layers(protocol["sparse_training"])
     return [SparseTrainingCallback(**protocol["sparse_training"], masks_from=masks, seed=training.seed)]
 

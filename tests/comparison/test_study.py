@@ -44,6 +44,13 @@ def test_cells_are_the_whole_grid() -> None:
     assert len({cell.name for cell in wide.cells()}) == 16
 
 
+def test_networks_pruned_from_dense_start_with_the_distribution_of_the_widest() -> None:
+    with pytest.raises(ValueError, match=r"sparse_nominal, where networks are pruned.*Cure"):
+        study(pruned_from_dense=True)
+    assert "pruned_from_dense" not in one().protocol
+    assert one(pruned_from_dense=True, init_reference="sparse_nominal").protocol["pruned_from_dense"]
+
+
 def test_another_process_gets_the_very_training() -> None:
     training = one(regularizers=("da_bn",))
     assert PairMember.from_json(training.to_json()) == training

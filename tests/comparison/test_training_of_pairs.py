@@ -81,6 +81,31 @@ def test_sparse_networks_have_the_active_weights_of_the_dense_ones_at_the_end(
     assert all(result is not None and result["active"] == pair.active for result in results)
 
 
+def test_gradual_pruning_ends_with_as_many_weights_in_every_layer(
+    trained: list[ImageClassifier], small_images: Path, tmp_path: Path
+) -> None:
+    training = one(pruned_from_dense=True, init_reference="sparse_nominal")
+    result = run(training, small_images, tmp_path)
+    assert result is not None
+    assert result["active"] == make_pair(training).active
+    left = {
+        name: int(weight.count_nonzero()) for name, weight in trained[0].model.named_parameters() if weight.dim() > 1
+    }
+    assert left == result["active"]
+    assert any(left[name] < trained[0].model.get_parameter(name).numel() for name in left)
+
+
+def test_first_masks_may_be_those_of_another_rule() -> None:
+    largest = one(initial_masks="magnitude", init_reference="sparse_nominal")
+    pair = make_pair(largest)
+    random = make_pair(one(init_reference="sparse_nominal"))
+    assert pair.active == random.active
+    with torch.no_grad():
+        sums = [[float(each.sparse.get_parameter(name).abs().sum()) for name in pair.masks] for each in (pair, random)]
+    assert all(larger >= smaller for larger, smaller in zip(*sums, strict=True))
+    assert sum(sums[0]) > sum(sums[1])
+
+
 def test_a_result_has_what_a_study_needs(small_images: Path, tmp_path: Path) -> None:
     training = one()
     result = run(training, small_images, tmp_path)

@@ -63,8 +63,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 def load(place: dict[str, Any]) -> optuna.Study:
     url = place["storage"].replace("postgresql://", "postgresql+psycopg://")
-    # Without a pool, no connection stays open when the study is forgotten.
-    storage = RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+    storage = RDBStorage(url, engine_kwargs={"poolclass": NullPool})  # no connection stays open
     return optuna.load_study(storage=storage, study_name=place["study"])
 
 
@@ -72,7 +71,7 @@ def load(place: dict[str, Any]) -> optuna.Study:
 def test_a_sampler_depends_on_its_seed_and_what_it_was_told_only(kind: Kind) -> None:
     trials = run(OptunaSampler(SPACE, kind, seed=3), 24)
     assert all(0 <= option < 20 for trial in trials for option in trial.genotype)
-    assert len({trial.genotype for trial in trials}) > 12
+    assert len({trial.genotype for trial in trials[:8]}) == 8
     assert run(OptunaSampler(SPACE, kind, seed=3), 24) == trials
     # Neighbouring seeds must not share trials that are shifted by one.
     others = run(OptunaSampler(SPACE, kind, seed=4), 8)
@@ -105,10 +104,11 @@ def test_what_is_wanted_is_returned_and_learned_from(kind: Kind) -> None:
     assert all(0 <= option < 20 for trial in run(sampler, 24, begin=12) for option in trial.genotype)
 
 
-def test_trials_at_the_same_time_differ() -> None:
-    sampler = OptunaSampler(SPACE)
+@pytest.mark.parametrize("seed", [0, 2])
+def test_trials_at_the_same_time_differ(seed: int) -> None:
+    sampler = OptunaSampler(SPACE, seed=seed)
     run(sampler, 20)
-    assert len({sampler.ask(number) for number in range(20, 28)}) > 4
+    assert len({sampler.ask(number) for number in range(20, 36)}) == 16  # 13 and 12 without a constant liar
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,13 +210,12 @@ def test_a_folder_and_a_study_that_do_not_belong_together_are_an_error() -> None
         sampler.ask(1)
     with pytest.raises(RuntimeError, match=r"Expected trial 0 in study 'digits' in memory.*; got 0\. Cure: use folder"):
         sampler.tell(Trial(0, (0, 0, 0)), None)
-    first, _ = run(sampler, 2)
+    run(sampler, 2)
     for number in (0, 1):  # an empty folder, and one without the last trial, which has a score already
         with pytest.raises(RuntimeError, match=rf"Expected {number} trials in .*; got 2\. Cure: "):
             sampler.ask(number)
     with pytest.raises(RuntimeError, match=r"Expected trial 0 with options \[0, 0, 0\] in .*; got \(.*Cure: "):
         sampler.tell(Trial(0, (0, 0, 0)), Score(0, 0.5))
-    sampler.tell(first, Score(0, 0.5))
 
 
 @pytest.mark.parametrize(
