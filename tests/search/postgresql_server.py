@@ -37,22 +37,23 @@ def _program(name: str) -> str:
 def server() -> Iterator[str]:
     """Start a server, which listens on a socket in a folder of its own only, and give the URL of a database."""
     place = Path(tempfile.mkdtemp())  # the folders of pytest can't be entered by other users
+    if RUNS_AS:
+        shutil.chown(place, RUNS_AS["user"], RUNS_AS["group"])
+    # Reads to the end of its input, which comes when this process is killed, too.
+    ending = 'read -r _; "$0" stop --pgdata="$1/data" --mode=immediate; rm -r "$1"'
+    with (place / "output").open("ab") as output:
+        files: dict[str, Any] = {"cwd": "/", "stdout": output, "stderr": output, "start_new_session": True}
+        command = ["sh", "-c", ending, _program("pg_ctl"), str(place)]
+        end = subprocess.Popen(command, stdin=subprocess.PIPE, **files, **RUNS_AS)
 
-    def call(name: str, *options: str) -> None:
-        command = [_program(name), f"--pgdata={place / 'data'}", *options]
-        with (place / "output").open("ab") as output:  # a pipe would wait for the server's end
-            done = subprocess.run(command, cwd=place, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **RUNS_AS)
-        if done.returncode:
-            raise RuntimeError(f"{name} failed: {(place / 'output').read_text()}")
+        def call(name: str, *options: str) -> None:
+            command = [_program(name), f"--pgdata={place / 'data'}", *options]
+            if subprocess.run(command, stdin=subprocess.DEVNULL, **files, **RUNS_AS).returncode:
+                raise RuntimeError(f"{name} failed: {(place / 'output').read_text()}")
 
-    try:
-        if RUNS_AS:
-            shutil.chown(place, RUNS_AS["user"], RUNS_AS["group"])
-        call("initdb", "--username=tester", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
-        call("pg_ctl", "start", "-w", f"--options=-k {place} -c listen_addresses= -c fsync=off")
         try:
+            call("initdb", "--username=tester", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
+            call("pg_ctl", "start", "-w", f"--options=-k {place} -c listen_addresses= -c fsync=off")
             yield f"postgresql://tester@/postgres?host={place}"
         finally:
-            call("pg_ctl", "stop", "--mode=immediate")
-    finally:
-        shutil.rmtree(place)
+            end.communicate()

@@ -171,15 +171,12 @@ search(sys.argv[1], data=Path(sys.argv[2]), results=Path(sys.argv[3]), jobs=2, f
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-@pytest.mark.parametrize("sampler", ["mutation", "tpe"])
-def test_a_search_whose_process_is_killed_goes_on_with_the_same_trials(
-    sampler: str, small_images: Path, tmp_path: Path
-) -> None:
-    file = write(tmp_path, sampler=sampler, trials=14, rungs=2, controls=["dense"])
+def test_a_search_whose_process_is_killed_goes_on_with_the_same_trials(small_images: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, sampler="tpe", trials=9, rungs=2, controls=["dense"])
     arguments = [sys.executable, "-c", PROGRAM, file, str(small_images), str(tmp_path), ""]
     first = subprocess.Popen(arguments, env=environment())
     results = tmp_path / "tiny/trials"
-    wait_until(lambda: len(list(results.glob("*/epochs*.json"))) >= 4, 120)
+    wait_until(lambda: len(list(results.glob("*/epochs*.json"))) >= 3, 120)
     first.send_signal(signal.SIGKILL)
     first.wait()
     killed = time.monotonic()
@@ -189,7 +186,7 @@ def test_a_search_whose_process_is_killed_goes_on_with_the_same_trials(
     made = {each: each.stat().st_mtime_ns for each in results.glob("*/epochs*.json")}
     subprocess.run(arguments, env=environment(), check=True, stdout=subprocess.DEVNULL)
     tried = [json.loads(line) for line in (results / "trials.jsonl").read_text().splitlines()]
-    assert [each["number"] for each in tried] == list(range(14))
-    assert len({tuple(each["genotype"]) for each in tried}) == 14
-    assert len(list(results.glob("*/epochs2.json"))) == 14
+    assert [each["number"] for each in tried] == list(range(9))
+    assert len({tuple(each["genotype"]) for each in tried}) == 9
+    assert len(list(results.glob("*/epochs2.json"))) == 9
     assert all(each.stat().st_mtime_ns == when for each, when in made.items())
