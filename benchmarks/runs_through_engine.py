@@ -1,12 +1,12 @@
 r"""The cost of making many tiny runs by `lightning-sparse reproduce`: their processes, and the command's own share.
 
-    python benchmarks/runs_through_engine.py [--runs 8] [--jobs 1]
-    python benchmarks/two_trees.py BEFORE . --pairs 5 --metric 'seconds ([0-9.]+)' \
+    python benchmarks/runs_through_engine.py [--runs 3] [--jobs 1]
+    python benchmarks/two_trees.py BEFORE . --limit 1.1 --metric 'seconds ([0-9.]+)' \
         python "$PWD/benchmarks/runs_through_engine.py"
 
 Each run trains LeNet-300-100 for 3 epochs of 16 small batches of noise, which takes less time than the start of its
 process. Prints the CPU seconds of the command with all its runs, and the seconds that passed. The second command
-compares two checkouts, in turns, with 40 runs each.
+compares two checkouts, in turns, with 45 runs each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMAND = "from lightning_sparse.cli import main; main()"
 def main() -> None:
     """Make the runs and print what they cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=8, help="Number of runs.")
+    parser.add_argument("--runs", type=int, default=3, help="Number of runs.")
     parser.add_argument("--jobs", type=int, default=1, help="Number of runs at the same time.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
