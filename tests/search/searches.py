@@ -69,7 +69,7 @@ def finish(training: SearchTraining, results: Path, **told: Any) -> Finished[Sea
 def make_all(trials: Trials, results: Path, measure: Measure, at_a_time: int = 1, stop_after: int = 10**6) -> list[str]:
     """Make trainings, so many at a time, until there are none; return their paths in the order in which they began."""
     running: list[SearchTraining] = []
-    begun = []
+    begun: list[str] = []
     for training in trials:
         if training is not None:
             if len(begun) == stop_after:

@@ -56,7 +56,8 @@ def test_shipped_searches_can_be_made(name: str) -> None:
     space = chosen.choose_space(template)
     assert len(template.sizes) >= 3
     assert chosen.sampler_name(space) in ("tpe", "mutation", "cma_es", "random")
-    assert 0.2 < read_template(chosen.protocol, 0.5).total / template.total < 0.6
+    half = chosen.model_options.get("width", 1.0) / 2
+    assert 0.2 < read_template(chosen.protocol, half).total / template.total < 0.6
 
 
 @pytest.mark.parametrize(

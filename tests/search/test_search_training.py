@@ -173,7 +173,7 @@ class Projects(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-MINE = {"model": f"{__name__}.Projects", "model_options": {"units": 8}, "optimizer": None}
+MINE: dict[str, Any] = {"model": f"{__name__}.Projects", "model_options": {"units": 8}, "optimizer": None}
 OF_MINE = Architecture({"hidden.weight": 600, "out.weight": 50})
 
 
