@@ -23,8 +23,8 @@ def kinds(notebook: Any) -> set[str]:
     return {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
 
 
-def test_there_are_four() -> None:
-    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_"]
+def test_there_are_six() -> None:
+    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_", "05_", "06_"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

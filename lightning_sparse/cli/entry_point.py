@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jsonargparse
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Arguments after the program's name. Default: those of this process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _find_users_modules()
     command = arguments[0] if arguments else "--help"
     try:
         _run(command, arguments)
@@ -58,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if text := user_message(error):
             sys.exit(f"lightning-sparse: {text}")
         raise
+
+
+def _find_users_modules() -> None:
+    """Let import paths in YAML files lead to modules in the current folder, as with ``python -m``."""
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)
 
 
 def _run(command: str, arguments: list[str]) -> None:

@@ -139,7 +139,7 @@ def hodges_lehmann(differences: Sequence[float], level: float = 0.95) -> Shift:
     """
     if not 0 < level < 1:
         raise InvalidValueError(expected="a level in (0, 1)", got=level, cure="0.95")
-    if not differences:
+    if not len(differences):
         return Shift(nan, -inf, inf)
     means = sorted((first + second) / 2 for index, first in enumerate(differences) for second in differences[index:])
     count, middle = len(means), len(means) // 2

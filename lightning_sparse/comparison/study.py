@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 from lightning_sparse import configs
 from lightning_sparse.comparison.regularizers import Regularizer
 from lightning_sparse.comparison.same_capacity import InitReference
-from lightning_sparse.experiments.yaml_options import read_options
+from lightning_sparse.experiments.kept_layers import check_keeps_layers
+from lightning_sparse.experiments.yaml_options import check_class, check_lists, check_numbers, read_options
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import is_real
 
@@ -162,9 +163,6 @@ class SameCapacityStudy:
             raise InvalidValueError(
                 expected=f"widths in (0, {self.max_width:g}]", got=list(self.widths), cure="leave the others out"
             )
-        for option in ("epochs", "seeds", "batch_size", "measured_epochs"):
-            if getattr(self, option) < 1:
-                raise InvalidValueError(expected=f"{option} >= 1", got=getattr(self, option), cure="1 at least")
         paths = [training.path for training in self.trainings(1)]
         if len(set(paths)) < len(paths):
             twice = next(path for path in paths if paths.count(path) > 1)
@@ -243,23 +241,26 @@ class SameCapacityStudy:
 
 
 def _check_types(study: SameCapacityStudy) -> None:
-    """Raise a ValueError for numbers that are text, as `1e-4` is in YAML, and lists that aren't."""
-    for name in ("max_width", "epochs", "seeds", "batch_size", "weight_decay", "measured_epochs"):
-        if not is_real(value := getattr(study, name)):
+    """Raise a ValueError for options of another type than YAML should give."""
+    check_numbers(study, ("epochs", "seeds", "batch_size", "measured_epochs"), 1, whole=True)
+    check_numbers(study, ("max_width", "weight_decay"))
+    check_lists(study, ("activations", "regularizers"))
+    check_lists(study, ("widths",), (int, float))
+    check_lists(study, ("depths",), int)
+    for option in ("optimizers", "data"):
+        if not isinstance(named := getattr(study, option), Mapping):
             raise InvalidValueError(
-                expected=f"a number as {name}", got=repr(value), cure="a number; in YAML 1.0e-4, as 1e-4 is text"
+                expected=f"names of {option}, each with its options", got=repr(named), cure="{name: {class_path: ...}}"
             )
-    for name in ("widths", "depths", "activations", "regularizers"):
-        if not isinstance(value := getattr(study, name), tuple):
-            raise InvalidValueError(expected=f"a list as {name}", got=repr(value), cure=f"[{value}]")
-    rates = {name: each.get("learning_rates") for name, each in study.optimizers.items()}
-    for name, found in rates.items():
+        for name, each in named.items():
+            check_class(each, f"{option}: {name}")
+    for name, each in study.optimizers.items():
+        found = each.get("learning_rates")
         if not isinstance(found, (list, tuple)) or not all(map(is_real, found)):
             raise InvalidValueError(
                 expected=f"a list of numbers as learning_rates of {name}", got=repr(found), cure="[0.1, 1.0e-3]"
             )
-    if not all(map(is_real, study.widths)):
-        raise InvalidValueError(expected="numbers as widths", got=list(study.widths), cure="[39, 118]")
+    check_keeps_layers(study.sparse_training)
 
 
 _FOLDER = Path(__file__).parent / "studies"

@@ -23,7 +23,6 @@ from lightning_sparse.comparison.study import PairMember
 from lightning_sparse.experiments.classifying import (
     ImageCounter,
     active_counts,
-    check_keeps_layers,
     gradual_pruning,
     output_count,
     quiet_trainer,
@@ -113,7 +112,6 @@ def _callbacks(training: PairMember, pair: SameCapacity, datamodule: LightningDa
         densities = {f"model.{name}": int(mask.sum()) / mask.numel() for name, mask in pair.masks.items()}
         return [gradual_pruning(densities, datamodule, training.protocol["epochs"], seed=training.seed), *decay]
     options = training.protocol["sparse_training"]
-    check_keeps_layers(options)
     return [SparseTrainingCallback(**options, masks_from=pair.masks, seed=training.seed), *decay]
 
 

@@ -11,8 +11,6 @@ from torch import nn
 from lightning_sparse._compat import Callback, LightningDataModule, LightningModule, Trainer, callbacks_of
 from lightning_sparse.callbacks import SparseTrainingCallback
 from lightning_sparse.methods.density_schedule import DensitySchedule
-from lightning_sparse.topology.recipes import as_recipe
-from lightning_sparse.validation.errors import InvalidValueError
 
 # Zhu & Gupta (2017) remove weights until training is three quarters done, at intervals of 100 steps; here in short
 # trainings, too, at some ten times.
@@ -84,17 +82,6 @@ def gradual_pruning(
     schedule = partial(DensitySchedule, every_n_steps=period, end=_PRUNING_END)
     density = schedule(final) if isinstance(final, float) else {name: schedule(each) for name, each in final.items()}
     return SparseTrainingCallback("magnitude_pruning", density=density, **options)
-
-
-def check_keeps_layers(options: Mapping[str, Any]) -> None:
-    """Raise a ValueError if the recipe in options of `SparseTrainingCallback` moves weights between layers."""
-    recipe = options.get("recipe", "sparse_momentum")
-    if as_recipe(recipe).redistribute is not None:
-        raise InvalidValueError(
-            expected="a recipe that leaves each layer its number of active weights",
-            got=f"{recipe!r}, which redistributes them",
-            cure="'static', 'set' without redistribution, or a Recipe with redistribute=None",
-        )
 
 
 def output_count(network: nn.Module) -> int:

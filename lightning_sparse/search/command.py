@@ -11,6 +11,7 @@ from filelock import Timeout
 from rich.console import Console
 from rich.markdown import Markdown
 
+from lightning_sparse._compat import LightningDataModule
 from lightning_sparse.data.locking import exclusive
 from lightning_sparse.experiments.engine.engines import Engine
 from lightning_sparse.experiments.engine.finished import Finished, finished
@@ -22,11 +23,11 @@ from lightning_sparse.search.density_search import DensitySearch, SamplerName
 from lightning_sparse.search.output import write_page, write_texts
 from lightning_sparse.search.results import SearchResults, read_finals
 from lightning_sparse.search.spaces import Space
-from lightning_sparse.search.template import Template, make_data, read_template
+from lightning_sparse.search.template import Template, make_data, make_module, make_network, read_template
 from lightning_sparse.search.trainings import Architecture, SearchTraining
 from lightning_sparse.search.trials import MutationSampler, RandomSampler, Sampler
 from lightning_sparse.search.tried import Trials, known_genotypes
-from lightning_sparse.validation.errors import InvalidStateError
+from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
 # With this number of failures before the first success, something is wrong with all of them.
 _MOST_FAILURES = 3
@@ -67,9 +68,8 @@ def search(
     folder, console = results / chosen.name, Console()
     with open_engine(jobs=jobs, **engine_options) as engine, _alone(folder):
         under_way = _prepare(chosen, folder, storage)
-        datamodule = make_data(chosen.protocol, data, chosen.seed)
-        datamodule.prepare_data()
-        datamodule.setup("fit")
+        _check_module(chosen, tests=final)
+        _check_data(make_data(chosen.protocol, data, chosen.seed))
         console.print(under_way.introduction, markup=False)
         try:
             for trials in (under_way.trials, under_way.random):
@@ -82,6 +82,33 @@ def search(
             console.print(Markdown(write_texts(found, folder)))
             write_page(found, folder)
             console.print(f"wrote search.md, search.html and trials.csv in {folder}", markup=False)
+
+
+def _check_module(search: DensitySearch, *, tests: bool) -> None:
+    """Raise a ValueError if the module can't be made or evaluated, before it is trained for hours."""
+    module = make_module(search.protocol)
+    for step in ("validation_step", *(["test_step"] if tests else [])):
+        if getattr(type(module), step).__qualname__ == f"LightningModule.{step}":  # as Lightning has it
+            raise InvalidValueError(
+                expected=f"a {step} of {search.model} that logs {search.metric}",
+                got="none",
+                cure="define it" if step == "validation_step" else "define it, or --final false",
+            )
+    if "same_capacity" in search.controls:
+        make_network(search.protocol, float(search.model_options.get(search.width or "", 1.0)))
+
+
+def _check_data(datamodule: LightningDataModule) -> None:
+    """Raise a ValueError if there are no validation data, by which trials are compared."""
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    batches = datamodule.val_dataloader()
+    if not batches or not len(batches):
+        raise InvalidValueError(
+            expected="validation data, by which trials are compared",
+            got="none",
+            cure="init_args: {val_fraction: 0.1}, for the data modules of this package",
+        )
 
 
 class _alone:  # noqa: N801  # reads like the function that it stands for
@@ -150,6 +177,10 @@ def _prepare(search: DensitySearch, folder: Path, storage: str | None) -> _Under
 
 
 def _sampler(name: SamplerName, search: DensitySearch, space: Space, folder: Path, storage: str | None) -> Sampler:
+    if storage is not None and name not in ("tpe", "cma_es"):
+        raise InvalidValueError(
+            expected="the sampler tpe or cma_es, for a database", got=name, cure="leave storage out, or set the sampler"
+        )
     if name == "random":
         return RandomSampler(space, search.seed)
     if name == "mutation":

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning_sparse import configs
-from lightning_sparse.experiments.yaml_options import read_options
+from lightning_sparse.experiments.kept_layers import check_keeps_layers
+from lightning_sparse.experiments.yaml_options import check_class, check_lists, check_numbers, read_options
 from lightning_sparse.search.halving import Rungs
 from lightning_sparse.search.spaces import EXPONENTS, GRID, GroupDensities, LayerDensities, PowerLaw, Space
 from lightning_sparse.search.template import Template
 from lightning_sparse.search.trials import default_sampler
 from lightning_sparse.validation.errors import InvalidValueError
-from lightning_sparse.validation.numbers import is_real
 
 SpaceName = Literal["layers", "groups", "power_law"]
 SamplerName = Literal["random", "mutation", "tpe", "cma_es"]
@@ -95,21 +95,17 @@ class DensitySearch:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "trials", "batch_size", "final_seeds"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise InvalidValueError(expected=f"{name} >= 1", got=repr(value), cure="1 at least")
-        if not is_real(self.penalty) or self.penalty < 0:
-            raise InvalidValueError(
-                expected="a penalty >= 0, in accuracy for all weights",
-                got=repr(self.penalty),
-                cure="0.02, for instance",
-            )
-        if self.max_active is not None and self.max_active < 1:
-            raise InvalidValueError(expected="max_active >= 1", got=self.max_active, cure="leave it out for no bound")
+        _check_types(self)
         for name, options in (("space", SpaceName), ("sampler", SamplerName)):
             _check_choice(name, getattr(self, name), get_args(options))
         for control in self.controls:
             _check_choice("controls", control, CONTROLS)
+        if self.groups and self.space not in (None, "groups"):
+            raise InvalidValueError(
+                expected="the space 'groups', where there are groups",
+                got=repr(self.space),
+                cure="leave one of them out",
+            )
         if "same_capacity" in self.controls and self.width is None:
             raise InvalidValueError(
                 expected="the template's option that is a factor on its width, for the control same_capacity",
@@ -178,6 +174,27 @@ class DensitySearch:
             total: Number of all weights of the template.
         """
         return value - self.penalty * active / total
+
+
+def _check_types(search: DensitySearch) -> None:
+    """Raise a ValueError for options of another type than YAML should give, or out of range."""
+    check_numbers(search, ("epochs", "trials", "batch_size", "final_seeds"), 1, whole=True)
+    check_numbers(search, ("seed",), 0, whole=True)
+    check_numbers(search, ("penalty",), 0)
+    if search.max_active is not None:
+        check_numbers(search, ("max_active",), 1, whole=True)
+    check_lists(
+        search, ("groups", "controls", *(name for name in ("include", "exclude") if getattr(search, name) is not None))
+    )
+    check_lists(search, ("grid", "exponents"), (int, float))
+    for name in ("data", "optimizer", "lr_scheduler"):
+        if name == "data" or getattr(search, name) is not None:
+            check_class(getattr(search, name), name)
+    if not isinstance(search.model_options, Mapping):
+        raise InvalidValueError(
+            expected="options by name as model_options", got=repr(search.model_options), cure="{width: 0.5}"
+        )
+    check_keeps_layers(search.sparse_training)
 
 
 def _check_choice(name: str, given: object, options: tuple[str, ...]) -> None:

@@ -203,6 +203,11 @@ class PowerLaw(ShowsFields, Space):
     def __post_init__(self) -> None:
         _check_sizes(self.sizes)
         _check_grid(self.grid)
+        found = self.exponents
+        if not found or list(found) != sorted(set(found)) or found[0] < 0:
+            raise InvalidValueError(
+                expected="exponents >= 0, in ascending order", got=list(found), cure="[0.0, 0.5, 1.0], for instance"
+            )
 
     @property
     def choices(self) -> dict[str, tuple[float, ...]]:

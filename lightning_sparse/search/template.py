@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightning_sparse.experiments.classifying import output_count
 from lightning_sparse.models import ImageClassifier
 from lightning_sparse.network.seeding import mask_generator
 from lightning_sparse.search.trainings import Architecture
+from lightning_sparse.selection.weight import Weight
 from lightning_sparse.selection.weights import find_weights
 from lightning_sparse.topology.initial_masks import as_initial_masks
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
@@ -47,31 +48,37 @@ class Template:
     def counts(self, densities: Mapping[str, float]) -> dict[str, int]:
         """Return the number of active weights of each layer at its density, rounded up, so that none is empty."""
         # Rounding first: 0.15 * 100 is 15.000000000000002 in binary floating point.
-        return {name: ceil(round(densities[name] * size, 6)) for name, size in self.sizes.items()}
+        return {name: max(1, ceil(round(densities[name] * size, 6))) for name, size in self.sizes.items()}
 
 
 def read_template(protocol: Mapping[str, Any], width: float | None = None) -> Template:
     """Return the template of a search, or of another width of its network.
 
     Raises:
-        ValueError: If the network can't be imported or made.
+        ValueError: If the network can't be imported or made, or has no weights to search.
         TypeError: If it is no module.
     """
-    network = make_network(protocol, width)
-    found = find_weights(network, include=_patterns(protocol, "include"), exclude=_patterns(protocol, "exclude"))
+    found = _weights(make_network(protocol, width), protocol)
     return Template({name: tuple(weight.parameter.shape) for name, weight in found.items()})
 
 
-def _patterns(protocol: Mapping[str, Any], option: str) -> list[str] | None:
-    given = protocol.get(option)
-    return None if given is None else list(given)
+def _weights(network: nn.Module, protocol: Mapping[str, Any]) -> dict[str, Weight]:
+    """Return the weights whose densities are searched, by their names in the template."""
+    chosen = {name: None if protocol[name] is None else list(protocol[name]) for name in ("include", "exclude")}
+    return find_weights(network, **chosen)
 
 
 def make_network(protocol: Mapping[str, Any], width: float | None = None) -> nn.Module:
-    """Return the search's network, newly initialized by PyTorch's random state."""
+    """Return the search's network, newly initialized by PyTorch's random state.
+
+    Raises:
+        ValueError: If it can't be imported, or doesn't take its options.
+        TypeError: If it is no module.
+    """
     make = import_callable(protocol["model"], expected="a class or function that makes a network")
-    wide = {} if width is None else {protocol["width"]: width}
-    network = make(**{**protocol["model_options"], **wide})
+    options = {**protocol["model_options"], **({} if width is None else {protocol["width"]: width})}
+    _check_takes(make, options, protocol["model"])
+    network = make(**options)
     if not isinstance(network, nn.Module):
         raise InvalidTypeError(
             expected=f"that {protocol['model']} makes a torch.nn.Module",
@@ -81,14 +88,35 @@ def make_network(protocol: Mapping[str, Any], width: float | None = None) -> nn.
     return network
 
 
+def _check_takes(make: Callable[..., Any], options: Mapping[str, Any], name: str) -> None:
+    try:
+        taken = signature(make)
+    except ValueError:  # some classes of C have none
+        return
+    try:
+        taken.bind(**options)
+    except TypeError as error:
+        raise InvalidValueError(
+            expected=f"options that {name} takes",
+            got=f"{', '.join(options) or 'none'} ({error})",
+            cure="check model_options, and width, the name of the option for its width",
+        ) from error
+
+
 def make_module(protocol: Mapping[str, Any], width: float | None = None) -> LightningModule:
     """Return the module that is trained: the network itself if it is a LightningModule, else an `ImageClassifier`.
 
     Raises:
-        ValueError: If a network has no optimizer.
+        ValueError: If a network has no optimizer, or a LightningModule gets one.
     """
     network = make_network(protocol, width)
     if is_a(network, "LightningModule"):
+        if protocol["optimizer"] is not None or protocol["lr_scheduler"] is not None:
+            raise InvalidValueError(
+                expected="no optimizer and no lr_scheduler for a LightningModule, which makes its own",
+                got=protocol["model"],
+                cure="leave them out",
+            )
         return network  # type: ignore[return-value]  # one of the two LightningModules
     if protocol["optimizer"] is None:
         raise InvalidValueError(
@@ -112,23 +140,39 @@ def _partial(options: Mapping[str, Any], noun: str) -> Callable[..., Any]:
     return partial(import_callable(options["class_path"], expected=f"a {noun}"), **options.get("init_args", {}))
 
 
+def searched_sizes(module: LightningModule, protocol: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of weights of each layer whose density is searched, by its name in the template."""
+    network, _ = _network_in(module, protocol)
+    return {name: weight.parameter.numel() for name, weight in _weights(network, protocol).items()}
+
+
+def name_in_module(name: str, module: LightningModule, protocol: Mapping[str, Any]) -> str:
+    """Return the name in a module of a weight of the template."""
+    return f"{_network_in(module, protocol)[1]}{name}"
+
+
+def _network_in(module: LightningModule, protocol: Mapping[str, Any]) -> tuple[nn.Module, str]:
+    """Return the template in a module, and what the names of its parameters begin with there."""
+    is_wrapped = protocol["optimizer"] is not None
+    return (module.model, "model.") if is_wrapped else (module, "")  # type: ignore[return-value]  # a module
+
+
 def make_masks(
-    module: nn.Module, protocol: Mapping[str, Any], architecture: Architecture, seed: int
+    module: LightningModule, protocol: Mapping[str, Any], architecture: Architecture, seed: int
 ) -> dict[str, Tensor]:
     """Return random masks of a module with an architecture's number of active weights in each layer.
 
     Args:
-        module: The LightningModule, or the network.
+        module: Module that `make_module` made.
         protocol: Protocol of the training.
         architecture: Active weights and width of the network.
         seed: Seed of the masks.
     """
     generator, rule = mask_generator(seed), as_initial_masks("random")
-    weights = find_weights(module, include=_patterns(protocol, "include"), exclude=_patterns(protocol, "exclude"))
-    counts = architecture.counts.values()  # of the same layers, whose names may begin with that of the network
+    network, prefix = _network_in(module, protocol)
     return {
-        name: layer_mask(name, weight.parameter, count, rule, generator)
-        for (name, weight), count in zip(weights.items(), counts, strict=True)
+        f"{prefix}{name}": layer_mask(name, weight.parameter, architecture.counts[name], rule, generator)
+        for name, weight in _weights(network, protocol).items()
     }
 
 
@@ -143,12 +187,11 @@ def make_data(protocol: Mapping[str, Any], root: Path, seed: int) -> LightningDa
     data = protocol["data"]
     make = import_callable(data["class_path"], expected="a class of LightningDataModules")
     accepted = signature(make).parameters
+    takes_more = any(each.kind is Parameter.VAR_KEYWORD for each in accepted.values())
     arrays = root / f"{data.get('name', '')}.npz"
-    possible = {
-        "data_dir": arrays if arrays.is_file() else root,
-        "batch_size": protocol["batch_size"],
-        "shuffle_seed": seed,
-    }
-    chosen = {name: value for name, value in possible.items() if name in accepted}
+    chosen: dict[str, Any] = {"data_dir": arrays if arrays.is_file() else root} if "data_dir" in accepted else {}
+    for name, value in (("batch_size", protocol["batch_size"]), ("shuffle_seed", seed)):
+        if name in accepted or takes_more:
+            chosen[name] = value
     made: LightningDataModule = make(**chosen, **data.get("init_args", {}))
     return made

@@ -10,18 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sparse._compat import Callback, LightningModule, Trainer, seed_everything
+from lightning_sparse._compat import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning_sparse.callbacks import SparseTrainingCallback
 from lightning_sparse.experiments.classifying import (
-    ImageCounter,
     active_counts,
-    check_keeps_layers,
     gradual_pruning,
     quiet_trainer,
 )
 from lightning_sparse.experiments.engine.writing import write_atomically
 from lightning_sparse.experiments.resumable import run_alone, train_resumably, versions
-from lightning_sparse.search.template import make_data, make_masks, make_module, read_template
+from lightning_sparse.search.template import make_data, make_masks, make_module, name_in_module, searched_sizes
 from lightning_sparse.search.trainings import SearchTraining
 from lightning_sparse.topology.digest import checksum
 from lightning_sparse.validation.errors import InvalidValueError
@@ -47,10 +45,9 @@ def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] |
     is_masked = bool(architecture.counts) and not architecture.pruned_from_dense
     masks = make_masks(module, protocol, architecture, training.seed) if is_masked else {}
     datamodule = make_data(protocol, data, training.seed)
-    counted = ImageCounter()
     # What is measured is measured at the end: nobody looks at validations in between.
     unseen = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": protocol["epochs"] + 1}
-    trainer = quiet_trainer(protocol["epochs"], [counted, *_sparse_training(training, masks, datamodule)], **unseen)
+    trainer = quiet_trainer(protocol["epochs"], _sparse_training(training, module, masks, datamodule), **unseen)
     begin = None if training.begin is None else results / training.begin
     trained = train_resumably(trainer, module, datamodule, results / training.path, epochs=training.epochs, begin=begin)
     measured = _measure(trainer, module, datamodule, training) if trained.is_finite else {}
@@ -58,8 +55,7 @@ def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] |
         **json.loads(training.to_json()),
         "diverged": not trained.is_finite or not all(map(isfinite, measured.values())),
         **measured,
-        **({"images": counted.images} if training.tests else {}),
-        "active": active_counts(trainer, list(architecture.counts)) or _all_weights(training),
+        "active": active_counts(trainer, list(architecture.counts)) or searched_sizes(module, protocol),
         "masks": checksum(masks),
         **{name: round(seconds, 1) for name, seconds in trained.times.items()},
         "versions": versions(),
@@ -72,22 +68,22 @@ def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] |
     return result
 
 
-def _sparse_training(training: SearchTraining, masks: dict[str, Tensor], datamodule: Any) -> list[Callback]:
+def _sparse_training(
+    training: SearchTraining, module: LightningModule, masks: dict[str, Tensor], datamodule: LightningDataModule
+) -> list[Callback]:
     """Return the callback that keeps or finds the masks; none for a dense network."""
     architecture, protocol = training.architecture, training.protocol
-    total = read_template(protocol, architecture.width).total
-    active = sum(architecture.counts.values())
+    sizes = searched_sizes(module, protocol)
+    active, total = sum(architecture.counts.values()), sum(sizes.values())
     if not architecture.counts or active == total:
         return []
+    chosen: dict[str, Any] = {
+        "include": [name_in_module(name, module, protocol) for name in sizes],
+        "seed": training.seed,
+    }
     if architecture.pruned_from_dense:
-        chosen = {name: protocol[name] for name in ("include", "exclude")}
-        return [gradual_pruning(active / total, datamodule, protocol["epochs"], seed=training.seed, **chosen)]
-    check_keeps_layers(protocol["sparse_training"])
-    return [SparseTrainingCallback(**protocol["sparse_training"], masks_from=masks, seed=training.seed)]
-
-
-def _all_weights(training: SearchTraining) -> dict[str, int]:
-    return read_template(training.protocol, training.architecture.width).sizes
+        return [gradual_pruning(active / total, datamodule, protocol["epochs"], **chosen)]
+    return [SparseTrainingCallback(**protocol["sparse_training"], masks_from=masks, **chosen)]
 
 
 def _measure(trainer: Trainer, module: LightningModule, datamodule: Any, training: SearchTraining) -> dict[str, float]:

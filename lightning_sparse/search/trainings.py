@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,14 @@ class Architecture:
     counts: Mapping[str, int] = field(default_factory=dict, hash=False)
     width: float | None = None
     pruned_from_dense: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """Text that tells it from others in names of files; none for the template itself."""
+        if not self.counts and self.width is None:
+            return ""
+        text = json.dumps([list(self.counts.items()), self.width, self.pruned_from_dense])
+        return f"-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class SearchTraining:
 
     def _path(self, epochs: int) -> str:
         measured = f"seed{self.seed}" if self.tests else f"epochs{epochs}"
-        return f"{self.search}/{self.part}/{self.label}/{measured}"
+        # Another penalty or more trials may choose another network: its results stand beside those of the one before.
+        label = f"{self.label}{self.architecture.suffix}" if self.tests else self.label
+        return f"{self.search}/{self.part}/{label}/{measured}"
 
     @property
     def program(self) -> str:

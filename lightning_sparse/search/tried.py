@@ -103,15 +103,17 @@ class Trials:
         reached = self._values.setdefault(trial, [])
         if len(reached) == rung:
             reached.append(float(result["value"]))
-            self._sampler.tell(trial, score(self._scores[trial]))
+            if trial in (scores := self._scores):
+                self._sampler.tell(trial, score(scores[trial]))
 
     @property
     def _scores(self) -> dict[Trial, list[float]]:
         """The objective of each trial at the rungs that it has reached."""
-        total, found = self._template.total, {}
+        total, bound, found = self._template.total, self._search.max_active, {}
         for trial, values in self._values.items():
             active = self._active(trial.genotype)
-            found[trial] = [self._search.objective(value, active, total) for value in values]
+            if bound is None or active <= bound:  # it may have been lowered since
+                found[trial] = [self._search.objective(value, active, total) for value in values]
         return found
 
     def _fail(self, trial: Trial) -> None:

@@ -39,7 +39,11 @@ def test_fewer_seeds_are_the_first_ones() -> None:
 
 
 def test_cells_are_the_whole_grid() -> None:
-    wide = study(activations=("relu", "swish"), depths=(1, 4), optimizers={"sgd": {"learning_rates": [0.1, 0.001]}})
+    wide = study(
+        activations=("relu", "swish"),
+        depths=(1, 4),
+        optimizers={"sgd": {"class_path": "torch.optim.SGD", "learning_rates": [0.1, 0.001]}},
+    )
     assert len(wide.cells()) == len(set(wide.cells())) == 2 * 2 * 2 * 2
     assert len({cell.name for cell in wide.cells()}) == 16
 
@@ -84,15 +88,21 @@ def test_shipped_studies_have_networks_that_can_be_made(name: str) -> None:
         ({"widths": (3, 6, 3)}, r"Expected widths, learning rates, .* that differ; got the same twice: .*width3.*Cure"),
         ({"regularizers": ("bn", "bn")}, r"that differ; got the same twice: .*Cure"),
         ({"weight_decay": "1e-4"}, r"Expected a number as weight_decay; got '1e-4'. Cure: a number; in YAML 1.0e-4"),
-        ({"epochs": "1"}, r"Expected a number as epochs; got '1'. Cure"),
+        ({"epochs": "1"}, r"Expected an integer >= 1 as epochs; got '1'. Cure"),
         ({"widths": 4}, r"Expected a list as widths; got 4. Cure: \[4\]"),
-        ({"widths": ("a",)}, r"Expected numbers as widths; got \['a'\]. Cure"),
+        ({"widths": ("a",)}, r"Expected numbers as widths; got 'a'. Cure"),
+        ({"regularizers": "bn"}, r"Expected a list as regularizers; got 'bn'. Cure"),
+        ({"optimizers": ["sgd"]}, r"Expected names of optimizers, each with its options; got \['sgd'\]. Cure"),
+        ({"data": {"class_path": "x"}}, r"Expected class_path and.* as data: class_path; got 'x'. Cure"),
+        ({"optimizers": {"sgd": {"learning_rates": [0.1]}}}, r"class_path and.* as optimizers: sgd.*Cure"),
+        ({"sparse_training": {"recipe": "sparse_momentum"}}, r"Expected a recipe that leaves each layer its.*Cure"),
+        ({"sparse_training": {"method": "snip"}}, r"Expected a recipe in sparse_training.*'snip'.*Cure"),
         (
             {"optimizers": {"sgd": {"class_path": "x"}}},
             r"a list of numbers as learning_rates of sgd; got None",
         ),
-        ({"epochs": 0}, r"Expected epochs >= 1; got 0. Cure"),
-        ({"seeds": 0}, r"Expected seeds >= 1; got 0. Cure"),
+        ({"epochs": 0}, r"Expected an integer >= 1 as epochs; got 0. Cure"),
+        ({"seeds": 0}, r"Expected an integer >= 1 as seeds; got 0. Cure"),
         ({"regularizers": ("dropout",)}, r"Expected a regularizer of bn, sc, da, l2, wd.*; got 'dropout'. Cure"),
         ({"regularizers": ("bn_bn",)}, r"Expected a regularizer of .*; got 'bn_bn'. Cure"),
         (

@@ -179,10 +179,6 @@ def test_decay_leaves_parameters_without_a_rate_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"sparse_training": {"recipe": "sparse_momentum"}},
-            r"Expected a recipe that leaves each layer its.*Cure",
-        ),
         ({"model": "os.sep"}, r"Expected a function of a width that makes a network; got .*Cure"),
         ({"model": "nowhere.at_all"}, r"a function of a width that makes a network.*Cure"),
     ],

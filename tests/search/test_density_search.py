@@ -63,13 +63,27 @@ def test_shipped_searches_can_be_made(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs >= 1"),
-        ({"trials": 0}, "trials >= 1"),
-        ({"trials": "64"}, "trials >= 1"),
-        ({"final_seeds": 0}, "final_seeds >= 1"),
-        ({"penalty": -0.1}, "a penalty >= 0"),
-        ({"penalty": "1e-2"}, "a penalty >= 0"),
-        ({"max_active": 0}, "max_active >= 1"),
+        ({"epochs": 0}, "an integer >= 1 as epochs"),
+        ({"trials": 0}, "an integer >= 1 as trials"),
+        ({"trials": "64"}, "an integer >= 1 as trials"),
+        ({"seed": "a"}, "an integer >= 0 as seed"),
+        ({"final_seeds": 0}, "an integer >= 1 as final_seeds"),
+        ({"penalty": -0.1}, "a number >= 0 as penalty"),
+        ({"penalty": "1e-2"}, "a number >= 0 as penalty"),
+        ({"max_active": 0}, "an integer >= 1 as max_active"),
+        ({"max_active": "1e4"}, "an integer >= 1 as max_active"),
+        ({"include": "*fc1"}, "a list as include"),
+        ({"controls": "dense"}, "a list as controls"),
+        ({"groups": "fc*"}, "a list as groups"),
+        ({"groups": ("*",), "space": "layers"}, "the space 'groups', where there are groups"),
+        ({"grid": 0.5}, "a list as grid"),
+        ({"grid": ("a",)}, "numbers as grid"),
+        ({"data": {"name": "mnist"}}, "class_path and, if there are any, init_args as data"),
+        ({"optimizer": "torch.optim.SGD"}, "init_args as optimizer"),
+        ({"lr_scheduler": {"class_path": "x", "init_args": 3}}, "init_args as lr_scheduler"),
+        ({"model_options": 3}, "options by name as model_options"),
+        ({"sparse_training": {"recipe": "sparse_momentum"}}, "a recipe that leaves each layer its number"),
+        ({"sparse_training": {"method": "snip"}}, "a recipe in sparse_training"),
         ({"epochs": 3}, "at least 4 epochs for 3 rungs"),
         ({"sampler": "gp"}, "sampler among random, mutation, tpe, cma_es"),
         ({"space": "units"}, "space among layers, groups, power_law"),
@@ -103,11 +117,25 @@ def test_a_file_with_unknown_or_missing_options_is_refused(options: Any, message
         ("lightning_sparse.models.nothing", ValueError, "can't be imported"),
         ("math.pi", ValueError, "a class or function that makes a network"),
         ("builtins.dict", TypeError, "makes a torch.nn.Module; got a dict"),
+        ("torch.nn.ReLU", ValueError, "at least one weight to mask; got none from ReLU"),
     ],
 )
 def test_a_template_that_is_no_network_is_refused(model: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         template_of(search(model=model, model_options={}))
+
+
+def test_options_that_the_template_does_not_take_are_named() -> None:
+    with pytest.raises(ValueError, match=r"options that .*LeNet300100 takes; got depth .*Cure"):
+        template_of(search(model_options={"depth": 3}))
+    with pytest.raises(ValueError, match=r"got height .*Cure: .*width, the name of the option"):
+        read_template(search(width="height", model_options={}).protocol, 0.5)
+
+
+@pytest.mark.parametrize("exponents", [(), (-1.0, 2.0), (0.5, 0.1)])
+def test_exponents_out_of_range_are_refused(exponents: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"exponents >= 0, in ascending order.*Cure"):
+        search(space="power_law", exponents=exponents).choose_space(TEMPLATE)
 
 
 def test_the_template_has_the_shapes_of_its_layers() -> None:
@@ -128,7 +156,7 @@ def test_no_layer_is_empty_and_counts_are_densities_rounded_up(density: float, s
     assert count >= density * size - 1e-6
 
 
-@pytest.mark.parametrize(("density", "count"), [(0.15, 15), (0.151, 16), (1.0, 100), (0.001, 1)])
+@pytest.mark.parametrize(("density", "count"), [(0.15, 15), (0.151, 16), (1.0, 100), (0.001, 1), (1e-9, 1)])
 def test_counts_are_not_raised_by_rounding_errors(density: float, count: int) -> None:
     assert Template({"a": (10, 10)}).counts({"a": density}) == {"a": count}
 
@@ -176,6 +204,17 @@ def test_final_trainings_have_seeds_that_the_search_had_not() -> None:
         ("dense", 9),
     ]
     assert all(training.tests and training.epochs == 4 and not training.continues for training in trainings)
+
+
+def test_results_of_another_best_network_have_a_place_of_their_own() -> None:
+    def paths(counts: dict[str, int]) -> list[str]:
+        named = {"best": Architecture(counts), "dense": Architecture()}
+        return [training.path for training in final_trainings(search(final_seeds=1), named)]
+
+    first, other = paths({"fc1.weight": 5}), paths({"fc1.weight": 6})
+    assert first[0] != other[0]
+    assert first[1] == other[1] == "tiny/final/dense/seed1"
+    assert first == paths({"fc1.weight": 5})
 
 
 def test_counts_are_spread_exactly() -> None:

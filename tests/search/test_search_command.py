@@ -18,7 +18,9 @@ import pytest
 import yaml
 from searches import OPTIONS
 from stand_ins import environment, is_running, wait_until
+from torch import nn
 
+from lightning_sparse._compat import LightningModule
 from lightning_sparse.experiments.engine.orders import Order, Outcome
 from lightning_sparse.experiments.runner import FailedRunsError
 from lightning_sparse.search import command, search
@@ -96,6 +98,7 @@ def test_a_search_ends_with_its_best_network_and_all_controls(
     assert not list(folder.rglob("*.ckpt"))
     finals = [json.loads(each.read_text()) for each in folder.glob("final/*/seed*.json")]
     assert {result["seed"] for result in finals} == {1, 2}
+    assert len(finals) == 7 * 2
     best = next(result for result in finals if result["label"] == "best")
     for result in finals:
         same = result["label"] not in ("dense", "same_capacity", "random_search")
@@ -118,12 +121,69 @@ def test_the_test_data_are_not_touched_before_the_end(
 def test_fewer_controls_make_fewer_trainings(engine: InThisProcess, small_images: Path, tmp_path: Path) -> None:
     file = write(tmp_path, trials=2, rungs=1, epochs=1, controls=["uniform"], width=None, final_seeds=1)
     search(file, data=small_images, results=tmp_path)
-    assert [path.split("/")[1:] for path in engine.made] == [
+    parts = [path.split("/")[1:] for path in engine.made]
+    assert [[part, label.partition("-")[0], measured] for part, label, measured in parts] == [
         ["trials", "trial000", "epochs1"],
         ["trials", "trial001", "epochs1"],
         ["final", "best", "seed1"],
         ["final", "uniform", "seed1"],
     ]
+
+
+def test_more_trials_and_a_lower_bound_choose_again_without_another_name(
+    engine: InThisProcess, small_images: Path, tmp_path: Path
+) -> None:
+    few = {"rungs": 1, "epochs": 1, "controls": ["uniform"], "width": None, "final_seeds": 1, "sampler": "random"}
+    search(write(tmp_path, trials=3, **few), data=small_images, results=tmp_path)
+    (first,) = finals(tmp_path)
+    made = len(engine.made)
+    search(write(tmp_path, trials=4, max_active=first - 1, **few), data=small_images, results=tmp_path)
+    assert [path.split("/")[1] for path in engine.made[made:]] == ["trials", "final", "final"]
+    assert max(set(finals(tmp_path)) - {first}) < first
+    text = (tmp_path / "tiny/search.md").read_text()
+    assert "4 of 4 trials" in text
+    assert f"at most {first - 1:,} active weights" in text
+
+
+def finals(results: Path) -> list[int]:
+    """Return the numbers of active weights of all that were the best once."""
+    found = [json.loads(each.read_text()) for each in results.glob("tiny/final/best-*/seed1.json")]
+    return [sum(result["active"].values()) for result in found]
+
+
+class WithoutTest(LightningModule):
+    """A module that can't be tested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(784, 10)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": f"{__name__}.WithoutTest", "model_options": {}, "optimizer": None}, "a test_step of .*WithoutTest"),
+        ({"model": "lightning.pytorch.LightningModule", "model_options": {}, "optimizer": None}, "at least one weight"),
+        ({"data": {**OPTIONS["data"], "init_args": {"val_fraction": 0.0}}}, "validation data, by which trials"),
+        ({"width": "height"}, "options that .*LeNet300100 takes; got width, height"),
+    ],
+)
+def test_what_would_fail_after_all_trials_is_refused_before_them(
+    changes: dict[str, Any], message: str, engine: InThisProcess, small_images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"Expected {message}.*Cure"):
+        search(write(tmp_path, **changes), data=small_images, results=tmp_path)
+    assert engine.made == []
+
+
+def test_a_database_is_refused_by_samplers_without_one(
+    engine: InThisProcess, small_images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"the sampler tpe or cma_es, for a database; got mutation\. Cure"):
+        search(write(tmp_path), data=small_images, results=tmp_path, storage="sqlite:///x.db")
 
 
 def test_one_process_at_a_time_chooses_the_trials(engine: InThisProcess, small_images: Path, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from searches import search
+from searches import OPTIONS, search
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sparse._compat import LightningModule
 from lightning_sparse.search import training_process
+from lightning_sparse.search.template import make_data
 from lightning_sparse.search.training_process import run
 from lightning_sparse.search.trainings import Architecture, SearchTraining
 
@@ -105,7 +106,6 @@ def test_a_result_has_what_a_search_needs(tests: bool, small_images: Path, tmp_p
     assert found["active"] == COUNTS
     assert 0 <= found["value"] <= 1
     assert found["loss"] > 0
-    assert found.get("images") == (100 if tests else None)
     assert not found["diverged"]
     assert found["seed"] == 3
 
@@ -196,6 +196,47 @@ def test_an_optimizer_is_needed_for_a_network(small_images: Path, tmp_path: Path
         run(training(1, optimizer=None), small_images, tmp_path)
 
 
-def test_recipes_that_move_weights_between_layers_are_refused(small_images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="leaves each layer its number"):
-        run(training(1, sparse_training={"recipe": "sparse_momentum"}), small_images, tmp_path)
+def test_a_lightning_module_with_an_optimizer_of_the_search_is_refused(small_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no optimizer and no lr_scheduler for a LightningModule.*Cure"):
+        run(
+            training(1, architecture=OF_MINE, metric="hits", **{**MINE, "optimizer": OPTIONS["optimizer"]}),
+            small_images,
+            tmp_path,
+        )
+
+
+@pytest.mark.parametrize("tests", [False, True])
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("patterns", [{"exclude": ("fc3",)}, {"include": ("fc1", "fc2")}], ids=["exclude", "include"])
+def test_layers_that_are_not_searched_stay_dense(
+    patterns: dict[str, Any],
+    pruned: bool,
+    tests: bool,
+    trained: list[LightningModule],
+    small_images: Path,
+    tmp_path: Path,
+) -> None:
+    some = {name: count for name, count in COUNTS.items() if name != "fc3.weight"}
+    asked = training(4, tests=tests, architecture=Architecture(some, pruned_from_dense=pruned), **patterns)
+    found = result_of(asked, small_images, tmp_path)
+    assert sum(found["active"].values()) == 5120
+    assert set(found["active"]) == set(some)
+    left = {name: int(weight.count_nonzero()) for name, weight in trained[0].named_parameters() if weight.dim() > 1}
+    assert left["model.fc3.weight"] == 100
+    assert left["model.fc1.weight"] + left["model.fc2.weight"] == 5120
+
+
+def test_layers_of_a_lightning_module_that_are_not_searched_stay_dense(
+    trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    asked = training(1, architecture=Architecture({"hidden.weight": 600}), metric="hits", exclude=("out",), **MINE)
+    assert result_of(asked, small_images, tmp_path)["active"] == {"hidden.weight": 600}
+    assert int(trained[0].get_parameter("out.weight").count_nonzero()) == 80
+
+
+@pytest.mark.parametrize("kind", ["MNISTDataModule", "CIFAR10DataModule", "DigitsDataModule", "NpzDataModule"])
+def test_data_get_the_batch_size_and_the_seed_of_a_training(kind: str, tmp_path: Path) -> None:
+    own = {"path": "images.npz"} if kind == "NpzDataModule" else {}
+    data = {"name": "mnist", "class_path": f"lightning_sparse.data.{kind}", "init_args": own}
+    made: Any = make_data(search(data=data, batch_size=48).protocol, tmp_path, 7)
+    assert (made.batch_size, made.shuffle_seed) == (48, 7)
