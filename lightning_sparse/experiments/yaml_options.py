@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ def read_options(kind: type, file: Path, noun: str) -> dict[str, Any]:
     Raises:
         ValueError: If options are unknown or missing.
     """
-    options = yaml.safe_load(file.read_text())
+    try:
+        options = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidValueError(expected=f"YAML in {file}", got=str(error), cure="mend the file") from error
     known = {each.name: each for each in fields(kind) if each.init}
-    unknown = sorted(set(options) - set(known)) if isinstance(options, dict) else [repr(options)]
+    unknown = sorted(map(str, set(options) - set(known))) if isinstance(options, dict) else [repr(options)]
     if unknown:
         raise InvalidValueError(
             expected=f"options of {noun} in {file}: {', '.join(sorted(known))}",
@@ -56,7 +59,7 @@ def check_numbers(options: object, names: Sequence[str], minimum: float = -inf, 
     """
     for name in names:
         value = getattr(options, name)
-        if not (is_integer(value, minimum) if whole else is_real(value, minimum)):
+        if not (is_integer(value, minimum) if whole else is_real(value, minimum) and isfinite(value)):
             bound = "" if minimum == -inf else f" >= {minimum:g}"
             raise InvalidValueError(
                 expected=f"{'an integer' if whole else 'a number'}{bound} as {name}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from filelock import Timeout
 from rich.console import Console
 from rich.markdown import Markdown
 
-from lightning_sparse._compat import LightningDataModule
+from lightning_sparse._compat import LightningDataModule, LightningModule
 from lightning_sparse.data.locking import exclusive
 from lightning_sparse.experiments.engine.engines import Engine
 from lightning_sparse.experiments.engine.finished import Finished, finished
@@ -21,7 +23,7 @@ from lightning_sparse.experiments.runner import FailedRunsError, run_missing
 from lightning_sparse.search.controls import RANDOM, final_architectures, final_trainings
 from lightning_sparse.search.density_search import DensitySearch, SamplerName
 from lightning_sparse.search.output import write_page, write_texts
-from lightning_sparse.search.results import SearchResults, read_finals
+from lightning_sparse.search.results import SearchResults, earlier_choices, read_finals
 from lightning_sparse.search.spaces import Space
 from lightning_sparse.search.template import Template, make_data, make_module, make_network, read_template
 from lightning_sparse.search.trainings import Architecture, SearchTraining
@@ -72,11 +74,16 @@ def search(
         _check_data(make_data(chosen.protocol, data, chosen.seed))
         console.print(under_way.introduction, markup=False)
         try:
-            for trials in (under_way.trials, under_way.random):
-                if trials is not None:
-                    _try(trials, engine, data, results, console)
+            failed = [
+                run
+                for trials in (under_way.trials, under_way.random)
+                if trials is not None
+                for run in _try(trials, engine, data, results, console)
+            ]
             if final:
                 run_missing(list(final_trainings(chosen, under_way.architectures)), data, results, engine, console)
+            if failed:
+                raise _failure(failed, results)
         finally:
             found = under_way.results(results)
             console.print(Markdown(write_texts(found, folder)))
@@ -87,6 +94,8 @@ def search(
 def _check_module(search: DensitySearch, *, tests: bool) -> None:
     """Raise a ValueError if the module can't be made or evaluated, before it is trained for hours."""
     module = make_module(search.protocol)
+    if search.optimizer is not None:
+        _check_optimizer(module)
     for step in ("validation_step", *(["test_step"] if tests else [])):
         if getattr(type(module), step).__qualname__ == f"LightningModule.{step}":  # as Lightning has it
             raise InvalidValueError(
@@ -98,17 +107,41 @@ def _check_module(search: DensitySearch, *, tests: bool) -> None:
         make_network(search.protocol, float(search.model_options.get(search.width or "", 1.0)))
 
 
+def _check_optimizer(module: LightningModule) -> None:
+    try:
+        module.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            expected="an optimizer and a learning rate schedule that can be made",
+            got=str(error),
+            cure="check init_args of optimizer and lr_scheduler; in YAML 1.0e-4, as 1e-4 is text",
+        ) from error
+
+
 def _check_data(datamodule: LightningDataModule) -> None:
     """Raise a ValueError if there are no validation data, by which trials are compared."""
     datamodule.prepare_data()
     datamodule.setup("fit")
+    if getattr(datamodule, "test_folder", "") is None:
+        raise InvalidValueError(
+            expected="test data that are other images than the validation data, which choose the network",
+            got="test_folder=None, by which both are the same",
+            cure="init_args: {test_folder: NAME}",
+        )
     batches = datamodule.val_dataloader()
-    if not batches or not len(batches):
+    if not batches or (hasattr(type(batches), "__len__") and not _length(batches)):
         raise InvalidValueError(
             expected="validation data, by which trials are compared",
             got="none",
             cure="init_args: {val_fraction: 0.1}, for the data modules of this package",
         )
+
+
+def _length(batches: Any) -> int:
+    try:
+        return len(batches)
+    except TypeError:  # batches of a stream
+        return 1
 
 
 class _alone:  # noqa: N801  # reads like the function that it stands for
@@ -159,8 +192,12 @@ class _UnderWay:
 
     def results(self, folder: Path) -> SearchResults:
         """Return what there is so far."""
-        finals = read_finals(self.search, self.architectures, folder)
-        return SearchResults(self.search, self.template, self.sampler, self.trials, self.random, finals)
+        architectures = self.architectures
+        finals, earlier = (
+            read_finals(self.search, architectures, folder),
+            earlier_choices(self.search, architectures, folder),
+        )
+        return SearchResults(self.search, self.template, self.sampler, self.trials, self.random, finals, earlier)
 
 
 def _prepare(search: DensitySearch, folder: Path, storage: str | None) -> _UnderWay:
@@ -172,7 +209,8 @@ def _prepare(search: DensitySearch, folder: Path, storage: str | None) -> _Under
     trials = Trials(search, template, space, sampler, folder, "trials", first)
     by_chance = None
     if RANDOM in search.controls and name != "random":
-        by_chance = Trials(search, template, space, RandomSampler(space, search.seed), folder, "random")
+        # With the seed of the search, its trials would be the first ones of some samplers, which are random, too.
+        by_chance = Trials(search, template, space, RandomSampler(space, search.seed + 1), folder, "random")
     return _UnderWay(search, template, name, trials, by_chance)
 
 
@@ -188,12 +226,19 @@ def _sampler(name: SamplerName, search: DensitySearch, space: Space, folder: Pat
     from lightning_sparse.search.optuna_sampler import OptunaSampler
 
     folder.mkdir(parents=True, exist_ok=True)
-    url = storage or f"sqlite:///{(folder / 'optuna.db').absolute()}"
-    return OptunaSampler(space, name, search.seed, url, search.name)
+    if storage is None:
+        return OptunaSampler(space, name, search.seed, f"sqlite:///{(folder / 'optuna.db').absolute()}", search.name)
+    # Searches of the same name in other folders have studies of their own in a database that they share.
+    own = hashlib.blake2b(str(folder.absolute()).encode(), digest_size=8).hexdigest()
+    return OptunaSampler(space, name, search.seed, storage, f"{search.name} {own}")
 
 
-def _try(trials: Trials, engine: Engine, data: Path, results: Path, console: Console) -> None:
-    """Make the trials of a search that have not been made yet."""
+def _try(trials: Trials, engine: Engine, data: Path, results: Path, console: Console) -> list[Finished[SearchTraining]]:
+    """Make the trials of a search that have not been made yet, and return those that failed.
+
+    Raises:
+        RuntimeError: If there is no network to choose.
+    """
     failed: list[Finished[SearchTraining]] = []
     with ending_signals_raise(), closing(finished(trials, engine, data, results)) as runs:
         for run in runs:
@@ -202,14 +247,27 @@ def _try(trials: Trials, engine: Engine, data: Path, results: Path, console: Con
             failed += [run] if run.failure else []
             if len(failed) >= _MOST_FAILURES and not trials.candidates:
                 break
-    if failed:
-        names = "; ".join(run.training.name for run in failed)
-        raise FailedRunsError(
-            expected="the results of all trials",
-            got=f"errors in {names}. The first ends with: {failed[0].failure.splitlines()[-1]}",
-            cure=f"see {results / failed[0].training.path / 'log.txt'}, and start again: finished ones are kept",
+    if not trials.candidates:
+        if failed:
+            raise _failure(failed, results)
+        raise InvalidStateError(
+            expected="trials whose weights stay finite",
+            got="none: all have diverged",
+            cure="a lower learning rate, and another name for the search",
         )
     trials.remove_checkpoints()
+    return failed
+
+
+def _failure(failed: Sequence[Finished[SearchTraining]], results: Path) -> FailedRunsError:
+    log = results / failed[0].training.path / "log.txt"
+    kept = f"see {log}, and start again" if log.exists() else "start again"
+    return FailedRunsError(
+        expected="the results of all trials",
+        got=f"errors in {'; '.join(run.training.name for run in failed)}. The first ends with: "
+        f"{failed[0].failure.splitlines()[-1]}",
+        cure=f"{kept}: finished ones are kept, and the others are tried again",
+    )
 
 
 def _line(run: Finished[SearchTraining]) -> str:

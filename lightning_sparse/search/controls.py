@@ -10,6 +10,7 @@ from lightning_sparse.search.template import Template, read_template
 from lightning_sparse.search.trainings import Architecture, SearchTraining
 from lightning_sparse.search.tried import Candidate
 from lightning_sparse.topology.density import allocate
+from lightning_sparse.validation.errors import InvalidValueError
 
 BEST, RANDOM = "best", "random_search"
 _HALVINGS = 20
@@ -74,12 +75,18 @@ def width_of(protocol: Mapping[str, Any], active: int) -> float:
     low, high = 0.0, float(protocol["model_options"].get(protocol["width"], 1.0))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if read_template(protocol, middle).total <= active:
+        total = _total(protocol, middle)
+        if total is None or total <= active:
             low = middle
         else:
             high = middle
-    return min((width for width in (low, high) if width), key=lambda width: abs(_total(protocol, width) - active))
+    distances = {width: abs(total - active) for width in (low, high) if (total := _total(protocol, width)) is not None}
+    return min(distances, key=distances.__getitem__)
 
 
-def _total(protocol: Mapping[str, Any], width: float) -> int:
-    return read_template(protocol, width).total
+def _total(protocol: Mapping[str, Any], width: float) -> int | None:
+    """Return the number of weights of a width; None if it is too narrow for a network."""
+    try:
+        return read_template(protocol, width).total if width else None
+    except InvalidValueError:
+        return None

@@ -96,7 +96,11 @@ class DensitySearch:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name, options in (("space", SpaceName), ("sampler", SamplerName)):
+        for name, options in (
+            ("space", SpaceName),
+            ("sampler", SamplerName),
+            ("lr_interval", Literal["step", "epoch"]),
+        ):
             _check_choice(name, getattr(self, name), get_args(options))
         for control in self.controls:
             _check_choice("controls", control, CONTROLS)

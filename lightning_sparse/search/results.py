@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lightning_sparse.comparison.intervals import Interval, mean_interval
-from lightning_sparse.search.controls import final_trainings
+from lightning_sparse.search.controls import BEST, final_trainings
 from lightning_sparse.search.density_search import DensitySearch
+from lightning_sparse.search.result_files import read_result
 from lightning_sparse.search.template import Template
 from lightning_sparse.search.trainings import Architecture, SearchTraining
-from lightning_sparse.search.tried import Trials, read_result
+from lightning_sparse.search.tried import Trials
 
 
 class _Sized(Protocol):
@@ -88,6 +89,7 @@ class SearchResults:
         trials: Its trials.
         random: The trials of a random search with the same budget, if it is among the controls.
         finals: Final networks by name, those with results.
+        earlier: Number of other networks that were the best once, and were tested then.
     """
 
     search: DensitySearch
@@ -96,6 +98,7 @@ class SearchResults:
     trials: Trials
     random: Trials | None
     finals: Mapping[str, FinalNetwork]
+    earlier: int = 0
 
 
 def read_finals(
@@ -112,6 +115,12 @@ def read_finals(
         if file.exists():
             found.setdefault(training.label, {})[training.seed] = read_result(file, training)
     return {label: FinalNetwork(label, architectures[label], results) for label, results in found.items()}
+
+
+def earlier_choices(search: DensitySearch, architectures: Mapping[str, Architecture], results: Path) -> int:
+    """Return how many networks were tested as the best one before another one was chosen."""
+    current = {_file(training, results).parent for training in final_trainings(search, architectures)}
+    return len({*(results / search.name / "final").glob(f"{BEST}*")} - current)
 
 
 def _file(training: SearchTraining, results: Path) -> Path:

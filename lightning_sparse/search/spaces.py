@@ -53,6 +53,15 @@ class Space(ABC):
             densities: Density of each layer, in (0, 1].
         """
 
+    def scaled(self, genotype: Genotype, factor: float) -> Genotype:
+        """Return a genotype of the densities that are nearest to these times a factor.
+
+        Args:
+            genotype: The genotype.
+            factor: Factor in [0, 1].
+        """
+        return self.nearest([factor * density for density in self.chosen(genotype)])
+
     def chosen(self, genotype: Genotype) -> list[float]:
         """Return the option of each choice.
 
@@ -143,6 +152,8 @@ class GroupDensities(ShowsFields, Space):
     def __post_init__(self) -> None:
         _check_sizes(self.sizes)
         _check_grid(self.grid)
+        if len(set(self.groups)) < len(self.groups):
+            raise InvalidValueError(expected="groups that differ", got=list(self.groups), cure="give each pattern once")
         for layer in self.sizes:
             matching = [pattern for pattern in self.groups if fnmatchcase(layer, pattern)]
             if not matching:
@@ -223,6 +234,11 @@ class PowerLaw(ShowsFields, Space):
         """Return the density of each layer."""
         density, exponent = self.chosen(genotype)
         return power_law(self.sizes, density, exponent)
+
+    def scaled(self, genotype: Genotype, factor: float) -> Genotype:
+        """Return a genotype of the nearest density of the whole times a factor, and of the same exponent."""
+        density, exponent = self.chosen(genotype)
+        return self.nearest([factor * density, exponent])
 
     def like(self, densities: Mapping[str, float]) -> Genotype:
         """Return what is nearest in density of the whole, and of these in the densities' logarithms."""

@@ -91,11 +91,17 @@ def summary(results: SearchResults) -> str:
     objective += f" minus {search.penalty:g} times the active share of the weights" if search.penalty else ""
     objective += f", with at most {search.max_active:,} active weights" if search.max_active else ""
     epochs = _listed([str(length) for length in lengths])
+    again = (
+        f" The test data were used for {results.earlier} other networks before, which were the best of fewer trials or "
+        "by another objective: the errors below flatter the last one."
+        if results.earlier
+        else ""
+    )
     return (
         f"{begun} of {search.trials} trials, chosen by {results.sampler} among {results.trials.space.description}; "
-        f"{whole} were trained in full, the others until they fell behind, after {epochs} epochs at most; "
+        f"{whole} were trained in full, the others until they fell behind (compared after {epochs} epochs); "
         f"{failed} failed. Maximized: {objective}. The template has {results.template.total:,} weights in "
-        f"{len(results.template.shapes)} layers."
+        f"{len(results.template.shapes)} layers.{again}"
     )
 
 

@@ -186,12 +186,32 @@ def make_data(protocol: Mapping[str, Any], root: Path, seed: int) -> LightningDa
     """
     data = protocol["data"]
     make = import_callable(data["class_path"], expected="a class of LightningDataModules")
-    accepted = signature(make).parameters
-    takes_more = any(each.kind is Parameter.VAR_KEYWORD for each in accepted.values())
+    accepted = _accepted(make)
     arrays = root / f"{data.get('name', '')}.npz"
     chosen: dict[str, Any] = {"data_dir": arrays if arrays.is_file() else root} if "data_dir" in accepted else {}
     for name, value in (("batch_size", protocol["batch_size"]), ("shuffle_seed", seed)):
-        if name in accepted or takes_more:
+        if name in accepted:
             chosen[name] = value
-    made: LightningDataModule = make(**chosen, **data.get("init_args", {}))
+    own = data.get("init_args", {})
+    if twice := sorted({*chosen} & {*own}):
+        raise InvalidValueError(
+            expected=f"init_args of data without {', '.join(twice)}, which the search gives",
+            got=dict(own),
+            cure="batch_size and seed are options of the search, the folder one of the command",
+        )
+    made: LightningDataModule = make(**chosen, **own)
     return made
+
+
+def _accepted(make: Callable[..., Any]) -> set[str]:
+    """Return the names of the options of a class, and of the base classes that it hands others on to."""
+    names: set[str] = set()
+    constructors = (
+        [vars(cls)["__init__"] for cls in make.__mro__ if "__init__" in vars(cls)] if isinstance(make, type) else [make]
+    )
+    for constructor in constructors:
+        parameters = signature(constructor).parameters
+        names |= set(parameters)
+        if not any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
+            break
+    return names

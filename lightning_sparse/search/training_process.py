@@ -50,6 +50,10 @@ def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] |
     trainer = quiet_trainer(protocol["epochs"], _sparse_training(training, module, masks, datamodule), **unseen)
     begin = None if training.begin is None else results / training.begin
     trained = train_resumably(trainer, module, datamodule, results / training.path, epochs=training.epochs, begin=begin)
+    is_continued = training.epochs < protocol["epochs"]
+    checkpoint = results / f"{training.path}.ckpt"
+    if is_continued:  # before loaders of validation data may draw random numbers
+        trainer.save_checkpoint(half := checkpoint.with_suffix(".half"))
     measured = _measure(trainer, module, datamodule, training) if trained.is_finite else {}
     result = {
         **json.loads(training.to_json()),
@@ -60,8 +64,8 @@ def run(training: SearchTraining, data: Path, results: Path) -> dict[str, Any] |
         **{name: round(seconds, 1) for name, seconds in trained.times.items()},
         "versions": versions(),
     }
-    if training.epochs < protocol["epochs"]:
-        _save(trainer, results / f"{training.path}.ckpt")
+    if is_continued:
+        half.replace(checkpoint)
     write_atomically(results / f"{training.path}.json", json.dumps(result) + "\n")
     if begin is not None:
         begin.unlink(missing_ok=True)
@@ -99,13 +103,6 @@ def _measure(trainer: Trainer, module: LightningModule, datamodule: Any, trainin
         )
     loss = {"loss": found[f"{stage}/loss"]} if f"{stage}/loss" in found else {}
     return {"value": found[metric], **loss}
-
-
-def _save(trainer: Trainer, file: Path) -> None:
-    """Save the checkpoint that a longer training of the same network continues."""
-    half = file.with_name(f"{file.name}.half")
-    trainer.save_checkpoint(half)
-    half.replace(file)
 
 
 def main(arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -126,8 +127,10 @@ class MutationSampler(ShowsOptions, Sampler):
         return tuple(changed)
 
     def tell(self, trial: Trial, score: Score | None) -> None:
-        """Take note of a trial's score."""
-        if score is not None:
+        """Take note of a trial's score, or forget it."""
+        if score is None:  # it may have a score of a shorter training
+            self._scores.pop(trial, None)
+        else:
             self._scores[trial] = score
 
 
@@ -160,7 +163,7 @@ class TrialLog:
         text = self.file.read_text()
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # a search that was killed while it wrote; the trial had not begun
-            self.file.write_text(whole)
+            os.truncate(self.file, len(whole.encode()))
         self._trials = [_read(line, self.file) for line in whole.splitlines()]
         if [trial.number for trial in self._trials] != list(range(len(self._trials))):
             raise InvalidValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from lightning_sparse.experiments.engine.finished import Finished
 from lightning_sparse.search.density_search import DensitySearch
 from lightning_sparse.search.halving import score
+from lightning_sparse.search.result_files import read_result
 from lightning_sparse.search.spaces import Genotype, Space
 from lightning_sparse.search.template import Template
 from lightning_sparse.search.trainings import Architecture, SearchTraining
@@ -21,7 +21,7 @@ from lightning_sparse.validation.errors import InvalidValueError
 
 # Densities of the whole network at which a search begins with what one would try without it.
 _KNOWN_DENSITIES = (0.1, 0.3, 0.6)
-_MOST_STEPS = 1000
+_MOST_STEPS, _HALVINGS = 1000, 20
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ class Trials:
         self._is_exhausted = False
         for trial in self._log.trials:
             self._read(trial)
+        # Of trainings that were promoted and interrupted, the folders are there and the results aren't.
+        self._interrupted = [
+            (trial, len(values))
+            for trial, values in self._values.items()
+            if len(values) < search.rungs
+            and self._is_within_bound(trial)
+            and (folder.parent / self._training(trial, len(values)).path).is_dir()
+        ]
 
     def _read(self, trial: Trial) -> None:
         """Take over what a trial has reached before."""
@@ -109,10 +117,10 @@ class Trials:
     @property
     def _scores(self) -> dict[Trial, list[float]]:
         """The objective of each trial at the rungs that it has reached."""
-        total, bound, found = self._template.total, self._search.max_active, {}
+        total, found = self._template.total, {}
         for trial, values in self._values.items():
-            active = self._active(trial.genotype)
-            if bound is None or active <= bound:  # it may have been lowered since
+            if self._is_within_bound(trial):
+                active = self._active(trial.genotype)
                 found[trial] = [self._search.objective(value, active, total) for value in values]
         return found
 
@@ -132,8 +140,10 @@ class Trials:
         """Return the next training, None if there is none now."""
         running = list(self._running.values())
         known = {*running, *self._values, *self._failed}
-        if waiting := [trial for trial in self._log.trials if trial not in known]:
+        if waiting := [trial for trial in self._log.trials if trial not in known and self._is_within_bound(trial)]:
             return self._start(waiting[0], 0)
+        if self._interrupted:
+            return self._start(*self._interrupted.pop(0))
         if promoted := self._search.halving.promoted(self._scores, running):
             return self._start(promoted, len(self._values[promoted]))
         if len(self._log.trials) < self._search.trials and (genotype := self._choose()) is not None:
@@ -183,22 +193,32 @@ class Trials:
         return None
 
     def within_bound(self, genotype: Genotype) -> Genotype:
-        """Return a genotype within the bound on active weights: the largest layers become sparser until it is met.
+        """Return a genotype within the bound on active weights, for which all densities are lowered by one factor.
 
         Raises:
             ValueError: If the sparsest network of the space has more active weights.
         """
-        bound, best = self._search.max_active, genotype
-        while bound is not None and (active := self._active(best)) > bound:
-            smaller = [_with(best, index, option - 1) for index, option in enumerate(best) if option > 0]
-            if not smaller:
-                raise InvalidValueError(
-                    expected=f"a space with networks of at most {bound} active weights",
-                    got=f"{active} in the sparsest",
-                    cure="lower densities in the grid, or a larger max_active",
-                )
-            best = min(smaller, key=self._active)
-        return best
+        bound = self._search.max_active
+        if bound is None or self._active(genotype) <= bound:
+            return genotype
+        if (active := self._active(self.space.scaled(genotype, 0.0))) > bound:
+            raise InvalidValueError(
+                expected=f"a space with networks of at most {bound} active weights",
+                got=f"{active} in the sparsest",
+                cure="lower densities in the grid, or a larger max_active",
+            )
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self._active(self.space.scaled(genotype, middle)) <= bound:
+                low = middle
+            else:
+                high = middle
+        return self.space.scaled(genotype, low)
+
+    def _is_within_bound(self, trial: Trial) -> bool:
+        """Tell whether a trial is within the bound, which may have been lowered since."""
+        return self._search.max_active is None or self._active(trial.genotype) <= self._search.max_active
 
     def _counts(self, genotype: Genotype) -> dict[str, int]:
         return self._template.counts(self.space.densities(genotype))
@@ -211,10 +231,11 @@ class Trials:
 
     @property
     def candidates(self) -> list[Candidate]:
-        """All trials that have reached a rung, in the order of their numbers."""
+        """All trials within the bound that have reached a rung, in the order of their numbers."""
         return [
             Candidate(trial, self.space.densities(trial.genotype), self._counts(trial.genotype), tuple(values))
             for trial, values in sorted(self._values.items(), key=lambda item: item[0].number)
+            if self._is_within_bound(trial)
         ]
 
     @property
@@ -234,39 +255,8 @@ class Trials:
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints of trials, which nobody continues any more."""
-        for file in self._folder.glob("*/*.ckpt"):
+        for file in [*self._folder.rglob("*.ckpt"), *self._folder.rglob("*.half")]:
             file.unlink(missing_ok=True)
-
-
-def read_result(file: Path, training: SearchTraining) -> dict[str, Any]:
-    """Return the content of a result file.
-
-    Raises:
-        ValueError: If it is damaged, or that of another training.
-    """
-    try:
-        result: dict[str, Any] = json.loads(file.read_text())
-        same = all(result[key] == value for key, value in json.loads(training.to_json()).items())
-        complete = bool(result["diverged"]) or {"value", "active"} <= set(result)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(file, repr(error)) from error
-    if not complete:
-        raise _unreadable(file, "no value")
-    if not same:
-        raise InvalidValueError(
-            expected=f"a result of the search as it is in {file}",
-            got="one of other options",
-            cure="give the changed search another name, or another folder of results",
-        )
-    return result
-
-
-def _unreadable(file: Path, got: str) -> InvalidValueError:
-    return InvalidValueError(
-        expected=f"the result of a training, as JSON, in {file}",
-        got=f"something else ({got})",
-        cure="delete it, and start again to repeat the training",
-    )
 
 
 def known_genotypes(space: Space, template: Template) -> list[Genotype]:

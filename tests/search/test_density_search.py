@@ -84,6 +84,8 @@ def test_shipped_searches_can_be_made(name: str) -> None:
         ({"model_options": 3}, "options by name as model_options"),
         ({"sparse_training": {"recipe": "sparse_momentum"}}, "a recipe that leaves each layer its number"),
         ({"sparse_training": {"method": "snip"}}, "a recipe in sparse_training"),
+        ({"penalty": float("inf")}, "a number >= 0 as penalty"),
+        ({"lr_interval": "steps"}, "lr_interval among step, epoch"),
         ({"epochs": 3}, "at least 4 epochs for 3 rungs"),
         ({"sampler": "gp"}, "sampler among random, mutation, tpe, cma_es"),
         ({"space": "units"}, "space among layers, groups, power_law"),
@@ -182,6 +184,11 @@ def test_the_dense_network_of_the_same_capacity_is_the_nearest_there_is() -> Non
     assert width_of(search().protocol, TEMPLATE.total) == pytest.approx(0.1, rel=1e-4)
     whole = search(model_options={}).protocol
     assert read_template(whole, width_of(whole, 266200)).total == 266200
+
+
+def test_the_narrowest_network_that_can_be_made_is_the_nearest_to_very_sparse_ones() -> None:
+    width = width_of(search().protocol, 10)
+    assert read_template(search().protocol, width).total == 784 * 2 + 2 + 10
 
 
 def test_a_dense_best_network_has_no_other_controls() -> None:

@@ -87,6 +87,15 @@ def test_a_failed_trial_is_no_parent_and_a_longer_training_goes_before_a_shorter
     assert sum(option == 19 for option in sampler.ask(3)) == 10
 
 
+def test_a_trial_that_diverges_later_is_no_parent_any_more() -> None:
+    sampler = MutationSampler(SPACE, parents=1, first=0)
+    bad, good = Trial(0, (0,) * 12), Trial(1, (19,) * 12)
+    sampler.tell(bad, Score(0, 0.9))
+    sampler.tell(good, Score(0, 0.5))
+    sampler.tell(bad, None)
+    assert sum(option == 19 for option in sampler.ask(2)) == 10
+
+
 def test_a_space_of_one_option_is_not_searched_forever() -> None:
     sampler = MutationSampler(LayerDensities({"a": 10}, (0.5,)), first=0)
     sampler.tell(Trial(0, (0,)), Score(0, 1.0))

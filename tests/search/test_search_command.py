@@ -21,6 +21,7 @@ from stand_ins import environment, is_running, wait_until
 from torch import nn
 
 from lightning_sparse._compat import LightningModule
+from lightning_sparse.data import MNISTDataModule
 from lightning_sparse.experiments.engine.orders import Order, Outcome
 from lightning_sparse.experiments.runner import FailedRunsError
 from lightning_sparse.search import command, search
@@ -143,6 +144,7 @@ def test_more_trials_and_a_lower_bound_choose_again_without_another_name(
     text = (tmp_path / "tiny/search.md").read_text()
     assert "4 of 4 trials" in text
     assert f"at most {first - 1:,} active weights" in text
+    assert "The test data were used for 1 other networks before" in text
 
 
 def finals(results: Path) -> list[int]:
@@ -168,6 +170,7 @@ class WithoutTest(LightningModule):
         ({"model": f"{__name__}.WithoutTest", "model_options": {}, "optimizer": None}, "a test_step of .*WithoutTest"),
         ({"model": "lightning.pytorch.LightningModule", "model_options": {}, "optimizer": None}, "at least one weight"),
         ({"data": {**OPTIONS["data"], "init_args": {"val_fraction": 0.0}}}, "validation data, by which trials"),
+        ({"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": "1e-4"}}}, "an optimizer and a learning"),
         ({"width": "height"}, "options that .*LeNet300100 takes; got width, height"),
     ],
 )
@@ -177,6 +180,23 @@ def test_what_would_fail_after_all_trials_is_refused_before_them(
     with pytest.raises(ValueError, match=f"Expected {message}.*Cure"):
         search(write(tmp_path, **changes), data=small_images, results=tmp_path)
     assert engine.made == []
+
+
+def test_test_images_that_choose_the_network_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"other images than the validation data.*Cure: init_args: {test_folder"):
+        command._check_data(SameFolder(tmp_path))
+
+
+class SameFolder(MNISTDataModule):
+    """Data of folders, whose test images are those of validation by default."""
+
+    test_folder = None
+
+    def prepare_data(self) -> None:
+        """Have them already."""
+
+    def setup(self, stage: str) -> None:
+        """Read none."""
 
 
 def test_a_database_is_refused_by_samplers_without_one(
@@ -204,15 +224,26 @@ def test_a_search_whose_trainings_all_fail_ends_early_with_the_error(
     assert len(broken.made) == 3
 
 
-def test_a_failed_trial_is_told_of_after_all_others(
+def test_a_trial_that_fails_each_time_holds_up_nothing_and_is_told_of_at_the_end(
     monkeypatch: pytest.MonkeyPatch, small_images: Path, tmp_path: Path
 ) -> None:
-    broken = InThisProcess(fails="trial001")
+    broken = InThisProcess(fails="trials/trial001")
     monkeypatch.setattr(command, "open_engine", lambda **_: contextless(broken))
-    with pytest.raises(FailedRunsError, match=r"trial001.*KeyError: broken.*start again"):
-        search(write(tmp_path, trials=4, rungs=1, epochs=1), data=small_images, results=tmp_path)
-    assert len(broken.made) == 4
-    assert "4 of 4 trials" in (tmp_path / "tiny/search.md").read_text()
+    file = write(tmp_path, trials=4, rungs=1, epochs=1, controls=["random_search"], width=None, final_seeds=1)
+    for made in (4 + 4 + 2, 1):
+        broken.made.clear()
+        with pytest.raises(FailedRunsError, match=r"trial001.*KeyError: broken.*start again"):
+            search(file, data=small_images, results=tmp_path)
+        assert len(broken.made) == made
+    assert "| best of random search |" in (tmp_path / "tiny/search.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values in tensor", "ignore:non-finite gradients")
+def test_trials_that_all_diverge_are_an_error(engine: InThisProcess, small_images: Path, tmp_path: Path) -> None:
+    steep = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    file = write(tmp_path, optimizer=steep, trials=2, rungs=1, epochs=1)
+    with pytest.raises(RuntimeError, match=r"trials whose weights stay finite; got none.*Cure"):
+        search(file, data=small_images, results=tmp_path)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def test_the_summary_says_how_it_was_searched(results: SearchResults) -> None:
     text = summary(results)
     assert "9 of 9 trials, chosen by random among the densities of 3 layers" in text
     assert "minus 0.01 times the active share" in text
-    assert "after 1, 2 or 4 epochs" in text
+    assert "compared after 1, 2 or 4 epochs" in text
     assert "A note." in as_markdown(results)
 
 

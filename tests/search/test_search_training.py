@@ -12,8 +12,9 @@ import torch
 from searches import OPTIONS, search
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sparse._compat import LightningModule
+from lightning_sparse._compat import LightningDataModule, LightningModule
 from lightning_sparse.search import training_process
 from lightning_sparse.search.template import make_data
 from lightning_sparse.search.training_process import run
@@ -73,6 +74,47 @@ def test_a_training_that_is_continued_is_one_that_never_ended(
         assert torch.equal(at_once, in_parts)
     assert not torch.equal(next(trained[0].parameters()), next(trained[2].parameters()))
     assert [file.name for file in parts.rglob("*.ckpt") if file.name != "last.ckpt"] == []
+
+
+class Drawing(LightningDataModule):
+    """Data whose loaders draw from PyTorch's global random state, those of validation too."""
+
+    def __init__(self, batch_size: int = 64) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        images = torch.rand(256, 784, generator=torch.Generator().manual_seed(0))
+        self.images = TensorDataset(images, torch.arange(256) % 10)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.images, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.images, self.batch_size)
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+def test_a_training_with_loaders_that_draw_is_continued_as_one_that_never_ended(
+    trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    data = {"class_path": f"{__name__}.Drawing"}
+    changes: dict[str, Any] = {**MINE, "model": f"{__name__}.Dropping", "metric": "hits", "data": data}
+    result_of(training(4, architecture=OF_MINE, **changes), small_images, tmp_path / "whole")
+    for epochs, continues in ((1, 0), (2, 1), (4, 2)):
+        asked = training(epochs, continues, architecture=OF_MINE, **changes)
+        result_of(asked, small_images, tmp_path / "parts")
+    for at_once, in_parts in zip(trained[0].parameters(), trained[-1].parameters(), strict=True):
+        assert torch.equal(at_once, in_parts)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lr_scheduler": SCHEDULE}, {"sparse_training": {"recipe": "set", "prune_rate": 0.3}}], ids=str
+)
+def test_a_schedule_and_a_recipe_make_another_network(
+    changes: dict[str, Any], trained: list[LightningModule], small_images: Path, tmp_path: Path
+) -> None:
+    run(training(4), small_images, tmp_path / "without")
+    run(training(4, **changes), small_images, tmp_path / "with")
+    assert not torch.equal(next(trained[0].parameters()), next(trained[1].parameters()))
 
 
 def test_without_the_checkpoint_a_training_starts_again(small_images: Path, tmp_path: Path) -> None:
@@ -138,6 +180,15 @@ def test_gradual_pruning_ends_with_exactly_as_many_weights(
     assert nonzero == 5220
 
 
+def test_seeds_have_other_batches(monkeypatch: pytest.MonkeyPatch, small_images: Path, tmp_path: Path) -> None:
+    seeds: list[int] = []
+    make = training_process.make_data
+    monkeypatch.setattr(training_process, "make_data", lambda *given: (seeds.append(given[2]), make(*given))[1])
+    for seed in (3, 4):
+        run(replace(training(1), seed=seed), small_images, tmp_path / str(seed))
+    assert seeds == [3, 4]
+
+
 def test_seeds_have_other_masks_and_the_same_seed_the_same(small_images: Path, tmp_path: Path) -> None:
     first, again = (result_of(training(1), small_images, tmp_path / name) for name in "ab")
     other = result_of(replace(training(1), seed=4), small_images, tmp_path / "c")
@@ -171,6 +222,13 @@ class Projects(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+class Dropping(Projects):
+    """The same with dropout, which draws from the global random state."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(images, training=self.training))
 
 
 MINE: dict[str, Any] = {"model": f"{__name__}.Projects", "model_options": {"units": 8}, "optimizer": None}
@@ -232,6 +290,25 @@ def test_layers_of_a_lightning_module_that_are_not_searched_stay_dense(
     asked = training(1, architecture=Architecture({"hidden.weight": 600}), metric="hits", exclude=("out",), **MINE)
     assert result_of(asked, small_images, tmp_path)["active"] == {"hidden.weight": 600}
     assert int(trained[0].get_parameter("out.weight").count_nonzero()) == 80
+
+
+def test_options_of_the_data_that_the_search_gives_are_refused(tmp_path: Path) -> None:
+    data = {"class_path": "lightning_sparse.data.MNISTDataModule", "init_args": {"batch_size": 3}}
+    with pytest.raises(ValueError, match=r"init_args of data without batch_size.*Cure"):
+        make_data(search(data=data).protocol, tmp_path, 0)
+
+
+class Users(LightningDataModule):
+    """Data that hand other options to something else."""
+
+    def __init__(self, batch_size: int = 8, **options: Any) -> None:
+        super().__init__()
+        self.batch_size, self.options = batch_size, options
+
+
+def test_data_get_no_options_that_they_do_not_have(tmp_path: Path) -> None:
+    made: Any = make_data(search(data={"class_path": f"{__name__}.Users"}).protocol, tmp_path, 7)
+    assert (made.batch_size, made.options) == (64, {})
 
 
 @pytest.mark.parametrize("kind", ["MNISTDataModule", "CIFAR10DataModule", "DigitsDataModule", "NpzDataModule"])

@@ -40,6 +40,11 @@ def test_layers_that_would_have_more_than_all_weights_leave_the_rest_to_others()
     assert power_law(SIZES, 1.0, 0.7) == dict.fromkeys(SIZES, 1.0)
 
 
+def test_the_same_group_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"groups that differ.*Cure"):
+        GroupDensities(SIZES, ("fc1", "fc1", "*"))
+
+
 SPACES: list[Space] = [
     LayerDensities(SIZES),
     LayerDensities(SIZES, (0.1, 0.5)),

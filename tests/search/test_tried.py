@@ -131,6 +131,60 @@ def test_all_trials_are_within_the_bound_on_active_weights(tmp_path: Path) -> No
     assert found[0] > 3500  # the dense network is made just as sparse as is needed
 
 
+@pytest.mark.parametrize("space", [SPACE, PowerLaw(TEMPLATE.sizes)], ids=["layers", "power law"])
+def test_a_bound_keeps_what_a_genotype_says_of_the_layers(space: Space, tmp_path: Path) -> None:
+    chosen = search(max_active=3000, space="layers" if space is SPACE else "power_law")
+    trials = trials_of(chosen, RandomSampler(space), tmp_path)
+    uniform = space.like(dict.fromkeys(TEMPLATE.sizes, 0.6))
+    densities = list(space.densities(trials.within_bound(uniform)).values())
+    assert densities == pytest.approx([0.1] * 3)
+    small = space.like(dict.fromkeys(TEMPLATE.sizes, 0.05))
+    assert trials.within_bound(small) == small
+
+
+def test_a_training_that_was_promoted_and_interrupted_is_made_by_the_next_process(tmp_path: Path) -> None:
+    chosen = search(trials=4)
+    trials = trials_of(chosen, RandomSampler(SPACE), tmp_path)
+    promoted = next(each for each in walk(trials, tmp_path, {0: 0.5, 1: 0.4}) if each.continues)
+    (tmp_path / promoted.path).mkdir(parents=True)
+    (tmp_path / promoted.path / "last.ckpt").touch()
+    first = SearchTraining.from_json(promoted.to_json())
+    later = finish(trials._training(Trial(2, (1, 1, 1)), 0), tmp_path, value=0.9)
+    log = tmp_path / "tiny/trials/trials.jsonl"
+    log.write_text(log.read_text() + '{"number": 2, "genotype": [1, 1, 1]}\n')
+    again = trials_of(chosen, RandomSampler(SPACE), tmp_path)
+    assert later.training.path != first.path
+    assert next(iter(again)) == first
+    again.remove_checkpoints()
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def walk(trials: Any, results: Path, values: dict[int, float]) -> Any:
+    """Make the first trainings of trials, and return all that were begun."""
+    for training in trials:
+        yield training
+        number = int(training.label.removeprefix("trial"))
+        trials.ended(finish(training, results, value=values[number]))
+
+
+def test_the_best_is_among_those_that_trained_longest(tmp_path: Path) -> None:
+    trials = trials_of(search(trials=8), RandomSampler(SPACE), tmp_path)
+    make_all(trials, tmp_path, lambda training: 1 / training.epochs + active(training) / 10**6)
+    assert trials.best is not None
+    assert len(trials.best.values) == 3
+    assert trials.best.reached < max(each.reached for each in trials.candidates)
+
+
+def test_trials_beyond_a_lowered_bound_are_no_candidates_and_are_not_continued(tmp_path: Path) -> None:
+    make_all(trials_of(search(trials=5), RandomSampler(SPACE), tmp_path), tmp_path, few_are_good, stop_after=4)
+    bound = 9000
+    again = trials_of(search(trials=5, max_active=bound), RandomSampler(SPACE), tmp_path)
+    begun = make_all(again, tmp_path, few_are_good)
+    assert all(each.active <= bound for each in again.candidates)
+    by_path = {each.path: each for each in ends(tmp_path)}
+    assert all(active(by_path[path]) <= bound for path in begun)
+
+
 def test_a_bound_below_the_sparsest_network_is_refused(tmp_path: Path) -> None:
     trials = trials_of(search(max_active=500), RandomSampler(SPACE), tmp_path)
     with pytest.raises(ValueError, match=r"at most 500 active weights; got 1196 in the sparsest.*Cure"):
