@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 
 from lightning_sparse.comparison.paired_tests import Shift, SignedRankTest, hodges_lehmann, signed_rank_test
 from lightning_sparse.comparison.study import SIDES, Cell, PairMember, SameCapacityStudy, Side
-from lightning_sparse.validation.errors import InvalidValueError
+from lightning_sparse.experiments.results import read_training
 
 # Names of norms in result files, as they are measured at epochs spread over a run.
 NORMS = ("egf_l1", "egf_l2", "l1", "l2")
@@ -117,29 +116,7 @@ class MeasuredStudy:
         file = self._results / f"{training.path}.json"
         if not file.exists():
             return None
-        try:
-            result: dict[str, Any] = json.loads(file.read_text())
-            protocol = result["protocol"]
-            complete = bool(result["diverged"]) or {"correct", "images", "test_loss", "gradient_flow"} <= set(result)
-        except (ValueError, KeyError, TypeError) as error:
-            raise _unreadable(file, repr(error)) from error
-        if not complete:
-            raise _unreadable(file, "no counts")
-        if protocol != json.loads(training.to_json())["protocol"]:
-            raise InvalidValueError(
-                expected=f"a result of the study as it is in {file}",
-                got="one of other options",
-                cure="give the changed study another name, or another folder of results",
-            )
-        return result
-
-
-def _unreadable(file: Path, got: str) -> InvalidValueError:
-    return InvalidValueError(
-        expected=f"the result of a training, as JSON, in {file}",
-        got=f"something else ({got})",
-        cure="delete it, and start again to repeat the training",
-    )
+        return read_training(file, training, {"correct", "images", "test_loss", "gradient_flow"}, "study")
 
 
 def mean_flow(result: dict[str, Any], norm: str) -> float:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lightning_sparse.comparison.intervals import Interval, mean_interval
+from lightning_sparse.experiments.results import read_training
 from lightning_sparse.search.controls import BEST, final_trainings
 from lightning_sparse.search.density_search import DensitySearch
-from lightning_sparse.search.result_files import read_result
 from lightning_sparse.search.template import Template
-from lightning_sparse.search.trainings import Architecture, SearchTraining
+from lightning_sparse.search.trainings import RESULT, Architecture, SearchTraining
 from lightning_sparse.search.tried import Trials
 
 
@@ -113,7 +113,7 @@ def read_finals(
     for training in final_trainings(search, architectures):
         file = _file(training, results)
         if file.exists():
-            found.setdefault(training.label, {})[training.seed] = read_result(file, training)
+            found.setdefault(training.label, {})[training.seed] = read_training(file, training, RESULT, "search")
     return {label: FinalNetwork(label, architectures[label], results) for label, results in found.items()}
 
 

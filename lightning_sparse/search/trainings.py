@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+# Names that the result of a training has beside its description, unless it diverged.
+RESULT = frozenset({"value", "active"})
+
 
 @dataclass(frozen=True)
 class Architecture:

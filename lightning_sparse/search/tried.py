@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sparse.experiments.engine.finished import Finished
+from lightning_sparse.experiments.results import read_training
 from lightning_sparse.search.density_search import DensitySearch
 from lightning_sparse.search.halving import score
-from lightning_sparse.search.result_files import read_result
 from lightning_sparse.search.spaces import Genotype, Space
 from lightning_sparse.search.template import Template
-from lightning_sparse.search.trainings import Architecture, SearchTraining
+from lightning_sparse.search.trainings import RESULT, Architecture, SearchTraining
 from lightning_sparse.search.trials import Sampler, Trial, TrialLog
 from lightning_sparse.topology.density import allocate
 from lightning_sparse.validation.errors import InvalidValueError
@@ -101,7 +101,7 @@ class Trials:
             file = self._folder.parent.parent / f"{self._training(trial, rung).path}.json"
             if not file.exists():
                 return
-            self._note(trial, rung, read_result(file, self._training(trial, rung)))
+            self._note(trial, rung, read_training(file, self._training(trial, rung), RESULT, "search"))
 
     def _note(self, trial: Trial, rung: int, result: Mapping[str, Any]) -> None:
         """Take note of a result, and tell the sampler."""

@@ -255,7 +255,7 @@ def test_a_database_that_can_not_be_used_is_an_error_without_the_password(url: s
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected a kind among tpe, cma_es; got 'gp'\. Cure: check the spelling"):
-        OptunaSampler(SPACE, "gp")  # type: ignore[arg-type]
+        OptunaSampler(SPACE, "gp")  # type: ignore[arg-type]  # the very mistake
 
 
 def test_the_text_of_a_sampler_is_one_line_without_the_password(tmp_path: Path) -> None:
