@@ -119,6 +119,8 @@ class Method(ShowsOptions):
     def begin(self, network: SparseNetwork, density: Density) -> None:
         """Start a run that is not resumed: its masks are drawn and its weights are those of the start.
 
+        Masks may be changed here, once, to prune without data for instance.
+
         Args:
             network: The network, at `starting_density`; with masks that were taken over (`masks_from`), at theirs.
             density: Density that the user asks for.
@@ -159,7 +161,11 @@ class Method(ShowsOptions):
         """
 
     def update(self, network: SparseNetwork, progress: Progress) -> None:
-        """Update the topology at a boundary of the period of updates."""
+        """Update the topology at a boundary of the period of updates.
+
+        Masks change once, with `record=self.record`: a checkpoint that a signal's handler saves meanwhile is then one
+        of before or after.
+        """
 
     def finish(self, network: SparseNetwork) -> None:
         """Leave an ordinary sparse network, after the last step of a run that was completed.

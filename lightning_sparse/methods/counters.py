@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ class Counters:
     last: tuple[int, int] = (0, 0)
     step_offset: int = 0
     history: list[UpdateRecord] = field(default_factory=list)
+    # Position of the update that a method is making at a boundary, None while it makes none; not saved.
+    _updating: tuple[int, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def starting(cls, epochs: int, steps: int, steps_of_weights: int) -> Counters:
@@ -68,6 +71,24 @@ class Counters:
         record = UpdateRecord(epoch, step, rate, {change.name: change for change in changes})
         if self.history[-1:] != [record]:
             self.history.append(record)
+        if self._updating is not None:  # the update at a boundary has happened, though the method hasn't returned yet
+            self.last = self._updating
+
+    @contextmanager
+    def update_by_method(self, now: tuple[int, int]) -> Iterator[None]:
+        """Count the update that a method makes at a boundary: when it is recorded, or else when the block ends.
+
+        What is saved before, by the handler of a signal for instance, resumes before the update.
+
+        Args:
+            now: Position of the update.
+        """
+        self._updating = now
+        try:
+            yield
+        finally:
+            self._updating = None
+        self.last = now
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, as a checkpoint needs them."""

@@ -180,8 +180,9 @@ class SparseTraining(ShowsOptions):
         if due is None or now[1] == counters.last[1]:  # before a step there is nothing to decide by
             return None
         if self._driver is not None:
-            known, counters.last = len(counters.history), now
-            self._driver.update(self._progress())
+            known = len(counters.history)
+            with counters.update_by_method(now):
+                self._driver.update(self._progress())
             return counters.history[-1] if len(counters.history) > known else None
         rate = due.prune_rate
         density = None if due.density is None else self._rules.next_density(network, due)

@@ -15,6 +15,7 @@ from lightning_sparse.network.masks import Masks
 from lightning_sparse.network.momentum_families import MomentumFamily
 from lightning_sparse.network.momentum_observer import MomentumObserver, read_momentum, why_unreadable
 from lightning_sparse.network.momentum_summary import momentum_lines
+from lightning_sparse.network.steps.held_gradients import HeldGradients
 from lightning_sparse.network.steps.unseen import UnseenSteps
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -54,8 +55,7 @@ class Signals(MomentumObserver):
         # Steps of the run whose state was loaded.
         self._steps_loaded = 0
         self._averages: dict[str, Tensor] = {}
-        # With the version of each, which tells whether it was overwritten since.
-        self._gradients: dict[str, tuple[Tensor, int]] = {}
+        self._gradients = HeldGradients(parameters)
 
     def follow(
         self,
@@ -111,6 +111,7 @@ class Signals(MomentumObserver):
     def detach(self) -> None:
         """Stop following; the averages and the number of steps stay."""
         super().detach()
+        self._gradients.release()
         if self.evaluations.masks is not None:
             self.evaluations.masks.release()
         self._apply_masks = self.evaluations.masks = self._uneventful = self.act = None
@@ -190,16 +191,16 @@ class Signals(MomentumObserver):
 
     def gradient(self, name: str) -> Tensor | None:
         """Return the dense gradient of the last step, or None if it is gone."""
-        held, version = self._gradients.get(name, (self._parameters[name].grad, None))
-        return None if held is None or version not in (None, held._version) else to_local(held)
+        gradient = self._gradients.get(name)
+        return None if gradient is None else to_local(gradient)
 
     def _hold_gradients(self, names: Sequence[str]) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""
         for name in names:
             gradient = self.evaluations.dense_gradient(name)
-            self._gradients.pop(name, None)
+            self._gradients.drop(name)
             if (self._tracks_gradients or self.evaluations.dense) and gradient is not None:
-                self._gradients[name] = (gradient, gradient._version)
+                self._gradients.hold(name, gradient)
 
     @torch.no_grad()
     def _update_averages(self, names: Sequence[str]) -> None:
@@ -266,7 +267,7 @@ class Signals(MomentumObserver):
             for kind in ("averages", "gradients")
         }
         self._averages = copies["averages"]
-        self._gradients = {name: (gradient, gradient._version) for name, gradient in copies["gradients"].items()}
+        self._gradients.load(copies["gradients"])
         self._uneventful = None
         self._steps_loaded = int(state["steps"])
         self.go_on_from(self._steps_loaded)
@@ -278,16 +279,12 @@ class Signals(MomentumObserver):
         return local_part(whole, self._parameters[name]).clone().to(home.device, home.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: it follows no optimizer, and its tensors have histories of their own."""
-        gradients = {name: gradient for name in self._gradients if (gradient := self.gradient(name)) is not None}
-        return {
-            **super().__getstate__(),
-            "_apply_masks": None,
-            "act": None,
-            "_uneventful": None,
-            "_gradients": gradients,
-        }
+        """Return what a copy needs: it follows no optimizer."""
+        return {**super().__getstate__(), "_apply_masks": None, "act": None, "_uneventful": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_uneventful": None, "unseen": UnseenSteps(), **state})  # of older versions, too
-        self._gradients = {name: (gradient, gradient._version) for name, gradient in state["_gradients"].items()}
+        if isinstance(self._gradients, dict):
+            gradients = self._gradients
+            self._gradients = HeldGradients(self._parameters)
+            self._gradients.load(gradients)

@@ -149,3 +149,7 @@ def test_a_method_of_ones_own_is_checked() -> None:
         check_method(wrong_methods.Overfull)
     assert "the_budget_is_exact" in caught.value.failures
     check_method(wrong_methods.Resulting)  # whose number of weights is a result
+
+
+def test_a_method_that_updates_at_a_boundary_passes() -> None:
+    check_method(wrong_methods.MovesOnce)

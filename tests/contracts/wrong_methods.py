@@ -11,7 +11,7 @@ from lightning_sparse.methods import Method, Progress
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.testing.methods.method import Subject
 from lightning_sparse.topology import Recipe
-from lightning_sparse.topology.growth import random
+from lightning_sparse.topology.growth import gradient, random
 from lightning_sparse.topology.pruning import magnitude
 
 MOVING = Recipe(magnitude, None, random)
@@ -137,10 +137,28 @@ class Apart(Moving):
         network.set_masks({"net.3.weight": mask.view(4, 8)})
 
 
+class MovesOnce(Method):
+    """Moves weights to where the gradient of the last step is largest, which is right."""
+
+    signals = frozenset({"gradient"})
+
+    def update(self, network: SparseNetwork, progress: Progress) -> None:
+        network.rewire(Recipe(magnitude, None, gradient), 0.3, record=self.record)
+
+
+class MovesTwice(Method):
+    """Moves weights twice in an update, which an interruption may divide."""
+
+    def update(self, network: SparseNetwork, progress: Progress) -> None:
+        network.rewire(MOVING, 0.3, record=self.record)
+        network.rewire(MOVING, 0.3, record=self.record)
+
+
 WRONG: dict[str, type[Method]] = {
     "the_budget_is_exact": Overfull,
     "several_optimizers_may_step": PrunesEachAlone,
     "skipped_steps_change_nothing": Hasty,
+    "an_interrupted_update_happens_as_a_whole": MovesTwice,
     "the_network_is_an_ordinary_one_afterwards": KeepsHook,
     "the_method_that_was_given_stays_as_it_is": NotCopied,
     "inactive_weights_are_zero_after_every_step": Detaching,

@@ -71,12 +71,24 @@ class Jitter(Method):
         self.scale.data.copy_(state["scale"])
 
 
+class Moves(Method):
+    """Moves weights at every boundary."""
+
+    def update(self, network: SparseNetwork, progress: Progress) -> None:
+        self.before_change()
+        network.rewire(Recipe(magnitude, None, random), 0.3, record=self.record)
+
+    def before_change(self) -> None:
+        """Do what happens right before a change."""
+
+
 CASES: dict[str, dict[str, Any]] = {
     "sparse momentum": {"every_n_steps": 3},
     "in epochs": {"recipe": "set", "every_n_epochs": 1},
     "gradual": {"recipe": "magnitude_pruning", "density": DensitySchedule(0.2, every_n_steps=2, end=10)},
     "gradients": {"recipe": "rigl", "every_n_steps": 3},
     "method": {"method": Jitter, "density": 0.3},
+    "boundaries": {"method": Moves, "density": 0.3, "every_n_steps": 3},
 }
 
 
@@ -104,6 +116,7 @@ class Run:
 
     def __call__(self) -> Run:
         for step in range(self.begin, STEPS):
+            self.now = step
             self.checkpoints.append(copy.deepcopy(self.state(step)))
             self.training.begin_batch(step // 4)
             images, classes = batch(step)
@@ -128,6 +141,32 @@ def test_a_loop_resumes_exactly_from_before_every_batch(case: str) -> None:
         torch.manual_seed(99)
         assert differences(Run(case, copy.deepcopy(checkpoint))().state(STEPS), expected) == []
     assert len(run.checkpoints) == STEPS
+
+
+def test_an_update_that_was_interrupted_is_made_by_the_resumed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, saved = Run("boundaries"), list[dict[str, Any]]()
+    with monkeypatch.context() as patch:
+        patch.setattr(Moves, "before_change", lambda _: saved.append(copy.deepcopy(run.state(run.now))))
+        expected = run().state(STEPS)
+    assert [record.step for record in run.training.history] == [3, 6, 9, 12, 15]
+    assert [state["step"] for state in saved] == [3, 6, 9, 12, 15]
+    for state in saved:
+        assert differences(Run("boundaries", state)().state(STEPS), expected) == []
+
+
+def test_an_update_that_was_made_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, saved = Run("boundaries"), list[dict[str, Any]]()
+
+    def update(method: Moves, network: SparseNetwork, progress: Progress) -> None:
+        network.rewire(Recipe(magnitude, None, random), 0.3, record=method.record)
+        saved.append(copy.deepcopy(run.state(run.now)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Moves, "update", update)
+        expected = run().state(STEPS)
+    for state in saved:
+        assert differences(Run("boundaries", state)().state(STEPS), expected) == []
+    assert len(saved) == 5
 
 
 def test_updates_are_those_of_the_timetable() -> None:

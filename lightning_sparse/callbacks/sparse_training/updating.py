@@ -121,8 +121,8 @@ class UpdatingCallback(ResumableCallback):
     def _update(self, trainer: Trainer, network: SparseNetwork, now: Position, due: Due) -> None:
         network.check_weights()
         if self._calls is not None:
-            self._counters.last = now
-            self._calls.update(trainer)
+            with self._counters.update_by_method(now):
+                self._calls.update(trainer)
             self._follow_method(trainer, network)
             return
         history = self._counters.history

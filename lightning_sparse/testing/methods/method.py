@@ -20,6 +20,7 @@ from lightning_sparse.testing.callbacks.sparse_training import CALLBACK_PROPERTI
 from lightning_sparse.testing.callbacks.training import At, Batch, ShufflingLoader, TinyModule
 from lightning_sparse.testing.contract import check, expect
 from lightning_sparse.testing.equality import differences, first_few
+from lightning_sparse.testing.methods.interrupted_updates import resumes_from_every_change
 
 _WAYS: dict[str, dict[str, Any]] = {
     "plainly": {},
@@ -171,6 +172,11 @@ def skipped_steps_change_nothing(subject: Subject) -> None:
 _FINITE = "look at gradients only, and act in after_step, which is called for steps that were taken"
 
 
+def an_interrupted_update_happens_as_a_whole(subject: Subject) -> None:
+    """Ask that a checkpoint from before a change of masks in `update` resumes to the same end."""
+    resumes_from_every_change(subject.callback)
+
+
 def the_network_is_an_ordinary_one_afterwards(subject: Subject) -> None:
     """Ask that after fit the module computes as its weights alone do, with zeros outside of the masks."""
     callback, module = subject.callback(), TinyModule()
@@ -217,6 +223,7 @@ METHOD_PROPERTIES: Mapping[str, Callable[[Subject], None]] = {
     "the_budget_is_exact": the_budget_is_exact,
     "several_optimizers_may_step": several_optimizers_may_step,
     "skipped_steps_change_nothing": skipped_steps_change_nothing,
+    "an_interrupted_update_happens_as_a_whole": an_interrupted_update_happens_as_a_whole,
     "the_network_is_an_ordinary_one_afterwards": the_network_is_an_ordinary_one_afterwards,
     "the_method_that_was_given_stays_as_it_is": the_method_that_was_given_stays_as_it_is,
     **_through_callbacks(),
@@ -226,8 +233,10 @@ METHOD_PROPERTIES: Mapping[str, Callable[[Subject], None]] = {
 def check_method(factory: Callable[[], Method], *, density: float = DENSITY) -> None:
     """Check a method of your own, in short Lightning runs, against everything the library expects of one.
 
-    Zeros after every step, the budget, exact resumes from every step, copies, two processes, a gradient scaler,
-    accumulated gradients, errors in the middle of a run. Takes some seconds.
+    Zeros after every step, the budget, exact resumes from every step and in the middle of an update, copies, two
+    processes, a gradient scaler, accumulated gradients, errors in the middle of a run. Takes some seconds. The module
+    has no forward pass of its own; its `net` is `nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(),
+    nn.Linear(8, 4))`.
 
     Args:
         factory: The method's class, or a function that returns a new method.
