@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import cluster, engine_of, once
+from clusters import cluster, engine_of
 from small_results import without_times
 
 from lightning_sparse.experiments.engine import finished as finishing
@@ -38,16 +38,31 @@ def test_runs_of_a_lost_worker_go_on_elsewhere_to_the_results_of_local_ones(
     monkeypatch.setenv("LIGHTNING_SPARSE_SAVE_SECONDS", "0.3")
     far = tmp_path / "far"
     with cluster(tmp_path) as started, engine_of(started, threads_per_run=1) as engine:
-        work = [run.work_folder(far) for run in RUNS]
-        in_the_middle = once(
-            lambda: all(read(folder / "progress") in map(str, range(2, 8)) for folder in work),
-            lambda: started.kill("first"),
-        )
-        on_cluster = results_of(engine, data, far, in_the_middle)
-        assert "first" not in started.commands
+        lost: list[str] = []
+
+        def lose_one(_: object) -> None:
+            for run in RUNS:
+                is_in_the_middle = read(run.work_folder(far) / "progress") in map(str, range(2, 8))
+                if is_in_the_middle and not lost and (worker := worker_of(run)) is not None:
+                    lost.append(worker)
+                    started.kill(worker)
+
+        on_cluster = results_of(engine, data, far, lose_one)
+        assert len(lost) == 1
     with open_engine(jobs=2, threads_per_run=1) as engine:
         assert on_cluster == results_of(engine, data, tmp_path / "near")
     assert len(list(far.rglob("seed*.json"))) == 2
+
+
+def worker_of(run: Experiment) -> str | None:
+    """Return the name of the worker that makes a run, None where none does any more: the run has its folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if run.to_json() in (process / "cmdline").read_text().split("\0"):
+                return (process / "cwd").readlink().name
+        except OSError:  # it has just ended
+            continue
+    return None
 
 
 def read(progress: Path) -> str:
