@@ -128,6 +128,21 @@ def check_density_of(method: Method, density: ScheduledDensity | None) -> None:
         )
 
 
+def check_no_rate(prune_rate: object, schedule: object) -> None:
+    """Raise if a prune rate or its schedule, which are a recipe's, was given beside a method.
+
+    Raises:
+        ValueError: If one of them is not the default.
+    """
+    for name, value, default in (("prune_rate", prune_rate, 0.5), ("schedule", schedule, "cosine")):
+        if value is not default and (type(value) is not type(default) or value != default):
+            raise InvalidValueError(
+                expected=f"no {name} beside a method, which has options of its own",
+                got=repr(value),
+                cure="drop it, or set the method's option: method=RigL(prune_rate=0.3), say",
+            )
+
+
 def is_scheduled(density: object) -> bool:
     """Tell whether a density, or that of some group, changes."""
     values = density.values() if isinstance(density, Mapping) else (density,)

@@ -17,7 +17,7 @@ from lightning_sparse.methods.driver import MethodDriver
 from lightning_sparse.methods.history import UpdateRecord
 from lightning_sparse.methods.planned_updates import plan_timetable
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import Rules, as_constant, check_density_of
+from lightning_sparse.methods.rules import Rules, as_constant, check_density_of, check_no_rate
 from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.changes.layer_groups import Recipes
@@ -103,6 +103,7 @@ class SparseTraining(ShowsOptions):
         if method is not None:
             chosen = as_method(method)
             check_density_of(chosen, density)
+            check_no_rate(prune_rate, schedule)
             if chosen.budget is not None and density is None and chosen.starting_density(0.5) != 0.5:
                 raise InvalidValueError(
                     expected=f"the density that {type(chosen).__name__} is to reach from a dense network",

@@ -190,9 +190,18 @@ class Signals(MomentumObserver):
         self._uneventful = trained if reads and not self._tracks_gradients and not self._gradients else None
 
     def gradient(self, name: str) -> Tensor | None:
-        """Return the dense gradient of the last step, or None if it is gone."""
+        """Return the dense gradient of the last step, or None if it is gone.
+
+        It is zero for a weight that the last step of its optimizer had none for, as its layer was not used.
+        """
         gradient = self._gradients.get(name)
+        if gradient is None and name not in self._gradients and self._was_left_out(name):
+            gradient = torch.zeros_like(self._parameters[name])
         return None if gradient is None else to_local(gradient)
+
+    def _was_left_out(self, name: str) -> bool:
+        others = {other for each in self.optimizers_of(name) for other in self.names_stepped_by(each)}
+        return any(other in self._gradients for other in others)
 
     def _hold_gradients(self, names: Sequence[str]) -> None:
         """Keep the gradients of this step, not copies: validation, for one, drops those of the parameters."""

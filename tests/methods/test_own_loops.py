@@ -285,6 +285,7 @@ def test_a_state_of_another_method_is_refused() -> None:
         ({"recipe": "nothing", "steps": 9}, InvalidValueError, "a recipe from"),
         ({"method": "set", "steps": 9}, InvalidValueError, "recipe='set'"),
         ({"method": 3, "steps": 9}, InvalidTypeError, "a method"),
+        ({"method": "rigl_original", "prune_rate": 0.3, "steps": 9}, InvalidValueError, "no prune_rate beside"),
         ({"steps": 9, "every_n_steps": 0}, InvalidValueError, "at least 1"),
     ],
 )

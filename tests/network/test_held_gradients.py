@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from tiny_training import ShufflingLoader, TinyModule, differences, everything, fit
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -125,3 +127,37 @@ def test_two_optimizers_that_step_in_turns_grow_the_same_weights_whoever_drops_g
         ends.append({"weights": everything(run, callback)["weights"], "masks": callback.network.masks})
     assert differences(ends[1], ends[0]) == []
     assert differences(ends[2], ends[0]) == []
+
+
+class Spare(TinyModule):
+    """Has a layer that the loss depends on, or one that nothing uses."""
+
+    def __init__(self, *, is_used: bool) -> None:
+        super().__init__()
+        self.spare, self._is_used = nn.Linear(6, 4), is_used
+
+    def loss(self, batch: Any) -> Tensor:
+        loss = super().loss(batch)
+        return loss + self.spare(batch[0]).square().mean() if self._is_used else loss
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_weight_of_a_layer_that_was_not_used_has_a_gradient_of_zero(is_used: bool) -> None:
+    callback = SparseTrainingCallback("rigl", density=0.3, prune_rate=0.5)
+    found: list[Tensor | None] = []
+
+    class Look(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            found.append(callback.network._signals.gradient("spare.weight"))
+
+    with nullcontext() if is_used else pytest.warns(UserWarning, match=r"got none for spare\.weight"):
+        fit(callback, Look(), module=Spare(is_used=is_used), loader=ShufflingLoader(3))
+    assert [each is not None and bool(each.any()) for each in found] == [is_used] * 3
+    assert all(each is not None and each.shape == (4, 6) for each in found)
+    assert len(callback.history) == 2
+
+
+def test_a_weight_that_no_optimizer_stepped_with_a_gradient_has_none() -> None:
+    layer = Layer()
+    layer.layer.weight.grad = None
+    assert layer.held is None

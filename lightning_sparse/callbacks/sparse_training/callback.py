@@ -39,6 +39,9 @@ from lightning_sparse.network.seeding import check_seed
 from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.options import forwarded_signature
 
+# Options that a method leaves as they are, so that they say nothing beside one.
+_OF_RECIPES = frozenset({"recipe", "prune_rate", "schedule"})
+
 
 class SparseTrainingCallback(UpdatingCallback):
     """Train sparsely from the first step: masks at the start of fit, topology updates between epochs or steps.
@@ -103,7 +106,7 @@ class SparseTrainingCallback(UpdatingCallback):
         **options: Any,
     ) -> None:
         super().__init__()
-        self._method = chosen_method(method, recipe, density)
+        self._method = chosen_method(method, recipe, density, prune_rate, schedule)
         self._rules = Rules(recipe if self._method is None else "static", density)
         self._recipe, self._density = self._rules.recipe, density
         self._signals = self._rules.signals if self._method is None else self._method.signals
@@ -134,6 +137,10 @@ class SparseTrainingCallback(UpdatingCallback):
         """
         super().__init_subclass__(**options)
         cls.__signature__ = forwarded_signature(cls.__init__, cls.__base__ or cls, sets=sets)
+
+    def _shown_options(self) -> dict[str, Any]:
+        shown = super()._shown_options()
+        return shown if self._method is None else {name: shown[name] for name in shown if name not in _OF_RECIPES}
 
     def _reset(self) -> None:
         self._reset_counters()

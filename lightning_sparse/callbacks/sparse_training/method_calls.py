@@ -13,18 +13,25 @@ from lightning_sparse.callbacks.cadence import counted_per_step, run_length
 from lightning_sparse.methods import Method, MethodDriver, Progress
 from lightning_sparse.methods.density_plan import ScheduledDensity
 from lightning_sparse.methods.registry import as_method
-from lightning_sparse.methods.rules import check_density_of
+from lightning_sparse.methods.rules import check_density_of, check_no_rate
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.validation.errors import InvalidValueError
 
 
-def chosen_method(method: str | Method | None, recipe: object, density: ScheduledDensity | None) -> Method | None:
+def chosen_method(
+    method: str | Method | None,
+    recipe: object,
+    density: ScheduledDensity | None,
+    prune_rate: object,
+    schedule: object,
+) -> Method | None:
     """Return the method of a callback, or None for one that follows a recipe.
 
     Raises:
-        ValueError: If both are given, or a density that changes, which is a method's own affair.
+        ValueError: If both are given, a recipe's prune rate or schedule beside a method, or a density that changes,
+            which is a method's own affair.
     """
     if method is None:
         return None
@@ -36,6 +43,7 @@ def chosen_method(method: str | Method | None, recipe: object, density: Schedule
         )
     found = as_method(method)
     check_density_of(found, density)
+    check_no_rate(prune_rate, schedule)
     return found
 
 

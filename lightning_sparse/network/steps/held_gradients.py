@@ -32,6 +32,9 @@ class HeldGradients:
     def __bool__(self) -> bool:
         return bool(self._held)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
     def hold(self, name: str, gradient: Tensor) -> None:
         """Hold a gradient, in the place of an earlier one."""
         self._held[name] = (gradient, gradient._version)

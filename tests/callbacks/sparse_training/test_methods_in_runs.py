@@ -117,6 +117,8 @@ def test_averages_are_masked_where_a_method_changes_masks() -> None:
         ({"method": 3}, InvalidTypeError, "a method"),
         ({"method": "snip", "recipe": "set"}, InvalidValueError, "a recipe or a method"),
         ({"method": "snip", "density": DensitySchedule(0.1)}, InvalidValueError, "a density that stays"),
+        ({"method": "snip", "prune_rate": 0.3}, InvalidValueError, "no prune_rate beside a method"),
+        ({"method": "snip", "schedule": "linear"}, InvalidValueError, "no schedule beside a method"),
     ],
 )
 def test_what_makes_no_method_is_refused_at_once(options: Any, error: type[Exception], message: str) -> None:
@@ -129,6 +131,13 @@ def test_a_method_comes_by_name_by_class_as_an_object_or_by_its_path(method: Any
     sparse = SparseTrainingCallback(method=method, density=0.3)
     fit(sparse)
     assert active_weights(sparse) == 24
+
+
+def test_a_callback_shows_its_method_and_nothing_of_recipes() -> None:
+    shown = repr(SparseTrainingCallback(method="snip", density=0.3))
+    assert shown == "SparseTrainingCallback(density=0.3, every_n_epochs=1, method=Snip())"
+    shown = repr(SparseTrainingCallback("set", density=0.3))
+    assert "recipe=" in shown
 
 
 class ByGradients(Method):
