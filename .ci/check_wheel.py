@@ -1,5 +1,6 @@
-"""Check that a wheel holds what the source tree has: every module, configuration, the type marker, the licence."""
+"""Check that a wheel holds what the source tree has: modules, configurations, kernels, type marker, licence."""
 
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -12,8 +13,10 @@ def main(wheel: str) -> None:
     expected = {
         str(path.relative_to(package.parent))
         for path in package.rglob("*")
-        if path.suffix in (".py", ".yaml") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml", ".c", ".h") or path.name == "py.typed"
     }
+    if any(map(shutil.which, ("cc", "gcc", "clang"))):
+        expected.add("lightning_sparse/execution/kernels/kernels.so")
     missing = sorted(expected - names)
     foreign = sorted(name for name in names - expected if ".dist-info/" not in name)
     licences = [name for name in names if name.endswith("LICENSE")]
