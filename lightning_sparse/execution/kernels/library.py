@@ -35,7 +35,7 @@ _CAPABILITIES = {"AVX512": "avx512", "AVX2": "avx2"}
 class Kernels:
     """The kernels for one instruction set.
 
-    Arguments are read and written where they are in memory, and are not checked: tensors must be on the CPU, contiguous,
+    Arguments are read and written in place and not checked: tensors must be on the CPU, contiguous,
     of the type that the kernel expects (float32, indices int32, bits uint8) and as large as `sizes` says.
 
     Args:
