@@ -39,14 +39,12 @@ def test_after_three_rounds_survivors_have_their_values_of_before_training(ranki
 def test_after_three_rounds_survivors_have_their_values_of_a_step_of_the_first_training(rewind: int) -> None:
     training = Training()
     run_rounds(training, model(), DENSITIES, rewind)
+    before_step = [training.starts[0], *training.at_step][rewind - 1]
     for now, start in zip(training.rounds[1:], training.starts[1:], strict=True):
         assert survivors_differ(now, start, training.at_step[rewind - 1]) == []
-        # Every value there is another one than before the step, and than before training.
-        others = [original for name, original in training.starts[0].items() if "running" not in name]
-        assert (
-            all(len(survivors_differ(now, start, each)) > 10 for each in (training.at_step[rewind - 2],)) or rewind < 2
-        )
-        assert len(others) == 9
+        # They are other values than before that step; a bias before a normalization has gradients of rounding only.
+        differ = survivors_differ(now, start, before_step)
+        assert {*before_step} - {*differ} <= {"0.bias"}
 
 
 def test_where_training_continues_survivors_have_their_trained_values() -> None:
