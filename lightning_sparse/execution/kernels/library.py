@@ -26,6 +26,10 @@ _ARGUMENTS = {
     "from_lanes": 3,
     "convolve": 7,
     "correlate": 6,
+    "moments": 3,
+    "normalize": 6,
+    "error_sums": 8,
+    "normalize_errors": 10,
     "apply_mask": 3,
 }
 # What PyTorch calls the instruction sets that its own code uses here.
@@ -36,7 +40,8 @@ class Kernels:
     """The kernels for one instruction set.
 
     Arguments are read and written in place and not checked: tensors must be on the CPU, contiguous,
-    of the type that the kernel expects (float32, indices int32, bits uint8) and as large as `sizes` says.
+    of the type that the kernel expects (float32, indices int32, bits uint8, sums of channels float64) and as large as
+    `sizes` says.
 
     Args:
         library: The loaded library.

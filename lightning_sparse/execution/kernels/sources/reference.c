@@ -125,3 +125,98 @@ void correlate_reference(const int32_t *pointers, const int32_t *offsets, const 
             gradients[k] = total;
         }
 }
+
+/* Indices into `sizes` of the normalization. */
+enum { N_BATCH, N_CHANNELS, N_HEIGHT, N_WIDTH, N_HALO, N_RELU, N_POOL };
+
+/* Position of an element of maps with half the rows and columns, if they are pooled. */
+static int64_t pooled_of(const int64_t *s, int64_t image, int64_t channel, int64_t i, int64_t j) {
+    const int64_t half[] = {s[N_BATCH], s[N_CHANNELS], s[N_HEIGHT] / 2, s[N_WIDTH] / 2, s[N_HALO]};
+    return lane_of(s[N_POOL] ? half : s, image, channel, i, j);
+}
+
+void moments_reference(const float *maps, double *moments, const int64_t *s) {
+    const double count = (double)s[N_BATCH] * s[N_HEIGHT] * s[N_WIDTH];
+    for (int64_t channel = 0; channel < s[N_CHANNELS]; channel++) {
+        double mean = 0, variance = 0;
+        for (int pass = 0; pass < 2; pass++)
+            for (int64_t image = 0; image < s[N_BATCH]; image++)
+                for (int64_t i = 0; i < s[N_HEIGHT]; i++)
+                    for (int64_t j = 0; j < s[N_WIDTH]; j++) {
+                        const double x = maps[lane_of(s, image, channel, i, j)];
+                        if (pass == 0) mean += x / count;
+                        else variance += (x - mean) * (x - mean) / count;
+                    }
+        moments[2 * channel] = mean, moments[2 * channel + 1] = variance;
+    }
+}
+
+/* z of one position. Rounded to single precision, in which the kernels compare. */
+static float z_of(const float *maps, const float *residual, const float *scale, const float *shift, int64_t channel,
+                  int64_t at) {
+    const float z = fmaf(maps[at], scale[channel], shift[channel]);
+    return residual ? z + residual[at] : z;
+}
+
+void normalize_reference(const float *maps, const float *residual, const float *scale, const float *shift,
+                         float *outputs, const int64_t *s) {
+    const int64_t step = s[N_POOL] ? 2 : 1;
+    for (int64_t image = 0; image < s[N_BATCH]; image++)
+        for (int64_t channel = 0; channel < s[N_CHANNELS]; channel++)
+            for (int64_t i = 0; i < s[N_HEIGHT] / step; i++)
+                for (int64_t j = 0; j < s[N_WIDTH] / step; j++) {
+                    float most = z_of(maps, residual, scale, shift, channel, lane_of(s, image, channel, i * step, j * step));
+                    for (int64_t k = 1; k < step * step; k++) {
+                        const int64_t at = lane_of(s, image, channel, i * step + k / 2, j * step + k % 2);
+                        const float z = z_of(maps, residual, scale, shift, channel, at);
+                        if (z > most || isnan(z)) most = z;
+                    }
+                    outputs[pooled_of(s, image, channel, i, j)] = s[N_RELU] && most <= 0 ? 0 : most;
+                }
+}
+
+/* The error of z at one position. */
+static double error_of(const float *maps, const float *residual, const float *errors, const float *scale,
+                       const float *shift, const int64_t *s, int64_t image, int64_t channel, int64_t i, int64_t j) {
+    const int64_t step = s[N_POOL] ? 2 : 1;
+    if (i / step >= s[N_HEIGHT] / step || j / step >= s[N_WIDTH] / step) return 0;
+    int64_t best_i = i / step * step, best_j = j / step * step;
+    float most = z_of(maps, residual, scale, shift, channel, lane_of(s, image, channel, best_i, best_j));
+    for (int64_t k = 1; k < step * step; k++) {
+        const int64_t row = i / step * step + k / 2, column = j / step * step + k % 2;
+        const float z = z_of(maps, residual, scale, shift, channel, lane_of(s, image, channel, row, column));
+        if (z > most) most = z, best_i = row, best_j = column;
+    }
+    const int has_error = best_i == i && best_j == j && !(s[N_RELU] && most <= 0);
+    return has_error ? errors[pooled_of(s, image, channel, i / step, j / step)] : 0;
+}
+
+void error_sums_reference(const float *maps, const float *residual, const float *errors, const float *scale,
+                          const float *shift, const float *center, double *sums, const int64_t *s) {
+    for (int64_t channel = 0; channel < s[N_CHANNELS]; channel++) {
+        sums[2 * channel] = sums[2 * channel + 1] = 0;
+        for (int64_t image = 0; image < s[N_BATCH]; image++)
+            for (int64_t i = 0; i < s[N_HEIGHT]; i++)
+                for (int64_t j = 0; j < s[N_WIDTH]; j++) {
+                    const double error = error_of(maps, residual, errors, scale, shift, s, image, channel, i, j);
+                    sums[2 * channel] += error;
+                    sums[2 * channel + 1] += error * ((double)maps[lane_of(s, image, channel, i, j)] - center[channel]);
+                }
+    }
+}
+
+void normalize_errors_reference(const float *maps, const float *residual, const float *errors, const float *scale,
+                                const float *shift, const float *center, const float *factors, float *of_maps,
+                                float *of_residual, const int64_t *s) {
+    for (int64_t image = 0; image < (s[N_BATCH] + 15) / 16 * 16; image++)
+        for (int64_t channel = 0; channel < s[N_CHANNELS]; channel++)
+            for (int64_t i = 0; i < s[N_HEIGHT]; i++)
+                for (int64_t j = 0; j < s[N_WIDTH]; j++) {
+                    const int64_t at = lane_of(s, image, channel, i, j);
+                    const float *factor = factors + 3 * channel;
+                    const int is_present = image < s[N_BATCH];
+                    const double error = is_present ? error_of(maps, residual, errors, scale, shift, s, image, channel, i, j) : 0;
+                    of_maps[at] = is_present ? factor[0] * error + factor[1] * ((double)maps[at] - center[channel]) + factor[2] : 0;
+                    if (residual) of_residual[at] = error;
+                }
+}
