@@ -38,7 +38,7 @@ class Lease:
     """The buffers of one forward pass and its backward pass, which go back when nothing refers to the lease any more.
 
     Args:
-        buffers: Where they come from.
+        buffers: Pool that they come from and go back to.
     """
 
     def __init__(self, buffers: Buffers) -> None:

@@ -28,7 +28,7 @@ class Pass:
         threads: Number of threads.
         lease: Buffers.
         values: Value of each input and of each node, in their order.
-        kept: What each node keeps for its backward pass.
+        kept: Tensors and numbers that each node keeps for its backward pass.
     """
 
     images: int
@@ -63,11 +63,11 @@ class Step(Protocol):
 
         Args:
             errors: Gradient of the loss by the output; a buffer that the step may overwrite.
-            inputs: As in the forward pass.
-            output: What the forward pass returned.
-            kept: What it kept.
+            inputs: Inputs of the forward pass.
+            output: Result of the forward pass.
+            kept: Second result of the forward pass.
             batch: The pass.
-            wanted: What is wanted.
+            wanted: The gradients that are wanted.
         """
 
 

@@ -34,7 +34,7 @@ class MaskedWeight(Generic[Plan]):
         """Return the plan of the present mask.
 
         Args:
-            key: What the plan depends on besides the mask.
+            key: Whatever else the plan depends on, such as the size of maps.
             make: Function that makes it of the mask.
         """
         if (version := self._version()) != self._planned:
