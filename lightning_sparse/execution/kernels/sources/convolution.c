@@ -189,7 +189,7 @@ static void gradients_job(long part, const void *context) {
     const int64_t *s = c->sizes;
     const int32_t begin = c->pointers[s[CHANNELS] * part / c->parts];
     const int32_t end = c->pointers[s[CHANNELS] * (part + 1) / c->parts];
-    memset(c->outputs + begin, 0, sizeof(float) * (end - begin));
+    if (end > begin) memset(c->outputs + begin, 0, sizeof(float) * (end - begin));
     for (int64_t group = 0; group < s[GROUPS]; group++) {
         const Place at = {.c = c, .inputs = c->inputs + group * s[INPUT_GROUP],
                           .errors = c->errors + group * s[OUTPUT_GROUP], .outputs = c->outputs};

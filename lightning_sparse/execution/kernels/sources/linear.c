@@ -143,7 +143,7 @@ static void gradients_job(long block, const void *context) {
     const Product *p = context;
     const long first = p->sizes[ROWS] * block / p->blocks, end = p->sizes[ROWS] * (block + 1) / p->blocks;
     const int32_t begin = p->pointers[first];
-    memset(p->outputs + begin, 0, sizeof(float) * (p->pointers[end] - begin));
+    if (p->pointers[end] > begin) memset(p->outputs + begin, 0, sizeof(float) * (p->pointers[end] - begin));
     by_strips(p, block, gradients_by_width);
 }
 
