@@ -122,3 +122,37 @@ class AverageMaps:
         each[: batch.images] = errors / (inner.shape[2] * inner.shape[3])
         inner.copy_(each.view(len(found), 16, -1).transpose(1, 2)[:, :, None, None].expand_as(inner))
         return [found], []
+
+
+class FlattenMaps:
+    """Go from maps in lanes to the feature-major layout, in the order of `flatten(1)`: channel, row, column.
+
+    Args:
+        halo: Halo of the maps.
+    """
+
+    parameters: Sequence[nn.Parameter] = ()
+
+    def __init__(self, halo: int) -> None:
+        self._halo = halo
+
+    def _inner(self, maps: Tensor) -> Tensor:
+        """Return the maps without halo, `[channels, rows, columns, groups, 16]`."""
+        end = -self._halo or None
+        return maps[:, :, self._halo : end, self._halo : end].permute(1, 2, 3, 0, 4)
+
+    def forward(self, inputs: Sequence[Tensor], batch: Pass) -> tuple[Tensor, Any]:
+        """Return the features."""
+        inner = self._inner(inputs[0])
+        output = batch.lease.take(inner.shape[:3].numel(), inner.shape[3] * 16)
+        output.view(inner.shape).copy_(inner)
+        return output, None
+
+    def backward(
+        self, errors: Tensor, inputs: Sequence[Tensor], output: Tensor, kept: Any, batch: Pass, wanted: Wanted
+    ) -> Found:
+        """Return the errors in lanes."""
+        found = batch.lease.take(*inputs[0].shape)
+        inner = self._inner(found)
+        inner.copy_(errors.view(inner.shape))
+        return [found], []

@@ -1,4 +1,4 @@
-"""Batch normalization as a step of a chain, with what follows it."""
+"""Batch normalization as a step of a chain, with what follows it; and what follows alone."""
 
 from __future__ import annotations
 
@@ -98,3 +98,48 @@ class Normalize:
         given = (maps, residual, errors, scale, shift, center, factors, of_maps, of_residual)
         batch.run("normalize_errors", *given, sizes=sizes)
         return [of_maps] if residual is None else [of_maps, of_residual], gradients
+
+
+class Activate:
+    """A residual that is added, ReLU, and 2 x 2 pooling, each if it is asked for, without a normalization.
+
+    Args:
+        halo: Halo of the chain's maps.
+        relu: Whether a ReLU follows.
+        pool: Whether the largest of each 2 x 2 square follows, after the ReLU.
+    """
+
+    parameters: Sequence[nn.Parameter] = ()
+
+    def __init__(self, halo: int, relu: bool = False, pool: bool = False) -> None:
+        self._halo, self._relu, self._pool = halo, relu, pool
+        self._factors = torch.zeros(0, 3)
+
+    def _factors_of(self, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scales of 1 and shifts of 0, and the factors of the errors."""
+        if len(self._factors) != channels:
+            self._factors = torch.zeros(channels, 3)
+            self._factors[:, 0] = 1
+        return torch.ones(channels), torch.zeros(channels), self._factors
+
+    def forward(self, inputs: Sequence[Tensor], batch: Pass) -> tuple[Tensor, Any]:
+        """Return the maps; a second input is the residual."""
+        maps, residual = inputs[0], inputs[1] if len(inputs) > 1 else None
+        channels, (rows, columns) = maps.shape[1], size_of(maps, self._halo)
+        sizes = sizes_of(batch.images, channels, rows, columns, self._halo, self._relu, self._pool, batch.threads)
+        size = (rows // 2, columns // 2) if self._pool else (rows, columns)
+        output, (scale, shift, _) = lanes(batch, channels, size, self._halo), self._factors_of(channels)
+        batch.run("normalize", maps, residual, scale, shift, output, sizes=sizes)
+        return output, sizes
+
+    def backward(
+        self, errors: Tensor, inputs: Sequence[Tensor], output: Tensor, kept: Any, batch: Pass, wanted: Wanted
+    ) -> Found:
+        """Return the errors of maps and residual."""
+        maps, residual = inputs[0], inputs[1] if len(inputs) > 1 else None
+        scale, shift, factors = self._factors_of(maps.shape[1])
+        of_maps = batch.lease.take(*maps.shape)
+        of_residual = None if residual is None else batch.lease.take(*maps.shape)
+        given = (maps, residual, errors, scale, shift, shift, factors, of_maps, of_residual)
+        batch.run("normalize_errors", *given, sizes=kept)
+        return [of_maps] if residual is None else [of_maps, of_residual], []

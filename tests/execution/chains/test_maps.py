@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lightning_sparse.execution.chains import (
+    Activate,
     AverageMaps,
     Chain,
     Convolve,
     EnterMaps,
+    FlattenMaps,
+    LeaveFeatures,
     LeaveMaps,
     MaskedWeight,
     Node,
@@ -146,3 +149,31 @@ def test_maps_that_enter_and_leave_are_the_same(shape: tuple[int, ...]) -> None:
     assert torch.equal(output, images)
     assert images.grad is not None
     assert torch.equal(images.grad, errors)
+
+
+@pytest.mark.parametrize(("relu", "pool"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("batch", "size"), [(1, 4), (18, 7)])
+def test_maps_are_added_activated_pooled_and_flattened_as_by_pytorch(
+    batch: int, size: int, relu: bool, pool: bool
+) -> None:
+    images, others = (random(batch, 3, size, size, seed=seed).requires_grad_() for seed in (1, 2))
+    nodes = [Node(EnterMaps(HALO), (0,)), Node(EnterMaps(HALO), (1,)), Node(Activate(HALO, relu, pool), (2, 3))]
+    nodes += [Node(FlattenMaps(HALO), (4,)), Node(LeaveFeatures(), (5,))]
+    found = Chain(nodes, inputs=2)(images, others)
+    expected = images + others
+    expected = expected.relu() if relu else expected
+    expected = (nn.functional.max_pool2d(expected, 2) if pool else expected).flatten(1)
+    assert_close(found, expected)
+    errors = random(*expected.shape, seed=3)
+    ours, theirs = (torch.autograd.grad(each, (images, others), errors) for each in (found, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_input_without_residual_is_activated_alone() -> None:
+    images = random(5, 3, 6, 6).requires_grad_()
+    output = Chain.of(EnterMaps(0), Activate(0, relu=True), LeaveMaps(0))(images)
+    output.sum().backward()
+    assert torch.equal(output, images.relu())
+    assert images.grad is not None
+    assert torch.equal(images.grad, (images > 0).float())
