@@ -20,7 +20,10 @@ class Buffers:
         """Return a buffer, float32 on the CPU, that nobody else has until it is given back."""
         free = self._free.get(shape)
         # The one that was given back last: it is in the cache, most likely.
-        return free.pop() if free else torch.zeros(shape)
+        if free:
+            return free.pop()
+        with torch.inference_mode(False):  # it may be used in training, too
+            return torch.zeros(shape)
 
     def give(self, buffer: Tensor) -> None:
         """Take a buffer back."""

@@ -40,13 +40,11 @@ class Pass:
 
 
 class Step(Protocol):
-    """One operation of a chain.
+    """One operation of a chain."""
 
-    Attributes:
-        parameters: Parameters that it has gradients of.
-    """
-
-    parameters: Sequence[nn.Parameter]
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """Parameters that it has gradients of."""
 
     def forward(self, inputs: Sequence[Tensor], batch: Pass) -> tuple[Tensor, Any]:
         """Return the output, and what the backward pass needs besides inputs and output.

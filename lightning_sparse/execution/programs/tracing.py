@@ -86,7 +86,8 @@ def trace(module: nn.Module, arguments: int, looks_into: Callable[[nn.Module], b
     Raises:
         UntraceableError: If there is none, or it would be another one the next time.
     """
-    tracer = _Tracer(looks_into)
+    # Asked before, as parameters are symbols while a graph is made.
+    tracer = _Tracer({id(each) for each in module.modules() if looks_into(each) and not has_hooks(each)})
     with _recorded() as read, _without_chance():
         try:
             graph = tracer.trace(module, concrete_args=_defaults(module, arguments))
@@ -114,13 +115,13 @@ def _is_ours(hook: object) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, looks_into: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, inner: set[int]) -> None:
         super().__init__()
-        self._looks_into = looks_into
+        self._inner = inner
         self.entered: list[nn.Module] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return has_hooks(m) or not self._looks_into(m)
+        return id(m) not in self._inner
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if not self.is_leaf_module(m, ""):
