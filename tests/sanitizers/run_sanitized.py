@@ -1,6 +1,6 @@
 """Run the tests of the kernels with the compiler's sanitizers: memory, undefined behaviour, and races of threads.
 
-    python tests/sanitizers/run.py [address] [thread]
+    python tests/sanitizers/run_sanitized.py [address] [thread]
 
 Outside of CI, as it needs GCC's sanitizer libraries, and a minute for each. The package is copied, its kernels are
 compiled with `-fsanitize=...`, and pytest runs in a process that has the library loaded first. It ends with an error if
