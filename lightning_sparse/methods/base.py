@@ -86,8 +86,8 @@ class Method(ShowsOptions):
         budget: Whether the density that the user asks for holds after every step ("kept"), or at the end of training
             ("reached": a run that ends before gets a warning); None if the number of active weights is a result, and no
             density is asked for.
-        signals: Names of the signals ("momentum", "gradient") that the network keeps track of for it. Gradients are
-            there without that in `gradients_ready`.
+        signals: Names of the signals ("momentum", "gradient", "multiplications") that the network keeps track of for
+            it. Gradients are there without that in `gradients_ready`.
         phases: Named spans of a run, in their order; empty for a method that does the same from start to end.
         phase: Name of the present one; "" if there are none.
         density: Density that the user asks for; set before `prepare`.

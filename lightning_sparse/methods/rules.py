@@ -14,7 +14,7 @@ from lightning_sparse.methods.unreached import unreached_density
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.budget import Density
 from lightning_sparse.network.changes.layer_groups import Recipes
-from lightning_sparse.topology.layer import SIGNALS
+from lightning_sparse.topology.layer import MULTIPLICATIONS, SIGNALS
 from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.validation.errors import InvalidValueError
 
@@ -50,9 +50,10 @@ class Rules:
         scheduled = is_scheduled(density)
         self.densities = DensityPlan(density) if scheduled and density is not None else None
         self.density = as_constant(density) if self.densities is None else self.densities.initial
-        if unknown := self.signals.difference(SIGNALS):
+        known = (*SIGNALS, MULTIPLICATIONS)
+        if unknown := self.signals.difference(known):
             raise InvalidValueError(
-                expected=f"rules that decide by {', '.join(SIGNALS)}, which a network knows",
+                expected=f"rules that decide by {', '.join(known)}, which a network knows",
                 got=f"some that ask for {', '.join(sorted(unknown))}",
                 cure="write a Method that brings it (see lightning_sparse.methods)",
             )

@@ -22,6 +22,7 @@ from lightning_sparse.methods.timetable import Cadence, RunLength, Timetable
 from lightning_sparse.network import SparseNetwork
 from lightning_sparse.network.changes.layer_groups import Recipes
 from lightning_sparse.network.state import verify_checksum, with_checksum
+from lightning_sparse.topology.layer import MULTIPLICATIONS
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.schedule import PruneRate
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
@@ -150,7 +151,12 @@ class SparseTraining(ShowsOptions):
             self._driver.start(None if state is None else state["method"])
             signals = self._driver.method.signals
         for optimizer in optimizers:
-            self.network.attach(optimizer, track_momentum="momentum" in signals, track_gradients="gradient" in signals)
+            self.network.attach(
+                optimizer,
+                track_momentum="momentum" in signals,
+                track_gradients="gradient" in signals,
+                track_multiplications=MULTIPLICATIONS in signals,
+            )
         if self._driver is not None:
             self._driver.attach(optimizers)
 

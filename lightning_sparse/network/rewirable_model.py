@@ -16,9 +16,10 @@ from lightning_sparse.network.changes.replaced_masks import check_masks, check_n
 from lightning_sparse.network.dtensor import local_part, to_local
 from lightning_sparse.network.masked_model import MaskedModel
 from lightning_sparse.network.masks import Masks
+from lightning_sparse.network.multiplications import Multiplications
 from lightning_sparse.network.signals import Signals
 from lightning_sparse.selection.weight import Weight
-from lightning_sparse.topology.layer import LayerView
+from lightning_sparse.topology.layer import MULTIPLICATIONS, LayerView
 from lightning_sparse.topology.packing import pack_mask, unpack_mask
 from lightning_sparse.topology.plan import LayerChange
 from lightning_sparse.topology.recipe import Recipe
@@ -69,6 +70,7 @@ class RewirableModel(MaskedModel):
     # Set by whoever makes the network.
     _generator: torch.Generator
     _signals: Signals
+    _multiplications: Multiplications
     _min_active: int
 
     def __init__(
@@ -145,7 +147,8 @@ class RewirableModel(MaskedModel):
             names: Names of the weights to update; the others stay as they are. Default: all that are trained now
                 (`requires_grad`).
             signals: Signals that rules ask for beyond those of the network, or in their place: by the signal's name, a
-                tensor for each weight by its name, of the weight's shape (of a sharded one, of the local part's).
+                tensor for each weight by its name, of the weight's shape (of a sharded one, of the local part's);
+                "multiplications" as zero-dimensional ones. Processes agree on those, so all of them must call this.
             record: Function that records the changes elsewhere, as a part of the update: what it wrote is complete
                 after `complete_update()`. It may be called twice for the same update.
 
@@ -167,6 +170,8 @@ class RewirableModel(MaskedModel):
             groups: list[LayerGroup] = [(rules, names, prune_rate, None)]
         else:
             groups = layer_groups(self.model, recipe, prune_rate, density, names, self._sizes, self._active)
+        if any(MULTIPLICATIONS in rules.signals for rules, *_ in groups):
+            self._multiplications.agree()
         with torch.no_grad():
             rewirings = [
                 rewire_into(
@@ -197,6 +202,8 @@ class RewirableModel(MaskedModel):
     ) -> LayerView:
         given = {kind: each[name] for kind, each in (signals or {}).items() if kind in used and name in each}
         own = {"momentum": self._signals.momentum, "gradient": self._signals.gradient}
+        if MULTIPLICATIONS in used and MULTIPLICATIONS not in given:
+            given |= self._multiplications.signal(name, own)
         return LayerView(
             name=name,
             weight=to_local(self._parameters[name]).detach(),

@@ -14,6 +14,7 @@ from lightning_sparse.network.coverage import warn_of_dense_weights, warn_of_fil
 from lightning_sparse.network.first_masks.make_masks import make_masks
 from lightning_sparse.network.known_masks.handover import CheckpointSource, network_from_checkpoint
 from lightning_sparse.network.known_masks.saved_masks import MaskSource
+from lightning_sparse.network.multiplications import Multiplications
 from lightning_sparse.network.seeding import check_seed, mask_generator
 from lightning_sparse.network.signals import Signals
 from lightning_sparse.network.starting_point import starting_point
@@ -90,7 +91,7 @@ class SparseNetwork(SteppedModel):
         self._min_active = int(min_active)
         self._generator = mask_generator(torch.initial_seed() if seed is None else seed)
         masked = {name: self._parameters[name] for name in self._masks.names}
-        self._signals = Signals(masked)
+        self._signals, self._multiplications = Signals(masked), Multiplications(masked)
         if state is not None:
             if masks is not None:  # those of the state itself, whose budget may have changed
                 self._initial_budget = state.get("initial_budget", self._initial_budget)
@@ -135,6 +136,8 @@ class SparseNetwork(SteppedModel):
         super().__setstate__(state)
         self._generator = torch.Generator()
         self._generator.set_state(state["_generator"])
+        if "_multiplications" not in state:  # of an older version
+            self._multiplications = Multiplications({name: self._parameters[name] for name in self._masks.names})
 
     def feasible_density(self, density: Density) -> Density:
         """Return the nearest density (or one per pattern) that can be reached, as frozen layers stay as they are."""
@@ -164,7 +167,7 @@ class SparseNetwork(SteppedModel):
         return network_table(type(self.model).__name__, self.layers, self.overall_density)
 
     def state_dict(self, *, gradients: bool = False) -> dict[str, Any]:
-        """Return copies of masks, random state and averages; tensors and plain Python values only.
+        """Return copies of masks, random state, averages and known multiplications; tensors and plain values only.
 
         The state doesn't depend on how weights are sharded. Where they are, every process must call this.
 
@@ -179,6 +182,7 @@ class SparseNetwork(SteppedModel):
                 "shapes": {name: list(self._parameters[name].shape) for name in self._masks.names},
                 "generator": self._generator.get_state(),
                 **self._signals.state_dict(gradients=gradients),
+                **self._multiplications.state_dict(),
                 **({} if budget == self._initial_budget else {"initial_budget": self._initial_budget}),
             }
         )
@@ -196,9 +200,11 @@ class SparseNetwork(SteppedModel):
         always = sum(active for name, active in self._active.items() if name not in shapes)
         counts = check_network_state(state, shapes, self._initial_budget, always)
         self._signals.check_state_dict(state)
+        self._multiplications.check_state_dict(state)
         self._masks.load(state["masks"])
         self._active.update(counts)
         self._mask_version += 1
         self._generator.set_state(state["generator"])
         self._signals.load_state_dict(state)
+        self._multiplications.load_state_dict(state)
         self.enforce()

@@ -11,14 +11,16 @@ from torch import Tensor
 from lightning_sparse.network.seeding import generator_in
 from lightning_sparse.selection.names import written_names
 from lightning_sparse.topology.digest import checksum
+from lightning_sparse.topology.layer import MULTIPLICATIONS
 from lightning_sparse.topology.packing import unpack_mask
 from lightning_sparse.validation.errors import InvalidValueError
 
 # Raised whenever an older version of this package could not read the state.
 VERSION = 1
 _CONTENT = {"masks", "shapes", "generator", "steps", "averages", "gradients"}
-# Of a network whose updates have changed its number of active weights: what it began with.
-_OPTIONAL = frozenset({"initial_budget"})
+# What a network began with, if updates have changed its number of active weights; and the multiplications that its
+# weights cost, if a rule decides by them.
+_OPTIONAL = frozenset({"initial_budget", MULTIPLICATIONS})
 _SOURCE = "state_dict() of a SparseNetwork"
 
 
@@ -84,7 +86,7 @@ def under_written_names(state: Mapping[str, Any], names: Sequence[str]) -> Mappi
     _check_types(state)
     written = written_names(list(saved), names)
     content = {name: entry for name, entry in state.items() if name not in ("version", "checksum")}
-    by_name = ("masks", "shapes", "averages", "gradients")
+    by_name = {"masks", "shapes", "averages", "gradients", MULTIPLICATIONS}.intersection(content)
     content |= {kind: {written.get(name, name): entry for name, entry in state[kind].items()} for kind in by_name}
     return with_checksum(content)
 
@@ -146,7 +148,8 @@ def unpacked_masks(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _check_types(state: Mapping[str, Any]) -> None:
-    expected = {"masks": Tensor, "shapes": list, "averages": Tensor, "gradients": Tensor}
+    expected: dict[str, type] = {"masks": Tensor, "shapes": list, "averages": Tensor, "gradients": Tensor}
+    expected |= {MULTIPLICATIONS: float} if MULTIPLICATIONS in state else {}
     for name, kind in expected.items():
         entries = state[name]
         if not isinstance(entries, Mapping) or not all(isinstance(entry, kind) for entry in entries.values()):

@@ -83,7 +83,22 @@ class SteppedModel(RewirableModel):
         """Steps of the attached optimizer; with several, those of the busiest one."""
         return self._signals.steps
 
-    def attach(self, optimizer: Optimizer, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
+    @property
+    def multiplications(self) -> dict[str, float]:
+        """Multiplications that one active weight of each layer costs per example, > 0, by name, as far as known.
+
+        They are learned where `attach` was told to track them.
+        """
+        return self._multiplications.known
+
+    def attach(
+        self,
+        optimizer: Optimizer,
+        *,
+        track_momentum: bool = True,
+        track_gradients: bool = False,
+        track_multiplications: bool = False,
+    ) -> None:
         """Keep inactive weights at exactly zero after every step of this optimizer, and read momentum from it.
 
         From then on the same goes for every other optimizer that steps a masked weight: one that replaces this one, or
@@ -95,6 +110,8 @@ class SteppedModel(RewirableModel):
                 moving average of gradients (smoothing factor 0.9, one tensor per weight). See `momentum_sources`.
             track_gradients: Hold on to the gradients of each step until the next one, for a recipe that decides by
                 them after they were set to None.
+            track_multiplications: Learn from the first step how many multiplications a weight of each layer costs, for
+                a recipe that decides by them; no layer is looked at later. A compiled model must be compiled before.
 
         Raises:
             ValueError: If the optimizer steps none of the masked weights or is attached already.
@@ -102,15 +119,22 @@ class SteppedModel(RewirableModel):
         self._signals.follow(
             optimizer, track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks
         )
+        if track_multiplications:
+            self._multiplications.learn(self.model)
 
-    def watch(self, *, track_momentum: bool = True, track_gradients: bool = False) -> None:
+    def watch(
+        self, *, track_momentum: bool = True, track_gradients: bool = False, track_multiplications: bool = False
+    ) -> None:
         """Do the same with every optimizer that steps a masked weight from now on, though none is there to attach.
 
         Args:
             track_momentum: See `attach`.
             track_gradients: See `attach`.
+            track_multiplications: See `attach`.
         """
         self._signals.follow_any(track_momentum=track_momentum, track_gradients=track_gradients, masks=self._masks)
+        if track_multiplications:
+            self._multiplications.learn(self.model)
 
     def look(self, loop_steps: Callable[[], int] = int) -> None:
         """Look for changes that PyTorch's hooks don't see, and mask them; to be called after every batch.
@@ -151,6 +175,7 @@ class SteppedModel(RewirableModel):
     def detach(self) -> None:
         """Undo every `attach`; the masks stay, and so do the averages kept in place of momentum."""
         self._signals.detach()
+        self._multiplications.stop()
 
     def act_after_steps(self, act: Callable[[Sequence[str]], None] | None) -> None:
         """Call a function of stepped weights' names after every step, before inactive weights are set to zero again.

@@ -13,7 +13,7 @@ from lightning_sparse.network.budget import Density, check_density, initial_coun
 from lightning_sparse.network.changes.layer_groups import Recipes, layer_groups
 from lightning_sparse.selection.patterns import as_patterns
 from lightning_sparse.selection.weights import find_weights
-from lightning_sparse.topology.layer import SIGNALS
+from lightning_sparse.topology.layer import MULTIPLICATIONS, SIGNALS
 from lightning_sparse.topology.recipe import Recipe
 from lightning_sparse.validation.errors import InvalidTypeError, InvalidValueError
 from lightning_sparse.validation.numbers import is_real
@@ -124,9 +124,10 @@ def _check_removal(recipe: Recipe, budget: int, before: int) -> None:
             got=f"{recipe!r}, which " + ("prunes none" if recipe.prune is None else "counts them itself"),
             cure="Recipe(prune=magnitude), say, which is the default",
         )
-    if unknown := sorted(recipe.signals.difference(SIGNALS)):
+    known = (*SIGNALS, MULTIPLICATIONS)
+    if unknown := sorted(recipe.signals.difference(known)):
         raise InvalidValueError(
-            expected=f"a recipe that decides by weights, {' or '.join(SIGNALS)}",
+            expected=f"a recipe that decides by weights, {' or '.join(known)}",
             got=f"{recipe!r}, which needs {', '.join(unknown)}",
             cure="choose another one",
         )

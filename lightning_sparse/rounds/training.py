@@ -22,6 +22,7 @@ from lightning_sparse.rounds.reinitialize import redraw
 from lightning_sparse.rounds.round import Round
 from lightning_sparse.rounds.step_watch import StepWatch
 from lightning_sparse.selection.patterns import name_list
+from lightning_sparse.topology.layer import MULTIPLICATIONS
 from lightning_sparse.topology.select import top_k_mask
 from lightning_sparse.validation.errors import InvalidStateError, InvalidValueError
 
@@ -147,7 +148,11 @@ class TrainingRounds:
     def _watched(self, *, is_first: bool) -> Iterator[StepWatch | None]:
         """Mask every optimizer step on the weights, and keep the values after the one to rewind to."""
         signals = self.plan.signals
-        self.network.watch(track_momentum="momentum" in signals, track_gradients="gradient" in signals)
+        self.network.watch(
+            track_momentum="momentum" in signals,
+            track_gradients="gradient" in signals,
+            track_multiplications=MULTIPLICATIONS in signals,
+        )
         watch = (
             StepWatch(self.network.maskable, self.plan.rewind, self._keep) if is_first and self.plan.rewind else None
         )

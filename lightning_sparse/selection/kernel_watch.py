@@ -33,7 +33,7 @@ class KernelWatch:
         self, model: nn.Module, masked: Collection[str], include: Patterns | None, exclude: Patterns | None
     ) -> None:
         undecided = undecided_weights(model, include, exclude)
-        compiled = _compiled_modules(model) if undecided else set()
+        compiled = compiled_modules(model) if undecided else set()
         self._weights = [
             weight for name, weight in undecided.items() if name in masked and id(weight.module) not in compiled
         ]
@@ -67,7 +67,7 @@ class KernelWatch:
         self._looks, self._handles = [], []
 
 
-def _compiled_modules(model: nn.Module) -> set[int]:
+def compiled_modules(model: nn.Module) -> set[int]:
     """Return the ids of the modules inside of what `torch.compile` has compiled, or Lightning with it."""
     roots = (
         module

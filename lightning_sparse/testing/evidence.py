@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lightning_sparse.topology.layer import LayerView
+from lightning_sparse.topology.layer import MULTIPLICATIONS, LayerView
 from lightning_sparse.topology.rewire import Rewiring
 
 SHAPES = ((1, 1), (1, 5), (4, 3), (3, 2, 2, 2))
@@ -50,12 +50,16 @@ def _revalued(plain: LayerView, kind: str, factor: float, shift: float, dtype: t
 
 
 def layer(name: str, shape: Sequence[int], active: int, seed: int) -> LayerView:
-    """Return a layer with normal weights, momentum and gradient, of which `active` weights are active."""
+    """Return a layer with normal weights, momentum and gradient, of which `active` weights are active.
+
+    A weight costs from 1 to 25 multiplications per example, as the seed says.
+    """
     source = torch.Generator().manual_seed(seed)
     weight, momentum, gradient = (torch.randn(tuple(shape), generator=source) for _ in range(3))
     mask = (torch.randperm(weight.numel(), generator=source) < active).view(weight.shape)
     generator = torch.Generator().manual_seed(seed)
-    return LayerView(name, weight * mask, mask, generator, momentum=momentum, gradient=gradient)
+    others = {MULTIPLICATIONS: torch.tensor((1 + seed % 5) ** 2, dtype=torch.float64)}
+    return LayerView(name, weight * mask, mask, generator, momentum=momentum, gradient=gradient, others=others)
 
 
 def network() -> list[LayerView]:

@@ -91,7 +91,7 @@ class SmallRun:
         self.network = SparseNetwork(
             self.model, case.density, distribution=case.distribution, min_active=case.min_active, seed=seed
         )
-        self.network.attach(self.optimizer, track_gradients=True)
+        self.network.attach(self.optimizer, track_gradients=True, track_multiplications=True)
         self._min_active = case.min_active
         self.budget = round(case.density * sum(weight.numel() for weight in self.weights.values()))
         self._batch = torch.linspace(-1, 1, 4 * 18).view(4, 2, 3, 3).mul(7).sin()

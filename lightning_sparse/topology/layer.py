@@ -17,9 +17,18 @@ from lightning_sparse.validation.representation import ShowsFields
 # Those that a network knows of itself; a method may bring signals of its own.
 SIGNALS = ("momentum", "gradient")
 
+# How many multiplications one weight of a layer costs per example: one number for the layer, zero-dimensional, which a
+# network learns where a rule declares it. A rule without a declaration doesn't get it.
+MULTIPLICATIONS = "multiplications"
+
 _CURES = {
     "momentum": "take an optimizer step with an attached optimizer before the first topology update",
     "gradient": "update the topology after a backward pass, and drop gradients with zero_grad(set_to_none=True)",
+    MULTIPLICATIONS: (
+        "take an optimizer step after attach(optimizer, track_multiplications=True) before the first topology update, "
+        "in which the layer is called as a module; before PyTorch 2.6 not compiled; or pass a number for each weight "
+        "to rewire() in signals"
+    ),
 }
 _CURE_OF_OTHERS = "ask for momentum or gradient, or pass it to rewire() in signals, as a method does that defines it"
 
@@ -47,7 +56,8 @@ class LayerView(ShowsFields):
         gradient: The dense gradient of the last step, same shape; None if unknown.
         shard: Place of the part in the whole weight; None if the tensors are those of the whole weight. The
             generators of all parts are in the same state.
-        others: Further signals by name, same shape, of a method that defines its own.
+        others: Further signals by name: those of a method that defines its own, same shape; and "multiplications", the
+            number of multiplications that one weight costs per example, > 0, zero-dimensional.
 
     Raises:
         ShardingError: If the weight is no part of what the shard describes.
@@ -93,7 +103,9 @@ class LayerView(ShowsFields):
         return noise.to(self.weight.device, non_blocking=True)
 
     def require(self, signal: str) -> Tensor:
-        """Return the `"momentum"`, the `"gradient"` or another signal. All parts must call it equally often.
+        """Return the `"momentum"`, the `"gradient"`, the `"multiplications"` or another signal.
+
+        All parts must call it equally often. Only the multiplications are one number, zero-dimensional.
 
         Raises:
             MissingSignalError: If the layer, or any part of it, doesn't have it, with the cure.
@@ -163,7 +175,7 @@ def uses(*signals: str, shardable: bool = False) -> Callable[[_Rule], _Rule]:
     A rule without the declaration is taken to use every signal: right, at the price of memory.
 
     Args:
-        signals: "momentum", "gradient", or the name of a signal that a method defines.
+        signals: "momentum", "gradient", "multiplications", or the name of a signal that a method defines.
         shardable: Whether the rule works on one part of a weight that is split over processes: each score depends
             only on its own position or on what `LayerView.total` and `LayerView.noise` return, a claim only on these.
     """

@@ -61,7 +61,8 @@ def test_masks_are_those_of_the_cpu(prune: str, redistribute: str, grow: str) ->
     for device in ("cpu", "cuda"):
         network = networks(device)
         for rate in (0.5, 0.3):
-            network.rewire(recipe, rate)
+            costs = {name: torch.full((), 4.0, device=device) for name in network.masks}
+            network.rewire(recipe, rate, signals={"multiplications": costs})
         found.append({name: mask.cpu() for name, mask in network.masks.items()})
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 

@@ -162,7 +162,7 @@ def test_the_budget_is_met_exactly_at_every_point_of_training(
     check_budget(network, budget, min_active)
     check_zeros(network)
     stepping = OPTIMIZERS[data.draw(st.sampled_from(["sgd", "nesterov", "adam"]))](model.parameters())
-    network.attach(stepping)
+    network.attach(stepping, track_multiplications=True)
     recipe = Recipe(PRUNING[prune], REDISTRIBUTION[redistribute], GROWTH[grow])
     for _ in range(2):
         step(model, stepping)

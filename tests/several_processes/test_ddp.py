@@ -75,6 +75,30 @@ def test_two_processes_with_different_seeds_agree_after_every_batch_and_update(
     assert set(masks) == {round(0.3 * 133)}
 
 
+class Tokens(Model):
+    """Applies its first layer to several tokens of an example, in each process to another number."""
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        inputs, labels = batch
+        tokens = inputs.unsqueeze(1).expand(-1, 3 + 2 * self.global_rank, -1)
+        return torch.nn.functional.cross_entropy(self.net[1:](self.net[0](tokens)).mean(1), labels)
+
+
+def _train_tokens(rule: str) -> dict[str, Any]:
+    sparse = SparseMomentumCallback(density=0.3, redistribution=rule)
+    record = Record(sparse)
+    trainer(sparse, record, strategy=ddp(), devices=2).fit(Tokens(), loader(BATCH // 2))
+    assert sparse.network is not None
+    return {**report(sparse, record), "multiplications": sparse.network.multiplications}
+
+
+@pytest.mark.parametrize("rule", ["momentum_per_multiplication", "momentum_per_root_multiplication"])
+def test_processes_whose_batches_cost_differently_decide_by_the_costs_of_the_first(tmp_path: Path, rule: str) -> None:
+    first, second = run(_train_tokens, 2, tmp_path, rule)
+    assert same(first, second)
+    assert first["multiplications"]["net.0.weight"] == 3.0
+
+
 @pytest.mark.parametrize("growth", GROWTH)
 def test_four_processes_agree_with_accumulation_and_a_ragged_tail(tmp_path: Path, growth: str) -> None:
     reports = in_processes(4, tmp_path, {"growth": growth}, accumulate_grad_batches=2)

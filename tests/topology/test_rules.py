@@ -11,7 +11,7 @@ from topology_helpers import random_layer
 
 from lightning_sparse.topology import RECIPES, LayerView, rewire
 from lightning_sparse.topology.growth import GROWTH
-from lightning_sparse.topology.layer import signals_of
+from lightning_sparse.topology.layer import MissingSignalError, signals_of
 from lightning_sparse.topology.pruning import PRUNING, signed_magnitude
 from lightning_sparse.topology.redistribution import REDISTRIBUTION, mean_momentum
 
@@ -107,6 +107,25 @@ def test_a_layer_without_active_weights_claims_nothing() -> None:
     assert number(mean_momentum(view([0.0, 0.0], [0, 0], [3.0, 4.0]))) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("momentum", 2.5), ("momentum_per_multiplication", 0.1), ("momentum_per_root_multiplication", 0.5)],
+)
+def test_claims_are_divided_by_the_multiplications_of_a_weight_or_their_root_or_not(name: str, expected: float) -> None:
+    layer = view([1.0, 1.0, 0.0], [1, 1, 0], [-1.0, 4.0, 1000.0])
+    rule = REDISTRIBUTION[name]
+    assert rule is not None
+    assert number(rule(replace(layer, others={"multiplications": torch.tensor(25.0)}))) == expected
+
+
+@pytest.mark.parametrize("name", ["momentum_per_multiplication", "momentum_per_root_multiplication"])
+def test_a_claim_per_multiplication_needs_their_number(name: str) -> None:
+    rule = REDISTRIBUTION[name]
+    assert rule is not None
+    with pytest.raises(MissingSignalError, match=r"the multiplications of layer 'layer'.*track_multiplications=True"):
+        rule(view([1.0, 0.0], [1, 0], [1.0, 1.0]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_mean_momentum_is_summed_in_double_precision(dtype: torch.dtype) -> None:
     # 2**14 + 9999 halves of ones: no half, bfloat16 or single precision sum of them in sequence would be right.
@@ -120,5 +139,10 @@ def test_mean_momentum_is_summed_in_double_precision(dtype: torch.dtype) -> None
 def test_registries_hold_the_rules_by_the_names_of_the_papers() -> None:
     assert set(PRUNING) == {"magnitude", "signed_magnitude"}
     assert set(GROWTH) == {"momentum", "gradient", "random"}
-    assert set(REDISTRIBUTION) == {"momentum", "none"}
+    assert set(REDISTRIBUTION) == {
+        "momentum",
+        "momentum_per_multiplication",
+        "momentum_per_root_multiplication",
+        "none",
+    }
     assert REDISTRIBUTION["none"] is None

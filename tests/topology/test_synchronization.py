@@ -37,6 +37,7 @@ def on_device(layers: Sequence[LayerView]) -> list[LayerView]:
             momentum=moved(layer.momentum),
             gradient=moved(layer.gradient),
             generator=generator,
+            others={signal: moved(values) for signal, values in layer.others.items()},
         )
         for layer in layers
     ]

@@ -22,7 +22,10 @@ def random_layer(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> LayerView:
-    """Return a layer with normal weights, momentum and gradient of which `active` weights are active."""
+    """Return a layer with normal weights, momentum and gradient of which `active` weights are active.
+
+    The seed says how many multiplications each of them costs, from 1 to 25.
+    """
     rng = torch.Generator().manual_seed(seed)
     weight, momentum, gradient = (torch.randn(tuple(shape), generator=rng, dtype=torch.float64) for _ in range(3))
     mask = (torch.randperm(weight.numel(), generator=rng) < active).view(weight.shape)
@@ -33,6 +36,7 @@ def random_layer(
         generator=torch.Generator().manual_seed(seed),
         momentum=momentum.to(dtype),
         gradient=gradient.to(dtype),
+        others={"multiplications": torch.tensor((1 + seed % 5) ** 2, dtype=torch.float64)},
     )
 
 

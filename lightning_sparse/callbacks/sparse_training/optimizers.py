@@ -6,6 +6,7 @@ from collections.abc import Set
 
 from lightning_sparse._compat import LightningModule, Trainer
 from lightning_sparse.network import SparseNetwork
+from lightning_sparse.topology.layer import MULTIPLICATIONS
 from lightning_sparse.validation.errors import InvalidValueError
 
 
@@ -26,7 +27,11 @@ def attach_optimizers(network: SparseNetwork, trainer: Trainer, signals: Set[str
     network.detach()
     network.enforce()
     stepping = [optimizer for optimizer in trainer.optimizers if network.is_stepped_by(optimizer)]
-    tracked = {"track_momentum": "momentum" in signals, "track_gradients": "gradient" in signals}
+    tracked = {
+        "track_momentum": "momentum" in signals,
+        "track_gradients": "gradient" in signals,
+        "track_multiplications": MULTIPLICATIONS in signals,
+    }
     if not stepping and _may_step_elsewhere(trainer.lightning_module):
         network.watch(**tracked)
         return

@@ -34,7 +34,9 @@ class SparseMomentumCallback(SparseTrainingCallback, sets=["recipe", "method"]):
     Args:
         args: `density`, `prune_rate`, `schedule`, `every_n_epochs` and `every_n_steps` of `SparseTrainingCallback`.
         pruning: "magnitude" or "signed_magnitude"; scores each weight, the lowest are pruned.
-        redistribution: "momentum" or "none" (each layer regrows what it lost); one claim per layer.
+        redistribution: "momentum"; "momentum_per_multiplication" or "momentum_per_root_multiplication", which divide by
+            what a weight of the layer costs per example, or its square root; or "none" (each layer regrows what it
+            lost). One claim per layer.
         growth: "momentum", "random" or "gradient"; scores each weight, the highest inactive ones are grown.
         keep_regrown: Whether a weight that is pruned and regrown in the same update keeps its value, as in the
             authors' code, or starts at zero like every other regrown weight, as in their paper.

@@ -86,11 +86,15 @@ def needs_no_signals_but_those_it_declares(rule: Rule) -> None:
     unknown: dict[str, Any] = {signal: None for signal in SIGNALS if signal not in signals_of(rule)}
     for first, second in zip(layers(), layers(), strict=True):
         expect(
-            not differences(ask(rule, first), ask(rule, replace(second, **unknown))),
+            not differences(ask(rule, first), ask(rule, replace(second, others=_declared(rule, second), **unknown))),
             f"the same answer for the layer {first.name} without {' and '.join(unknown)}, which nothing declares",
             "another one",
             "declare what the rule looks at, @uses('momentum') for instance",
         )
+
+
+def _declared(rule: Rule, view: LayerView) -> dict[str, Tensor]:
+    return {signal: values for signal, values in view.others.items() if signal in signals_of(rule)}
 
 
 def serves_weights_in_any_memory_format(rule: Rule) -> None:

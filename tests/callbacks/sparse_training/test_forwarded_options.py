@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 from tiny_training import TinyModule, fit, rates
 
 from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
+from lightning_sparse.topology.redistribution import REDISTRIBUTION
 
 SCHEDULE = ["prune_rate", "schedule", "every_n_epochs", "every_n_steps", "masks_from", "seed", "old_metric_names"]
 NETWORK = [
@@ -146,6 +147,15 @@ def test_a_configuration_takes_every_option(tmp_path: Path) -> None:
         "initial_masks": "magnitude",
     }
     assert (callback._seed, callback._cadence.every_n_steps, callback._recipe.keep_regrown) == (5, 2, True)
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+@pytest.mark.parametrize("rule", REDISTRIBUTION)
+def test_a_configuration_names_rules(tmp_path: Path, rule: str) -> None:
+    options = f"redistribution: {rule}\n"
+    callback = cli(tmp_path, "lightning_sparse.SparseMomentumCallback", options).trainer.callbacks[0]
+    assert isinstance(callback, SparseMomentumCallback)
+    assert callback._recipe.redistribute is REDISTRIBUTION[rule]
 
 
 @pytest.mark.parametrize("wrong", ["densty: 0.3", "state: 3", "recipe: set"])
