@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_sparse import SparseNetwork
+from lightning_sparse.models import VGG16, WideResNet
 from lightning_sparse.testing.equality import differences
 from lightning_sparse.topology import MissingSignalError, Recipe
 from lightning_sparse.topology.growth import GROWTH
@@ -81,6 +84,19 @@ def test_nothing_is_looked_at_or_saved_unless_it_is_tracked() -> None:
     assert run.step().network.multiplications == {}
     assert "multiplications" not in run.network.state_dict()
     assert run.step().network.rewire(recipe("momentum"), 0.3)
+
+
+@pytest.mark.parametrize("make", [VGG16, WideResNet])
+def test_all_weights_of_a_published_network_together_cost_what_pytorch_counts(make: Callable[..., nn.Module]) -> None:
+    model, images = make(width=0.1), torch.zeros(2, 3, 32, 32)
+    network, optimizer = SparseNetwork(model, 0.2), SGD(model.parameters(), lr=0.1)
+    network.attach(optimizer, track_multiplications=True)
+    with FlopCounterMode(display=False) as counter:
+        loss = model(images).sum()
+    loss.backward()
+    optimizer.step()
+    costs = sum(cost * network.layers[name].size for name, cost in network.multiplications.items())
+    assert 2 * 2 * costs == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("batches", [1, 3])
@@ -318,3 +334,44 @@ def test_steps_of_other_weights_end_nothing() -> None:
     assert (run.network.multiplications, hooks(run.model)) == ({}, 3)
     run.optimizer.step()
     assert run.network.multiplications == COSTS
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_a_model_that_is_compiled_too_late_is_compiled_whole_and_once_and_tells_nothing() -> None:
+    run = Run()
+    run.model = torch.compile(run.model, backend="aot_eager", fullgraph=True)  # type: ignore[assignment]  # a module too
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        run.step(3)
+    assert (graphs(), run.network.multiplications) == (1, {})
+    with pytest.raises(MissingSignalError, match="multiplications"):
+        run.network.rewire(recipe(), 0.5)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_a_resumed_run_is_compiled_from_its_first_step_on_though_a_layer_is_never_called() -> None:
+    def compiled() -> nn.Module:
+        model = Unused(uses_weight=False)
+        model.compile(backend="aot_eager")
+        return model
+
+    first = Run(compiled(), track=False)
+    first.network._multiplications.load_state_dict({"multiplications": {f"net.{name}": COSTS[name] for name in COSTS}})
+    resumed = Run(compiled(), track=False)
+    resumed.network.load_state_dict(first.network.state_dict())
+    resumed.network.attach(SGD(resumed.model.parameters(), lr=0.05), track_multiplications=True)
+    assert hooks(resumed.model) == 0
+    resumed.step()
+    assert graphs() > 0
+    resumed.network.rewire(recipe(), 0.5)

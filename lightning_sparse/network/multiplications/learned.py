@@ -67,7 +67,8 @@ class Multiplications:
         if self._handles or len(self._known) == len(self._parameters):
             return
         compiled = compiled_modules(model)
-        can_wait = hasattr(torch.compiler, "set_stance")
+        # A run that is resumed has had its first step: the next ones are compiled, as they are without a break.
+        can_wait = hasattr(torch.compiler, "set_stance") and not self._known
         for module, locals_ in _uses(model, self._parameters):
             if can_wait or id(module) not in compiled:
                 hook = _Hook(self._note, locals_)
