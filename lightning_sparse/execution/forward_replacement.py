@@ -93,6 +93,11 @@ class ReplacedForward:
         self._mark.remove()
         self._is_removed = True
 
+    @property
+    def keeps_class(self) -> bool:
+        """Whether the original forward is that of the module's class: no other package has put another one there."""
+        return self._own_forward is None
+
     def _forward(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_removed:
             return self._original(self.module, *args, **kwargs)

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from lightning_sparse.execution.programs.tracing import has_hooks
+from lightning_sparse.execution.programs.tracing import is_transparent
 
 Kind = Literal["convolution", "normalization", "relu", "pool", "add", "average", "flatten", "linear", "identity"]
 
@@ -51,16 +51,16 @@ def operation_of(node: fx.Node, root: nn.Module) -> Operation | None:
 
 
 def _of_module(node: fx.Node, module: nn.Module) -> Operation | None:
-    if len(node.args) != 1 or node.kwargs or has_hooks(module):
+    if len(node.args) != 1 or node.kwargs or not is_transparent(module):
         return None
-    kind = _kind_of_module(module)
+    kind = kind_of(module)
     if kind is None:
         return None
     in_place = bool(getattr(module, "inplace", False)) and kind == "relu"
     return Operation(kind, _nodes(node.args), module, in_place)
 
 
-def _kind_of_module(module: nn.Module) -> Kind | None:
+def kind_of(module: nn.Module) -> Kind | None:
     """Return what exactly these classes do: one that derives from them may do something else."""
     if type(module) is nn.Conv2d:
         return "convolution" if module.padding_mode == "zeros" and not isinstance(module.padding, str) else None

@@ -32,6 +32,9 @@ class Program:
         reason: Why the last call was not traced, for messages; None if it was.
     """
 
+    # For whoever looks into modules: a graph of this one's own forward pass may stand for it.
+    computes_the_same = True
+
     def __init__(self, weight_of: WeightOf, is_masked: Callable[[nn.Module], bool]) -> None:
         self._weight_of, self._is_masked = weight_of, is_masked
         self._module: nn.Module | None = None
@@ -75,13 +78,14 @@ class _Plain(Program):
     """The program of a copy, which runs the original."""
 
     def __init__(self) -> None:
-        super().__init__(_no_weight, lambda module: False)
+        super().__init__(no_weight, lambda module: False)
 
     def __call__(self, module: nn.Module, original: Original, /, *args: Any, **kwargs: Any) -> Any:
         return original(module, *args, **kwargs)
 
 
-def _no_weight(parameter: nn.Parameter) -> Any:
+def no_weight(parameter: nn.Parameter) -> Any:
+    """Raise, as there are no masks."""
     raise LookupError("a copy has no masks")
 
 
@@ -93,8 +97,13 @@ def can_run(args: Sequence[Any]) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None  # of torch.jit
+        and not _looks_at_all_modules()
         and not torch._C._functorch.peek_interpreter_stack()
     )
+
+
+# Hooks on all modules; PyTorch has no typed way to ask for them.
+_looks_at_all_modules: Callable[[], bool] = vars(torch.nn.modules.module)["_has_any_global_hook"]
 
 
 @dataclass

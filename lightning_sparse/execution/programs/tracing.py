@@ -2,7 +2,7 @@
 
 `torch.fx` runs the forward pass once with symbols instead of tensors. Python decides on the way: by attributes (`if
 self.is_wide`), by numbers (`x * self.scale`), by chance. The graph has these decisions in it. So attributes that were
-read are guards, and a forward pass that drew random numbers or made tensors is refused.
+read are guards, and a forward pass that drew random numbers, made tensors or set attributes is refused.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from lightning_sparse.execution.forward_replacement import ReplacedForward
+from lightning_sparse.execution.programs.surroundings import Surroundings, has_hooks, runs_its_class
 
 # Attributes of every module, which PyTorch manages.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"forward"}
+# How the tracer names tensors that it finds no name for.
+_CONSTANT = "_tensor_constant"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size)
 
 
@@ -57,22 +60,24 @@ class Traced:
         graph: Module that runs it; it shares all submodules, parameters and buffers with the one that was traced.
         guards: Attributes that it depends on.
         structure: Modules that were looked into, with their training mode and their submodules.
+        surroundings: Hooks, forward passes and parameters of all modules of the graph but the one that was traced.
     """
 
     graph: fx.GraphModule
     guards: tuple[Guard, ...]
     structure: tuple[tuple[nn.Module, bool, tuple[nn.Module | None, ...]], ...]
+    surroundings: Surroundings
 
     def holds(self) -> bool:
         """Tell whether the forward pass is still the one that was traced, as far as attributes and modules tell."""
-        return all(guard.holds() for guard in self.guards) and all(
-            module.training is training and all(map(_is, module._modules.values(), children))
-            for module, training, children in self.structure
+        return (
+            all(guard.holds() for guard in self.guards)
+            and all(
+                module.training is training and all(map(is_, module._modules.values(), children))
+                for module, training, children in self.structure
+            )
+            and self.surroundings.hold()
         )
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def trace(module: nn.Module, arguments: int, looks_into: Callable[[nn.Module], bool]) -> Traced:
@@ -87,34 +92,40 @@ def trace(module: nn.Module, arguments: int, looks_into: Callable[[nn.Module], b
         UntraceableError: If there is none, or it would be another one the next time.
     """
     # Asked before, as parameters are symbols while a graph is made.
-    tracer = _Tracer({id(each) for each in module.modules() if looks_into(each) and not has_hooks(each)})
-    with _recorded() as read, _without_chance():
+    inner = {id(each) for each in module.modules() if looks_into(each) and is_transparent(each)}
+    tracer = _Tracer(inner)
+    with _recorded() as read, _without_changes() as written, _without_chance():
         try:
             graph = tracer.trace(module, concrete_args=_defaults(module, arguments))
         except UntraceableError:
             raise
         except Exception as error:  # whatever the user's code raises when it is given symbols
             raise UntraceableError(f"{type(module).__name__} can't be traced: {error}") from error
-    if constants := [node.target for node in graph.nodes if str(node.target).startswith("_tensor_constant")]:
+    if written:  # and the user's code has gone on after the error
+        raise UntraceableError(written[0])
+    if constants := [node.target for node in graph.nodes if str(node.target).startswith(_CONSTANT)]:
         raise UntraceableError(f"{type(module).__name__} makes tensors in its forward pass ({len(constants)})")
-    inner = [each for each in tracer.entered if each is not module]
-    structure = [(each, each.training, tuple(each._modules.values())) for each in (module, *inner)]
-    guards = [_guard(each, name) for each, name in read if each is module or each in inner]
-    return Traced(fx.GraphModule(module, graph), tuple(guards), tuple(structure))
+    entered = {id(each): each for each in tracer.entered if each is not module}
+    structure = [(each, each.training, tuple(each._modules.values())) for each in (module, *entered.values())]
+    guards = [_guard(each, name) for each, name in read if each is module or id(each) in entered]
+    called = {id(each): each for each in map(module.get_submodule, _targets(graph))}
+    surroundings = Surroundings((entered | called).values())
+    return Traced(fx.GraphModule(module, graph), tuple(guards), tuple(structure), surroundings)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether something looks at the calls of a module; what replaced its forward does not."""
-    pre = [hook for hook in module._forward_pre_hooks.values() if not _is_ours(hook)]
-    others = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return bool(pre) or any(others)
+def is_transparent(module: nn.Module) -> bool:
+    """Tell whether nothing looks at the calls of a module, or computes something else in them."""
+    return not has_hooks(module) and runs_its_class(module)
 
 
-def _is_ours(hook: object) -> bool:
-    return isinstance(getattr(hook, "__self__", None), ReplacedForward)
+def _targets(graph: fx.Graph) -> list[str]:
+    return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 
 
 class _Tracer(fx.Tracer):
+    # Else what is done to a buffer would be done while the graph is made, and never again.
+    proxy_buffer_attributes = True
+
     def __init__(self, inner: set[int]) -> None:
         super().__init__()
         self._inner = inner
@@ -169,6 +180,28 @@ def _guard(module: nn.Module, name: str) -> Guard:
     if not isinstance(value, _PLAIN) and not inspect.isroutine(value) and not inspect.isclass(value):
         raise UntraceableError(f"{type(module).__name__} reads {name}, a {type(value).__name__}, in its forward pass")
     return Guard(module, name, value)
+
+
+@contextmanager
+def _without_changes() -> Iterator[list[str]]:
+    """Raise where an attribute of a module is set meanwhile, which a graph would never do again.
+
+    Gives a list of the attributes that were to be set.
+    """
+    written: list[str] = []
+    original = nn.Module.__setattr__
+
+    def refuse(module: nn.Module, name: str, value: Any) -> None:
+        if name.startswith(_CONSTANT):  # set by the tracer itself
+            return original(module, name, value)
+        written.append(f"{type(module).__name__} sets {name} in its forward pass")
+        raise UntraceableError(written[0])
+
+    nn.Module.__setattr__ = refuse  # type: ignore[method-assign, assignment]  # restored below
+    try:
+        yield written
+    finally:
+        nn.Module.__setattr__ = original  # type: ignore[method-assign]
 
 
 @contextmanager

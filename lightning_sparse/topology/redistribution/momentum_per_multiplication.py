@@ -13,6 +13,6 @@ def momentum_per_multiplication(layer: LayerView) -> Tensor:
     The cost is a number of multiplications: of a convolution one for each position of its output map, so that sparse
     momentum (Dettmers & Zettlemoyer 2019, section 3.2 a), which counts weights, makes early convolutions dense and
     the network slow. Here layers are compared by what momentum is worth per multiplication instead. It isn't from
-    that paper, and costs accuracy at equal numbers of weights.
+    that paper.
     """
     return mean_momentum(layer) / layer.require(MULTIPLICATIONS)

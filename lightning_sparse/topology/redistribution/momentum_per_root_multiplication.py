@@ -11,6 +11,6 @@ def momentum_per_root_multiplication(layer: LayerView) -> Tensor:
     """Claim the mean momentum magnitude, divided by the square root of what one weight costs per example.
 
     It is the geometric mean of two claims: that of sparse momentum (Dettmers & Zettlemoyer 2019, section 3.2 a), and
-    `momentum_per_multiplication`. So are accuracy and multiplications between theirs.
+    `momentum_per_multiplication`.
     """
     return mean_momentum(layer) / layer.require(MULTIPLICATIONS).sqrt()

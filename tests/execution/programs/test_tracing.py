@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lightning_sparse.execution import replace_forward
 from lightning_sparse.execution.programs import Traced, UntraceableError, trace
+from lightning_sparse.execution.programs.program import Program, no_weight
 
 
 class Inner(nn.Module):
@@ -37,6 +39,10 @@ class Outer(nn.Module):
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         output: Tensor = self.last(self.inner(inputs))
         return output if mask is None else output * mask
+
+
+def _call(module: nn.Module, original: Callable[..., Tensor], inputs: Tensor) -> Tensor:
+    return original(module, inputs)
 
 
 def own(module: nn.Module) -> bool:
@@ -73,6 +79,12 @@ CHANGES: dict[str, Callable[[Outer], Any]] = {
     "the mode": lambda module: module.eval(),
     "the mode of a part": lambda module: module.inner.eval(),
     "a layer": _set("layer", nn.Linear(4, 4)),
+    "a hook on a layer": lambda module: module.last.register_forward_hook(lambda *_: None),
+    "a hook on a part": lambda module: module.inner.register_forward_pre_hook(lambda *_: None),
+    "a hook on gradients": lambda module: module.last.register_full_backward_hook(lambda *_: None),
+    "another forward": lambda module: replace_forward(module.last, _call),
+    "another weight": lambda module: setattr(module.last, "weight", nn.Parameter(torch.ones(3, 4))),
+    "another precision": lambda module: module.last.double(),
     "another layer": lambda module: setattr(module, "last", nn.Linear(4, 3)),
 }
 
@@ -125,6 +137,19 @@ class Configured(nn.Module):
         return inputs * self.options["scale"]
 
 
+class Remembers(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.last = inputs
+        return inputs
+
+
+class Carefully(Remembers):
+    def forward(self, inputs: Tensor) -> Tensor:
+        with suppress(Exception):
+            super().forward(inputs)
+        return inputs
+
+
 class AnyNumber(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         return inputs[0]
@@ -139,6 +164,8 @@ class AnyNumber(nn.Module):
         (Branches(), 1, "Branches can't be traced"),
         (Makes(), 1, "makes tensors"),
         (Configured(), 1, "reads options, a dict"),
+        (Remembers(), 1, "Remembers sets last"),
+        (Carefully(), 1, "Carefully sets last"),
         (AnyNumber(), 1, "any number of arguments"),
         (Outer(), 0, "other arguments than 0 tensors"),
         (Outer(), 3, "other arguments than 3 tensors"),
@@ -151,15 +178,39 @@ def test_what_the_graph_could_not_stand_for_is_refused(module: nn.Module, argume
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
     assert "__getattribute__" not in vars(nn.Module)
+    assert not isinstance(getattr(module, "last", None), fx.Proxy)
+    module.seen = 1  # type: ignore[assignment]  # which modules allow again
 
 
-def test_modules_with_hooks_are_called_and_those_with_another_forward_looked_into() -> None:
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        calls = cast(Tensor, self.calls)
+        calls.add_(1)
+        return inputs * calls
+
+
+def test_what_is_done_to_a_buffer_is_done_in_every_call_and_not_while_the_graph_is_made() -> None:
+    module = Counts()
+    graph = traced(module).graph
+    assert module.calls == 0
+    assert [graph(torch.ones(())).item() for _ in range(3)] == [1, 2, 3]
+    assert module.calls == 3
+
+
+def test_modules_with_hooks_or_another_forward_are_called() -> None:
     module = Outer()
 
     def calls() -> set[str]:
         return {str(node.target) for node in traced(module).graph.graph.nodes if node.op == "call_module"}
 
-    with replace_forward(module.inner, lambda inner, original, inputs: original(inner, inputs)):
+    assert calls() == {"inner.layer", "last"}
+    with replace_forward(module.inner, _call):
+        assert calls() == {"inner", "last"}
+    with replace_forward(module.inner, Program(no_weight, own)):
         assert calls() == {"inner.layer", "last"}
     handle = module.inner.register_forward_hook(lambda *_: None)
     assert calls() == {"inner", "last"}
