@@ -101,7 +101,7 @@ def trace(module: nn.Module, arguments: int, looks_into: Callable[[nn.Module], b
             raise
         except Exception as error:  # whatever the user's code raises when it is given symbols
             raise UntraceableError(f"{type(module).__name__} can't be traced: {error}") from error
-    if written:  # and the user's code went on after the error
+    if written:  # though the user's code has caught the error
         raise UntraceableError(written[0])
     if constants := [node.target for node in graph.nodes if str(node.target).startswith(_CONSTANT)]:
         raise UntraceableError(f"{type(module).__name__} makes tensors in its forward pass ({len(constants)})")
