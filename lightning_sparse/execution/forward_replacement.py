@@ -96,7 +96,7 @@ class ReplacedForward:
     @property
     def keeps_class(self) -> bool:
         """Whether the original forward is that of the module's class: no other package has put another one there."""
-        return self._own_forward is None
+        return self._own_forward is None or is_of_class(self.module, self._own_forward)
 
     def _forward(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_removed:
@@ -134,6 +134,14 @@ class ReplacedForward:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.module).__name__}, {short_text(self.run)})"
+
+
+def is_of_class(module: nn.Module, forward: object) -> bool:
+    """Tell whether a function is the forward of a module's class, as a method of the module.
+
+    Lightning puts it there while a strategy runs another method in its place.
+    """
+    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
 
 
 def _check(module: nn.Module, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.numbers import check_integer, is_real
@@ -62,6 +62,12 @@ def check_images(images: Tensor, channels: int, size: int | None = None) -> None
     Raises:
         ValueError: If they aren't.
     """
+    _expect_images(images, channels, size)
+
+
+# Called as it is while torch.fx traces a network, as symbols in place of images have no shape to decide by.
+@fx.wrap
+def _expect_images(images: Tensor, channels: int, size: int | None) -> None:
     if images.dim() != 4 or images.shape[1] != channels or (size and images.shape[2:] != (size, size)):
         sides = f"{size}, {size}" if size else "height, width"
         resize = f"resize them to {size} x {size}, " if size else ""
@@ -79,10 +85,15 @@ def flattened(images: Tensor, expected: int) -> Tensor:
         ValueError: If an image has another number of values.
     """
     features = images.flatten(1)
+    _expect_features(features, expected)
+    return features
+
+
+@fx.wrap
+def _expect_features(features: Tensor, expected: int) -> None:
     if features.shape[1] != expected:
         raise InvalidValueError(
             expected=f"{expected} features per image",
             got=f"{features.shape[1]}",
             cure="in_features = channels * height * width",
         )
-    return features

@@ -18,6 +18,7 @@ from lightning_sparse.callbacks import (
     ClassSpecializationCallback,
     GradientFlowCallback,
     RandomStateCallback,
+    SparseExecution,
     SparseMomentumCallback,
     SparseTrainingCallback,
     SparsityPictures,
@@ -38,6 +39,7 @@ FACTORIES: dict[str, Callable[[], list[Callback]]] = {
     "GradientFlowCallback": lambda: [GradientFlowCallback(every_n_steps=1)],
     "ClassSpecializationCallback": lambda: [ClassSpecializationCallback("Linear", every_n_epochs=1)],
     "RandomStateCallback": lambda: [RandomStateCallback()],
+    "SparseExecution": lambda: [SparseExecution(dense_steps=1), SparseMomentumCallback(density=0.3)],
     "SparsityPictures": lambda: [SparsityPictures(), SparseMomentumCallback(density=0.3)],
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from lightning_sparse.execution.chains import (
     Activate,
@@ -44,12 +44,24 @@ def assemble(run: Run, shapes: Sequence[torch.Size], weight_of: WeightOf) -> Cha
         weight_of: Function that returns the masked weight of a parameter.
 
     Raises:
-        UnfitError: If inputs have another number of dimensions than their layout, or no position is left of a map.
+        UnfitError: If inputs have another number of dimensions than their layout, no position is left of a map, or
+            parameters are not ordinary ones in float32 on the CPU.
     """
+    for operation in run.operations.values():
+        if operation.module is not None:
+            _check_numbers(operation.module)
     for (node, layout), shape in zip(run.inputs.items(), shapes, strict=True):
         if len(shape) != (4 if layout == "maps" else 2) or not shape.numel():
             raise UnfitError(f"{node} has shape {tuple(shape)}")
     return _Assembly(run, shapes, weight_of).chain()
+
+
+def _check_numbers(module: nn.Module) -> None:
+    """Raise unless kernels can read the parameters and statistics of a module."""
+    for each in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        is_plain = type(each) in (nn.Parameter, Tensor) and each.device.type == "cpu"
+        if not is_plain or (each.is_floating_point() and each.dtype is not torch.float32):
+            raise UnfitError(f"{type(module).__name__} has a {type(each).__name__} of {each.dtype} on {each.device}")
 
 
 def geometry_of(module: nn.Conv2d, size: tuple[int, int]) -> Geometry:

@@ -102,9 +102,17 @@ def _of_function(node: fx.Node) -> Operation | None:
         return Operation("flatten", _nodes(args[:1]))
     if target is functional.adaptive_avg_pool2d and _pair((*args[1:], *kwargs.values())) == (1, 1):
         return Operation("average", _nodes(args[:1]))
-    if target is functional.max_pool2d and [*map(_pair, args[1:])] in ([(2, 2)], [(2, 2), (2, 2)]) and not kwargs:
+    if target is functional.max_pool2d and _is_pool(args[1:], kwargs):
         return Operation("pool", _nodes(args[:1]))
     return None
+
+
+def _is_pool(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Tell whether arguments are those of a pooling of 2 x 2 squares."""
+    given = {**dict(zip(("kernel_size", "stride", "padding", "dilation"), args, strict=False)), **kwargs}
+    pairs = {name: _pair(value) for name, value in given.items() if value is not None}
+    expected = {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1)}
+    return "kernel_size" in pairs and pairs.items() <= expected.items()
 
 
 def _is_flatten(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -45,7 +45,7 @@ class Masked:
     def parts(self) -> list[int]:
         """Return the numbers of operations of the parts that ran as chains, over all graphs."""
         compiled = [each for each in self.program._compiled.values() if each is not None]
-        return [len(part.run.operations) for each in compiled for part in each.parts if any(part._chains.values())]
+        return [len(part.run.operations) for each in compiled for part in each.parts if part.has_chain]
 
     def gradients(self, module: nn.Module, inputs: Tensor, errors: Tensor) -> list[Tensor]:
         module.zero_grad()
