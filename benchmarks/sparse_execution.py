@@ -117,3 +117,7 @@ def main() -> None:
     found = [measured(name, density, options.rounds) for name in options.networks for density in options.densities]
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
