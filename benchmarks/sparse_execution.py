@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse import SparseNetwork
-from lightning_sparse.execution import execute
+from lightning_sparse.execution.network_execution import execute
 from lightning_sparse.models.lenet import LeNet5Caffe, LeNet300100
 from lightning_sparse.models.vgg import VGG16
 from lightning_sparse.models.wide_resnet import WideResNet

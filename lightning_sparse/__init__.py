@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_lazy_imports.py c
     from lightning_sparse.analysis import effective_gradient_flow as effective_gradient_flow
     from lightning_sparse.callbacks import ClassSpecializationCallback as ClassSpecializationCallback
     from lightning_sparse.callbacks import GradientFlowCallback as GradientFlowCallback
-    from lightning_sparse.callbacks import SparseExecution as SparseExecution
     from lightning_sparse.callbacks import SparseMomentumCallback as SparseMomentumCallback
     from lightning_sparse.callbacks import SparseTrainingCallback as SparseTrainingCallback
     from lightning_sparse.callbacks import SparsityPictures as SparsityPictures
@@ -39,7 +38,6 @@ else:
             "callbacks": [
                 "ClassSpecializationCallback",
                 "GradientFlowCallback",
-                "SparseExecution",
                 "SparseMomentumCallback",
                 "SparseTrainingCallback",
                 "SparsityPictures",

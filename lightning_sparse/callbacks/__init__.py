@@ -7,7 +7,6 @@ from lightning_sparse.callbacks.probing.figure_logging import send_figure
 from lightning_sparse.callbacks.probing.random_state import RandomStateCallback
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.figures import SparsityPictures
-from lightning_sparse.callbacks.sparse_training.sparse_execution import SparseExecution
 from lightning_sparse.callbacks.sparse_training.sparse_momentum import SparseMomentumCallback
 from lightning_sparse.methods.history import UpdateRecord
 
@@ -16,7 +15,6 @@ __all__ = [
     "GradientFlowCallback",
     "GradientFlowRecord",
     "RandomStateCallback",
-    "SparseExecution",
     "SparseMomentumCallback",
     "SparseTrainingCallback",
     "SparsityPictures",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparse.execution.chains import MaskedWeight
-from lightning_sparse.execution.forward_replacement import replace_forward, replaced_forward
+from lightning_sparse.execution.forward_replacement import ReplacedForward, replace_forward, replaced_forward
 from lightning_sparse.execution.kernels.library import why_unavailable
 from lightning_sparse.execution.programs.choices import AllOfThem, TheFaster
 from lightning_sparse.execution.programs.compiled import Part
@@ -97,7 +97,14 @@ class NetworkExecution:
         self._is_dense = False
         self.why_unavailable = why_unavailable()
         self._programs: dict[str, Program] = {}
-        self._handles = [] if self.why_unavailable else [*self._replaced()]
+        self._handles: list[ReplacedForward] = []
+        if self.why_unavailable:
+            return
+        try:
+            self._handles.extend(self._replaced())
+        except BaseException:
+            self.undo()
+            raise
 
     def _replaced(self) -> Iterator[Any]:
         """Replace the forward of every module that has masked layers, and of the layers."""

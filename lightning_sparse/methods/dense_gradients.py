@@ -7,7 +7,7 @@ from math import inf
 
 from torch.optim import Optimizer
 
-from lightning_sparse.execution import decay_rates, dense_steps
+from lightning_sparse.execution.dense_window import decay_rates, dense_steps
 from lightning_sparse.methods.base import Method
 from lightning_sparse.methods.rules import Rules
 from lightning_sparse.topology.layer import signals_of

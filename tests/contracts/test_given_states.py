@@ -18,7 +18,6 @@ from lightning_sparse.callbacks import (
     ClassSpecializationCallback,
     GradientFlowCallback,
     RandomStateCallback,
-    SparseExecution,
     SparseMomentumCallback,
     SparseTrainingCallback,
     SparsityPictures,
@@ -39,7 +38,6 @@ FACTORIES: dict[str, Callable[[], list[Callback]]] = {
     "GradientFlowCallback": lambda: [GradientFlowCallback(every_n_steps=1)],
     "ClassSpecializationCallback": lambda: [ClassSpecializationCallback("Linear", every_n_epochs=1)],
     "RandomStateCallback": lambda: [RandomStateCallback()],
-    "SparseExecution": lambda: [SparseExecution(dense_steps=1), SparseMomentumCallback(density=0.3)],
     "SparsityPictures": lambda: [SparsityPictures(), SparseMomentumCallback(density=0.3)],
 }
 

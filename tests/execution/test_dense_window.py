@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sparse.execution import decay_rates, dense_steps
+from lightning_sparse.execution.dense_window import decay_rates, dense_steps
 
 rates = st.floats(0.02, 0.999)
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lightning_sparse import SparseNetwork
-from lightning_sparse.execution import execute, network_execution, with_weight
+from lightning_sparse.execution import network_execution, with_weight
 from lightning_sparse.execution.forward_replacement import replace_forward
+from lightning_sparse.execution.network_execution import execute
 from lightning_sparse.execution.programs import choices
 from lightning_sparse.execution.programs.choices import Timing, timed
 from lightning_sparse.execution.programs.compiled import Part

@@ -12,8 +12,7 @@ from lightning_sparse.callbacks.cadence import run_length
 from lightning_sparse.callbacks.probing.state_key import StateKey
 from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
 from lightning_sparse.callbacks.sparse_training.updating import UpdatingCallback
-from lightning_sparse.execution import NetworkExecution, execute
-from lightning_sparse.execution.network_execution import Kernels, check_kernels
+from lightning_sparse.execution.network_execution import Kernels, NetworkExecution, check_kernels, execute
 from lightning_sparse.methods.dense_gradients import steps_left_in_epoch, steps_needed
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.representation import ShowsOptions
@@ -27,7 +26,7 @@ class SparseExecution(ShowsOptions, Callback):
     Add it to the Trainer's callbacks, before or after `SparseMomentumCallback` or another `SparseTrainingCallback`.
     Parameters, their names, checkpoints, optimizers and averages stay what they are. Linear and two-dimensional
     convolutional layers in float32 on the CPU have kernels; everything else runs as it did, and a summary after the
-    first sparse batch says what and why. See `lightning_sparse.execution.execute`.
+    first sparse batch says what and why. See `execute` in `lightning_sparse.execution.network_execution`.
 
     Kernels compute no gradients of inactive weights: these are zero, and so the momentum of inactive weights fades.
     Growth decides by them, so the last steps before each topology update run dense.
@@ -68,7 +67,7 @@ class SparseExecution(ShowsOptions, Callback):
         """
         if stage == "fit":
             self._undo()
-            self._has_reported = False
+            self._choices, self._has_reported = {}, False
             _sparse_callback(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
@@ -158,7 +157,7 @@ def _steps_before_update(trainer: Trainer, sparse: UpdatingCallback, batch_idx: 
     boundary = timetable.next_boundary(now)
     if not timetable.cadence.counts_epochs:
         return inf if boundary >= length.in_steps() else boundary - now[1]
-    if length.steps_per_epoch == inf:
+    if length.steps_per_epoch == inf or not trainer.lightning_module.automatic_optimization:
         return 0
     if boundary >= length.in_epochs():
         return inf

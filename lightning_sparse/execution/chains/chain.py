@@ -108,7 +108,7 @@ class Chain:
 
     def __init__(self, nodes: Sequence[Node], inputs: int = 1) -> None:
         self._nodes, self._inputs = tuple(nodes), inputs
-        self._buffers = Buffers()
+        self._buffers, self._images = Buffers(), 0
         self.parameters = [each for node in nodes for each in node.step.parameters]
 
     @classmethod
@@ -131,6 +131,8 @@ class Chain:
         Args:
             inputs: The inputs.
         """
+        if len(inputs[0]) != self._images:  # buffers of other batches would add up
+            self._buffers, self._images = Buffers(), len(inputs[0])
         batch = Pass(len(inputs[0]), kernels(), torch.get_num_threads(), Lease(self._buffers), [*inputs])
         for node in self._nodes:
             output, kept = node.step.forward([batch.values[index] for index in node.inputs], batch)

@@ -35,7 +35,7 @@ class Convolve:
         """Return the maps of the outputs."""
         (given,) = inputs
         geometry = replace(self._geometry, inputs=size_of(given, self._halo))
-        key = (geometry.inputs, self._halo)
+        key = (geometry, self._halo)
         plan = self._weight.plan(key, lambda mask: ConvolutionPlan(mask, geometry, self._halo))
         forward = plan.forward
         values = self._weight.values(forward.order, batch)

@@ -13,6 +13,9 @@ from lightning_sparse.execution.kernels import sizes_of
 
 Plan = TypeVar("Plan")
 
+# Sizes of maps that a weight remembers plans for.
+MOST_PLANS = 8
+
 
 class MaskedWeight(Generic[Plan]):
     """A parameter whose inactive weights are zero, and the plans that were made of its mask.
@@ -40,6 +43,8 @@ class MaskedWeight(Generic[Plan]):
         if (version := self._version()) != self._planned:
             self._plans, self._planned = {}, version
         if key not in self._plans:
+            if len(self._plans) == MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
             self._plans[key] = make(self._mask())
         return self._plans[key]
 

@@ -66,8 +66,9 @@ class Normalize:
             module.num_batches_tracked.add_(1)
             rate = 1 / int(module.num_batches_tracked) if module.momentum is None else module.momentum
             count = self._count(maps, batch)
-            module.running_mean.lerp_(mean.float(), rate)
-            module.running_var.lerp_((variance * (count / max(count - 1, 1))).float(), rate)
+            # Uncounted, as PyTorch does it: an earlier forward pass may keep them for its backward pass.
+            module.running_mean.data.lerp_(mean.float(), rate)
+            module.running_var.data.lerp_((variance * (count / max(count - 1, 1))).float(), rate)
         return mean, variance
 
     def _count(self, maps: Tensor, batch: Pass) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -56,6 +57,38 @@ def assemble(run: Run, shapes: Sequence[torch.Size], weight_of: WeightOf) -> Cha
     return _Assembly(run, shapes, weight_of).chain()
 
 
+def size_after(operation: Operation, given: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of an operation's result, without the batch.
+
+    Args:
+        operation: The operation.
+        given: Size of its inputs: channels, rows and columns, or features.
+
+    Raises:
+        UnfitError: If its module is one for inputs of another size, or nothing is left of maps.
+    """
+    module, found = operation.module, given
+    wanted = given[0]
+    if isinstance(module, nn.Conv2d):
+        wanted = module.in_channels
+        found = (module.out_channels, *geometry_of(module, (given[1], given[2])).outputs)
+    elif isinstance(module, nn.BatchNorm2d):
+        wanted = module.num_features
+    elif isinstance(module, nn.Linear):
+        wanted, found = module.in_features, (module.out_features,)
+    elif operation.kind == "average":
+        found = (given[0], 1, 1)
+    elif operation.kind == "flatten":
+        found = (prod(given),)
+    elif operation.kind == "pool":
+        found = (given[0], given[1] // 2, given[2] // 2)
+    if min(found) < 1:
+        raise UnfitError(f"nothing is left of maps of size {given[1:]}")
+    if wanted != given[0]:
+        raise UnfitError(f"{type(module).__name__} is for {wanted} features or channels and was given {given[0]}")
+    return found
+
+
 def _check_numbers(module: nn.Module) -> None:
     """Raise unless kernels can read the parameters and statistics of a module."""
     for each in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
@@ -90,24 +123,15 @@ class _Assembly:
 
     def _find_halo(self, shapes: Sequence[torch.Size]) -> int:
         """Return the least halo of all convolutions."""
-        given = zip(self._run.inputs, shapes, strict=True)
-        size = {node: (shape[2], shape[3]) for node, shape in given if len(shape) == 4}
+        sizes = {node: tuple(shape[1:]) for node, shape in zip(self._run.inputs, shapes, strict=True)}
         halo = 0
         for node, operation in self._run.operations.items():
-            if self._run.layouts[node] != "maps":
-                continue
-            rows, columns = size[operation.inputs[0]]
-            if any(size[each] != (rows, columns) for each in operation.inputs):
-                raise UnfitError(f"{node} adds maps of different sizes")
+            given = sizes[operation.inputs[0]]
+            if any(sizes[each] != given for each in operation.inputs):
+                raise UnfitError(f"{node} adds values of different sizes")
+            sizes[node] = size_after(operation, given)
             if isinstance(operation.module, nn.Conv2d):
-                geometry = geometry_of(operation.module, (rows, columns))
-                rows, columns = geometry.outputs
-                halo = max(halo, geometry.halo) if min(rows, columns) > 0 else halo
-            elif operation.kind == "pool":
-                rows, columns = rows // 2, columns // 2
-            if min(rows, columns) < 1:
-                raise UnfitError(f"nothing is left of the maps at {node}")
-            size[node] = (rows, columns)
+                halo = max(halo, geometry_of(operation.module, (given[1], given[2])).halo)
         return halo
 
     def chain(self) -> Chain:
@@ -120,6 +144,8 @@ class _Assembly:
             self._emit(LeaveMaps(self._halo), value)
         elif layout == "features":
             self._emit(LeaveFeatures(), value)
+        elif value != len(self._external) + len(self._nodes) - 1:
+            raise UnfitError("its result is not that of its last operation")
         return Chain(self._nodes, len(self._external))
 
     def _emit(self, step: Step, *inputs: int) -> int:

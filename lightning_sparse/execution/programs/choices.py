@@ -137,6 +137,5 @@ def _unchanged(buffers: Sequence[Tensor]) -> Any:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for each, values in zip(buffers, before, strict=True):
-                each.copy_(values)
+        for each, values in zip(buffers, before, strict=True):
+            each.data.copy_(values)  # uncounted: an earlier forward pass may keep them for its backward pass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -15,11 +16,20 @@ from lightning_sparse.execution.programs.assembly import UnfitError, WeightOf, a
 from lightning_sparse.execution.programs.choices import Choice, Parts
 from lightning_sparse.execution.programs.operations import Operation, kind_of
 from lightning_sparse.execution.programs.runs import Layout, Run, find_runs
-from lightning_sparse.execution.programs.surroundings import Surroundings
+from lightning_sparse.execution.programs.surroundings import Settings, Surroundings
 from lightning_sparse.execution.programs.tracing import Traced, UntraceableError
 
-# Hooks on all modules; PyTorch has no typed way to ask for them.
-_looks_at_all_modules: Callable[[], bool] = vars(torch.nn.modules.module)["_has_any_global_hook"]
+# Sizes of inputs, batches aside, that a part remembers chains for.
+MOST_CHAINS = 8
+# What intercepts tensors that are kept for a backward pass, as checkpointing does; PyTorch has no public way to ask.
+_saving_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignores_tracing: None
+)
+# Hooks on all modules, which every version of PyTorch keeps there.
+_OF_ALL_MODULES: list[Sized] = [
+    vars(torch.nn.modules.module)[name]
+    for name in ("_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_hooks")
+]
 
 
 def can_run(args: Sequence[Any]) -> bool:
@@ -30,7 +40,9 @@ def can_run(args: Sequence[Any]) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None  # of torch.jit
-        and not _looks_at_all_modules()
+        and not any(map(len, _OF_ALL_MODULES))
+        # It would get what a chain keeps, which it can't make again, and see what a timing keeps.
+        and _saving_hooks(True) is None
         and not torch._C._functorch.peek_interpreter_stack()
     )
 
@@ -93,9 +105,11 @@ class Part:
         shapes = tuple(each.shape for each in inputs)
         # Chains take any batch, but all inputs must have the same.
         key = tuple(shape[1:] for shape in shapes)
-        if len({shape[:1] for shape in shapes}) != 1:
+        if len({shape[:1] for shape in shapes}) != 1 or not all(map(prod, shapes)):
             return None
         if key not in self._chains:
+            if len(self._chains) == MOST_CHAINS:
+                del self._chains[next(iter(self._chains))]
             self._chains[key], self.reason = None, None
             try:
                 self._chains[key] = assemble(self.run, shapes, self._making.weight_of)
@@ -104,9 +118,14 @@ class Part:
         return self._chains[key]
 
     @property
+    def chains(self) -> list[Chain]:
+        """Its chains, those of different sizes of inputs."""
+        return [chain for chain in self._chains.values() if chain is not None]
+
+    @property
     def has_chain(self) -> bool:
         """Whether there is a chain for some inputs that came."""
-        return any(self._chains.values())
+        return bool(self.chains)
 
 
 @dataclass(frozen=True)
@@ -139,7 +158,9 @@ def compiled_layer(layer: nn.Module, making: Making) -> Compiled:
     layout: Layout = "features" if kind == "linear" else "maps"
     run = Run({node: Operation(kind, (inputs,), layer)}, {node: layout}, {inputs: layout}, node, {})
     part = Part(run, partial(type(layer).forward, layer), making.name, making)
-    return Compiled([part], partial(_on_rows, part) if kind == "linear" else part, Surroundings([layer]).hold)
+    surroundings, settings = Surroundings([layer]), Settings([layer])
+    run_part = partial(_on_rows, part) if kind == "linear" else part
+    return Compiled([part], run_part, lambda: surroundings.hold() and settings.hold())
 
 
 def _on_rows(part: Part, inputs: Tensor) -> Any:
@@ -171,7 +192,8 @@ def compiled_graph(traced: Traced, is_masked: Callable[[nn.Module], bool], makin
         if node in done:
             graph.graph.erase_node(node)
     graph.recompile()
-    return Compiled(parts, graph.forward, traced.holds)
+    settings = Settings(module for part in parts for module in part.modules)
+    return Compiled(parts, graph.forward, lambda: traced.holds() and settings.hold())
 
 
 def _insert(graph: fx.GraphModule, part: Part, name: str, results: Mapping[fx.Node, fx.Node]) -> fx.Node:

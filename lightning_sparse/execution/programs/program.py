@@ -54,7 +54,7 @@ class Program:
     ) -> None:
         self._weight_of, self._is_masked, self._choice, self._name = weight_of, is_masked, choice or AllOfThem(), name
         self._module: nn.Module | None = None
-        self._compiled: dict[tuple[int, bool], Compiled | None] = {}
+        self._compiled: dict[tuple[int, bool, bool], Compiled | None] = {}
         self.is_dense = False
         self.reason: str | None = None
 
@@ -81,7 +81,7 @@ class Program:
             self._module = module
         if module is not self._module:
             return None
-        key = len(args), module.training
+        key = len(args), module.training, torch.is_grad_enabled()
         if key in self._compiled and ((known := self._compiled[key]) is None or known.holds()):
             return known
         made, self.reason = None, None

@@ -41,11 +41,12 @@ def find_runs(graph: fx.GraphModule, is_worth_it: Callable[[nn.Module], bool]) -
         is_worth_it: Whether a module is one that a chain is made for; each run has one at least.
     """
     nodes = [node for node in graph.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+    needed = _needed_nodes(graph)
     place = {node: index for index, node in enumerate(graph.graph.nodes)}
     found: list[Run] = []
     start = 0
     while start < len(nodes):
-        run = _longest(_grown(nodes[start:], graph, place))
+        run = _longest(_grown(nodes[start:], graph, place, needed))
         if run is None or not any(each.module and is_worth_it(each.module) for each in run.operations.values()):
             start += 1
             continue
@@ -61,28 +62,54 @@ class _Growing:
     inputs: dict[fx.Node, Layout]
 
 
-def _grown(nodes: Sequence[fx.Node], graph: fx.GraphModule, place: Mapping[fx.Node, int]) -> _Growing:
+def _needed_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes whose values lead to the graph's result or to something that chains don't do."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if operation_of(node, graph) is None or not needed.isdisjoint(node.users):
+            needed.add(node)
+    return needed
+
+
+def _grown(
+    nodes: Sequence[fx.Node], graph: fx.GraphModule, place: Mapping[fx.Node, int], needed: set[fx.Node]
+) -> _Growing:
     """Return all operations from the first node on that have a layout."""
     found = _Growing({}, {}, {})
     for node in nodes:
-        operation = operation_of(node, graph)
+        operation = operation_of(node, graph) if node in needed else None
         if operation is None or (operation.in_place and not _may_overwrite(node, operation, place, found)):
             break
-        needed = _needed(operation, found)
-        if needed is None:
+        layout = _needed(operation, found)
+        if layout is None:
             break
         for each in operation.inputs:
-            if each not in found.operations and found.inputs.setdefault(each, needed) != needed:
+            if each not in found.operations and found.inputs.setdefault(each, layout) != layout:
                 return found
         found.operations[node] = operation
-        found.layouts[node] = _result(operation, needed)
+        found.layouts[node] = _result(operation, layout)
     return found
+
+
+# Operations whose result may be another name of their input.
+_ALIASES = ("identity", "flatten")
 
 
 def _may_overwrite(node: fx.Node, operation: Operation, place: Mapping[fx.Node, int], found: _Growing) -> bool:
     """Tell whether nobody sees that a value is not overwritten: it is a run's own, and isn't used later."""
-    first = operation.inputs[0]
-    return first in found.operations and all(place[user] <= place[node] for user in first.users)
+    origin = operation.inputs[0]
+    while origin in found.operations and found.operations[origin].kind in _ALIASES:
+        origin = found.operations[origin].inputs[0]
+    names = [origin]
+    for name in names:  # which grows
+        if name not in found.operations:
+            return False
+        for user in name.users:
+            if user is not node and (user not in found.operations or place[user] > place[node]):
+                return False
+            if user is not node and found.operations[user].kind in _ALIASES:
+                names.append(user)
+    return True
 
 
 def _needed(operation: Operation, found: _Growing) -> Layout | None:

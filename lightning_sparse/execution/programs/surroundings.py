@@ -46,6 +46,34 @@ class Surroundings:
         return same and parameters[count:] == old_parameters[count:]
 
 
+class Settings:
+    """Takes note of the modes and options of modules, to notice that they are others.
+
+    Args:
+        modules: The modules.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        options = [
+            (vars(module), name) for module in modules for name, value in vars(module).items() if _is_plain(value)
+        ]
+        self._options = options
+        self._before = self._now()
+
+    def _now(self) -> list[Any]:
+        return [own.get(name) for own, name in self._options]
+
+    def hold(self) -> bool:
+        """Tell whether they are what they were."""
+        return self._now() == self._before
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Tell whether something looks at the calls of a module; what replaced its forward does not."""
     pre = [hook for hook in module._forward_pre_hooks.values() if not _is_mark(hook)]

@@ -8,7 +8,9 @@ read are guards, and a forward pass that drew random numbers, made tensors or se
 from __future__ import annotations
 
 import inspect
+import operator
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from lightning_sparse.execution.programs.modes import entered_modes
 from lightning_sparse.execution.programs.surroundings import Surroundings, has_hooks, runs_its_class
 
 # Attributes of every module, which PyTorch manages.
@@ -48,7 +51,7 @@ class Guard:
 
     def holds(self) -> bool:
         """Tell whether the attribute is what it was."""
-        present = vars(self.module).get(self.name, self)
+        present = getattr(self.module, self.name, self)
         return present is self.value or (type(present) is type(self.value) and bool(present == self.value))
 
 
@@ -94,13 +97,15 @@ def trace(module: nn.Module, arguments: int, looks_into: Callable[[nn.Module], b
     # Asked before, as parameters are symbols while a graph is made.
     inner = {id(each) for each in module.modules() if looks_into(each) and is_transparent(each)}
     tracer = _Tracer(inner)
-    with _recorded() as read, _without_changes() as written, _without_chance():
+    with _recorded() as read, _without_changes() as written, entered_modes() as modes, _without_chance():
         try:
             graph = tracer.trace(module, concrete_args=_defaults(module, arguments))
         except UntraceableError:
             raise
         except Exception as error:  # whatever the user's code raises when it is given symbols
             raise UntraceableError(f"{type(module).__name__} can't be traced: {error}") from error
+    if modes:
+        raise UntraceableError(f"{type(module).__name__} enters {modes[0]} in its forward pass")
     if written:  # though the user's code has caught the error
         raise UntraceableError(written[0])
     if constants := [node.target for node in graph.nodes if str(node.target).startswith(_CONSTANT)]:
@@ -126,6 +131,9 @@ class _Tracer(fx.Tracer):
     # Else what is done to a buffer would be done while the graph is made, and never again.
     proxy_buffer_attributes = True
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
     def __init__(self, inner: set[int]) -> None:
         super().__init__()
         self._inner = inner
@@ -138,6 +146,19 @@ class _Tracer(fx.Tracer):
         if not self.is_leaf_module(m, ""):
             self.entered.append(m)
         return super().call_module(m, forward, args, kwargs)
+
+
+class _Value(fx.Proxy):
+    """A symbol for a tensor, whose `+=` is one: `torch.fx` makes a sum of it, which other names of the tensor miss."""
+
+
+def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    function = getattr(operator, name)
+    return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"):
+    setattr(_Value, f"__{_name}__", _in_place(_name))
 
 
 def _defaults(module: nn.Module, arguments: int) -> dict[str, Any]:
@@ -159,11 +180,14 @@ def _defaults(module: nn.Module, arguments: int) -> dict[str, Any]:
 def _recorded() -> Iterator[list[tuple[nn.Module, str]]]:
     """Give the attributes of modules that are read meanwhile, but for those that every module has."""
     read: list[tuple[nn.Module, str]] = []
+    own = threading.get_ident()
 
     def look(module: nn.Module, name: str) -> Any:
         value = object.__getattribute__(module, name)
-        if name not in _OF_EVERY_MODULE and name in object.__getattribute__(module, "__dict__"):
-            read.append((module, name))
+        if name not in _OF_EVERY_MODULE and threading.get_ident() == own:
+            is_of_module = name in object.__getattribute__(module, "__dict__")
+            if is_of_module or (not name.startswith("_") and isinstance(value, _PLAIN)):
+                read.append((module, name))
         return value
 
     nn.Module.__getattribute__ = look  # type: ignore[method-assign, assignment]  # restored below
@@ -174,7 +198,7 @@ def _recorded() -> Iterator[list[tuple[nn.Module, str]]]:
 
 
 def _guard(module: nn.Module, name: str) -> Guard:
-    value = vars(module)[name]
+    value = getattr(module, name)
     if isinstance(value, (list, tuple)) and all(isinstance(each, _PLAIN) for each in value):
         return Guard(module, name, type(value)(value))  # a list may be changed in place
     if not isinstance(value, _PLAIN) and not inspect.isroutine(value) and not inspect.isclass(value):
@@ -189,10 +213,10 @@ def _without_changes() -> Iterator[list[str]]:
     Gives a list of the attributes that were to be set.
     """
     written: list[str] = []
-    original = nn.Module.__setattr__
+    original, own = nn.Module.__setattr__, threading.get_ident()
 
     def refuse(module: nn.Module, name: str, value: Any) -> None:
-        if name.startswith(_CONSTANT):  # set by the tracer itself
+        if name.startswith(_CONSTANT) or threading.get_ident() != own:  # set by the tracer itself, or elsewhere
             return original(module, name, value)
         written.append(f"{type(module).__name__} sets {name} in its forward pass")
         raise UntraceableError(written[0])

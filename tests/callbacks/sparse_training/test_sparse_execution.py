@@ -12,8 +12,11 @@ from sparse_rows import needs_kernels
 from tiny_training import At, ShufflingLoader, TinyModule, everything, fit, saved, saving_everywhere, stray_weights
 from torch import nn
 
-from lightning_sparse import SparseExecution, SparseMomentumCallback, SparseTrainingCallback
+from lightning_sparse import SparseMomentumCallback, SparseTrainingCallback
 from lightning_sparse._compat import MisconfigurationException
+from lightning_sparse.callbacks.sparse_training.sparse_execution import SparseExecution
+from lightning_sparse.execution.programs import choices
+from lightning_sparse.execution.programs.choices import Timing
 from lightning_sparse.execution.programs.compiled import Part
 from lightning_sparse.testing.callbacks.runs import quiet
 from lightning_sparse.testing.equality import differences
@@ -140,16 +143,28 @@ def test_a_run_resumes_exactly_from_any_step(tmp_path: Path, moment: str) -> Non
             assert not differences(run(ckpt_path=checkpoint), whole)
 
 
-def test_choices_are_saved_and_made_again_by_a_resumed_run() -> None:
+def test_choices_are_saved_and_made_again_by_a_resumed_run_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = SparseExecution(dense_steps=0)
-    fit(first, SparseMomentumCallback(density=0.3))
-    state = first.state_dict()
-    assert state["choices"]
-    turned = {name: not choice for name, choice in state["choices"].items()}
+    fit(first, SparseMomentumCallback(density=0.3), *saving_everywhere(tmp_path))
+    chosen = first.state_dict()["choices"]
+    assert chosen
+    checkpoint = next(path for name, path in saved(tmp_path).items() if "step=4" in name)
+    timings: list[object] = []
+
+    def timed(*arguments: object) -> Timing:
+        timings.append(arguments)
+        return Timing(1.0, 0.5)
+
+    monkeypatch.setattr(choices, "timed", timed)
     second = SparseExecution(dense_steps=0)
-    second.load_state_dict({"choices": turned})
+    with quiet():
+        fit(second, SparseMomentumCallback(density=0.3), ckpt_path=checkpoint)
+    assert second.state_dict()["choices"] == chosen
+    assert not timings
     fit(second, SparseMomentumCallback(density=0.3))
-    assert second.state_dict()["choices"] == turned
+    assert timings
 
 
 def test_a_run_that_fails_leaves_the_module_as_it_was() -> None:

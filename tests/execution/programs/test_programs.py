@@ -43,8 +43,10 @@ class Masked:
         return id(getattr(module, "weight", None)) in self.masks
 
     def parts(self) -> list[int]:
-        """Return the numbers of operations of the parts that ran as chains, over all graphs."""
-        compiled = [each for each in self.program._compiled.values() if each is not None]
+        """Return the numbers of operations of the parts that ran as chains, by mode; with gradients, if there were."""
+        known = self.program._compiled
+        learns = any(key[-1] for key in known)
+        compiled = [each for key, each in known.items() if each is not None and key[-1] is learns]
         return [len(part.run.operations) for each in compiled for part in each.parts if part.has_chain]
 
     def gradients(self, module: nn.Module, inputs: Tensor, errors: Tensor) -> list[Tensor]:
