@@ -1,6 +1,7 @@
 """What all tests share: one thread, property tests that draw the same examples everywhere, and a fixed global seed."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,3 +26,15 @@ torch.zeros(1, requires_grad=True).sum().backward()
 @pytest.fixture(autouse=True)
 def _global_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    """Let nothing be compiled yet, and count from zero what is."""
+    from torch._dynamo.utils import counters  # a second, which most tests needn't wait for
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+    counters.clear()

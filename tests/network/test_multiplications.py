@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -126,7 +126,7 @@ class Shared(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         rows: Tensor = images.flatten(1, 2)
-        return self.other(self.again(self.again(self.first(rows))).mean(1))  # type: ignore[no-any-return]
+        return self.other(self.again(self.again(self.first(rows))).mean(1))  # type: ignore[no-any-return]  # __call__ returns Any
 
 
 def test_calls_and_layers_that_share_a_weight_add_up() -> None:
@@ -142,7 +142,7 @@ class Recomputed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = checkpoint(self.net[0], images.requires_grad_(), use_reentrant=self.use_reentrant)
-        return self.net[1:](maps)  # type: ignore[no-any-return]
+        return self.net[1:](maps)  # type: ignore[no-any-return]  # __call__ returns Any
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -160,7 +160,7 @@ class Windows(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.stem(images).permute(0, 2, 3, 1)
-        return self.head(self.inner(maps.reshape(-1, 4)).view(maps.shape).mean((1, 2)))  # type: ignore[no-any-return]
+        return self.head(self.inner(maps.reshape(-1, 4)).view(maps.shape).mean((1, 2)))  # type: ignore[no-any-return]  # __call__ returns Any
 
 
 def test_positions_in_the_batch_dimension_are_told_from_examples() -> None:
@@ -177,7 +177,7 @@ class Unused(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         side = nn.functional.linear(images[:, 0, 0], self.side.weight) if self.uses_weight else 0.0
-        return self.net(images) + side  # type: ignore[no-any-return]
+        return self.net(images) + side  # type: ignore[no-any-return]  # __call__ returns Any
 
 
 def test_a_layer_that_is_not_used_stands_in_the_way_of_no_update() -> None:
@@ -213,7 +213,7 @@ def test_an_update_before_any_pass_is_an_error_with_the_cure() -> None:
 
 
 def _cost(layer: Any) -> Tensor:
-    return layer.require("multiplications")  # type: ignore[no-any-return]
+    return layer.require("multiplications")  # type: ignore[no-any-return]  # __call__ returns Any
 
 
 _cost.signals = frozenset({"multiplications"})  # type: ignore[attr-defined]  # as uses() declares
@@ -334,14 +334,6 @@ def test_steps_of_other_weights_end_nothing() -> None:
     assert (run.network.multiplications, hooks(run.model)) == ({}, 3)
     run.optimizer.step()
     assert run.network.multiplications == COSTS
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def graphs() -> int:

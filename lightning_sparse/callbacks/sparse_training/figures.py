@@ -11,12 +11,11 @@ from torch import Tensor
 
 from lightning_sparse._compat import (
     Callback,
-    ConfigurationError,
     LightningModule,
     Trainer,
-    callbacks_of,
 )
 from lightning_sparse.callbacks.probing.figure_logging import send_figure
+from lightning_sparse.callbacks.sparse_training.beside import sparse_callback
 from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
 from lightning_sparse.callbacks.sparse_training.figure_data import Unit, density_curves, image_shapes, share_curves
@@ -26,6 +25,9 @@ from lightning_sparse.validation.representation import ShowsOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_PURPOSE = "whose pictures are to be drawn"
 
 
 class SparsityPictures(ShowsOptions, Callback):
@@ -73,7 +75,7 @@ class SparsityPictures(ShowsOptions, Callback):
             import lightning_sparse.analysis.pictures  # noqa: F401  # before training, not days later
 
             self._reset()
-            _sparse_callback(trainer)
+            sparse_callback(trainer, _PURPOSE, self)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Note the shapes of the first batch's images."""
@@ -91,7 +93,7 @@ class SparsityPictures(ShowsOptions, Callback):
         self._draw(trainer, trainer.current_epoch)
 
     def _draw(self, trainer: Trainer, completed: int) -> None:
-        sparse = _sparse_callback(trainer)
+        sparse = sparse_callback(trainer, _PURPOSE, self)
         # Weight averaging adds an epoch of its own, in which nothing is trained.
         completed = completed if sparse._max_epochs in (None, -1) else min(completed, sparse._max_epochs or 0)
         network = network_or_none(sparse)
@@ -109,17 +111,6 @@ class SparsityPictures(ShowsOptions, Callback):
         }.items():
             if name != "redistribution" or sparse.history:
                 send_figure(trainer, f"sparsity/{name}", draw)
-
-
-def _sparse_callback(trainer: Trainer) -> SparseTrainingCallback:
-    sparse = [callback for callback in callbacks_of(trainer) if isinstance(callback, SparseTrainingCallback)]
-    if not sparse:
-        raise ConfigurationError(
-            expected="a callback for sparse training, whose pictures are to be drawn",
-            got="none in the Trainer",
-            cure="add SparseMomentumCallback() to its callbacks, or leave SparsityPictures out",
-        )
-    return sparse[0]
 
 
 def _masks(network: SparseNetwork) -> dict[str, Tensor]:

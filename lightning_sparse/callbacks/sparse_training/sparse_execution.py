@@ -7,16 +7,18 @@ from typing import Any, Literal
 
 from rich import get_console
 
-from lightning_sparse._compat import Callback, ConfigurationError, LightningModule, Trainer, callbacks_of, is_a
+from lightning_sparse._compat import Callback, LightningModule, Trainer, callbacks_of, is_a
 from lightning_sparse.callbacks.cadence import run_length
 from lightning_sparse.callbacks.probing.state_key import StateKey
+from lightning_sparse.callbacks.sparse_training.beside import sparse_callback
+from lightning_sparse.callbacks.sparse_training.callback import SparseTrainingCallback
 from lightning_sparse.callbacks.sparse_training.checkpointing import network_or_none
-from lightning_sparse.callbacks.sparse_training.updating import UpdatingCallback
 from lightning_sparse.execution.network_execution import Kernels, NetworkExecution, check_kernels, execute
 from lightning_sparse.methods.dense_gradients import steps_left_in_epoch, steps_needed
 from lightning_sparse.validation.errors import InvalidValueError
 from lightning_sparse.validation.representation import ShowsOptions
 
+_PURPOSE = "whose network is to be computed by sparse kernels"
 DenseSteps = int | Literal["auto", "always"]
 
 
@@ -68,18 +70,18 @@ class SparseExecution(ShowsOptions, Callback):
         if stage == "fit":
             self._undo()
             self._choices, self._has_reported = {}, False
-            _sparse_callback(trainer)
+            sparse_callback(trainer, _PURPOSE, self)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Begin at the first batch, and run a batch dense if an update will need its gradients."""
-        sparse = _sparse_callback(trainer)
+        sparse = sparse_callback(trainer, _PURPOSE, self)
         network = network_or_none(sparse)
         if network is None:
             return
         if self.execution is None or self.execution.network is not network:
             self._undo()
             self.execution = execute(network, kernels=self._kernels, choices=self._choices)
-            method, given = getattr(sparse, "_method", None), self._dense_steps
+            method, given = sparse._method, self._dense_steps
             auto = steps_needed(sparse._rules, method, trainer.optimizers) if given == "auto" else inf
             self._needed = float(given) if isinstance(given, int) else auto
         self.execution.is_dense = self._needed > 0 and _steps_before_update(trainer, sparse, batch_idx) <= self._needed
@@ -135,18 +137,7 @@ def _checked(steps: DenseSteps) -> DenseSteps:
     )
 
 
-def _sparse_callback(trainer: Trainer) -> UpdatingCallback:
-    sparse = [callback for callback in callbacks_of(trainer) if isinstance(callback, UpdatingCallback)]
-    if not sparse:
-        raise ConfigurationError(
-            expected="a callback for sparse training, whose network is to be computed by sparse kernels",
-            got="none in the Trainer",
-            cure="add SparseMomentumCallback() to its callbacks, or leave SparseExecution out",
-        )
-    return sparse[0]
-
-
-def _steps_before_update(trainer: Trainer, sparse: UpdatingCallback, batch_idx: int) -> float:
+def _steps_before_update(trainer: Trainer, sparse: SparseTrainingCallback, batch_idx: int) -> float:
     """Return the number of steps before the next topology update, that of this batch included; 0 if it is unknown."""
     network, counters, timetable = sparse._network, sparse._counters, sparse._timetable
     if network is None:

@@ -225,7 +225,7 @@ def _without_changes() -> Iterator[list[str]]:
     try:
         yield written
     finally:
-        nn.Module.__setattr__ = original  # type: ignore[method-assign]
+        nn.Module.__setattr__ = original  # type: ignore[method-assign]  # as it was
 
 
 @contextmanager

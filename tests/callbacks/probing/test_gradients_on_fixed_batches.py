@@ -114,15 +114,6 @@ class ByFunction(TinyModule):
         return cross_entropy(outputs_of(self.net, batch[0]), batch[1])
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-    counters.clear()
-
-
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("compiled", [whole, in_place, part, part_in_place, method, ByFunction])
 def test_a_compiled_module_is_measured_like_one_that_is_not_and_trains_as_without(compiled: Callable[[], Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +140,6 @@ def test_groups_of_layers_can_have_different_rules() -> None:
     module = NineTokens()
     fit(callback, module=module)
     assert (active_weights(callback), stray_weights(callback, module)) == (BUDGET, {})
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 class Recorded(NineTokens):
